@@ -1,0 +1,36 @@
+"""Where things can run: sites and nodes."""
+
+from typing import Literal
+
+from skerry.core.types.ids import NodeId, SiteId
+from skerry.core.types.resources import Resources
+from skerry.kit.record import Record
+
+PlaceState = Literal["up", "draining", "down", "cut_off"]
+
+
+class Site(Record):
+    """The machines in one city. Addresses are `host:port` that other sites and users reach."""
+
+    id: SiteId
+    city: str
+    country: str  # ISO 3166 alpha-2
+    region: str  # weur, eeur, enam, wnam, sam, afr, apac, me, oc
+    lat: float
+    lon: float
+    address: str  # users' ingress
+    peer_address: str  # ingress for other sites' overflow, never forwarded twice
+    state: PlaceState = "up"
+
+
+class Node(Record):
+    """One machine in a site, as it last reported. `reserved` is what packing has promised on it."""
+
+    id: NodeId
+    site: SiteId
+    address: str  # IP on which its instances listen
+    capacity: Resources
+    reserved: Resources = Resources()
+    features: tuple[str, ...] = ()
+    state: PlaceState = "up"
+    pid: int = 0

@@ -1,0 +1,121 @@
+"""Decisions: evaluations, plans with their reasons, releases."""
+
+from enum import StrEnum
+from typing import Literal
+
+from skerry.core.types.ids import AccountId, AppName, DeploymentId, EvaluationId, PlanId, SiteId, VersionId
+from skerry.kit.record import Record
+
+
+class Reason(StrEnum):
+    """Why a site or a node was not chosen. The text reaches the user."""
+
+    SITE_DOWN = "site_down"
+    SITE_DRAINING = "site_draining"
+    SITE_CUT_OFF = "site_cut_off"
+    NO_NODES = "no_nodes"
+    NOT_ALLOWED = "not_allowed"
+    DENIED = "denied"
+    MISSING_FEATURE = "missing_feature"
+    NO_CAPACITY = "no_capacity"
+    TOO_LARGE = "too_large"
+    MAX_TOTAL = "max_total"
+    REFUSED_BY_SITE = "refused_by_site"
+    NODE_DOWN = "node_down"
+    NODE_DRAINING = "node_draining"
+
+
+REASON_TEXT: dict[Reason, str] = {
+    Reason.SITE_DOWN: "the site does not answer",
+    Reason.SITE_DRAINING: "the site is being drained",
+    Reason.SITE_CUT_OFF: "the site is cut off from control",
+    Reason.NO_NODES: "the site has no node that is up",
+    Reason.NOT_ALLOWED: "the app's allow list does not name this place",
+    Reason.DENIED: "the app's deny list names this place",
+    Reason.MISSING_FEATURE: "no node has a feature that the app needs",
+    Reason.NO_CAPACITY: "not enough free capacity",
+    Reason.TOO_LARGE: "one instance is larger than any node",
+    Reason.MAX_TOTAL: "the app's maximum number of instances is reached elsewhere",
+    Reason.REFUSED_BY_SITE: "the site could not pack it",
+    Reason.NODE_DOWN: "the node does not answer",
+    Reason.NODE_DRAINING: "the node is being drained",
+}
+
+
+class Rejection(Record):
+    """A site (or node) that was not chosen, the reason, and the numbers behind it in words."""
+
+    place: str
+    reason: Reason
+    detail: str = ""
+
+
+class Placement(Record):
+    """`count` instances of a version in a site."""
+
+    site: SiteId
+    version: VersionId
+    count: int
+
+
+EvaluationCause = Literal["deploy", "delete", "scale", "drain", "undrain", "site_lost", "site_back", "capacity", "refused"]
+
+
+class Evaluation(Record):
+    """A recorded reason to decide again about one app. Pending until a plan or a block answers it."""
+
+    id: EvaluationId
+    account: AccountId
+    app: AppName
+    cause: EvaluationCause
+    created_ms: int
+    detail: str = ""
+
+
+class Blocked(Record):
+    """What of an app could not be placed; new capacity wakes it."""
+
+    account: AccountId
+    app: AppName
+    since_ms: int
+    rejections: tuple[Rejection, ...]
+
+
+class Plan(Record):
+    """The complete decision for one app: where, how many, and why not elsewhere.
+
+    `parent` is the plan it replaces (None for the first); it commits by compare-and-set on that.
+    `generation` is the parent's plus one.
+    """
+
+    id: PlanId
+    parent: PlanId | None
+    generation: int
+    account: AccountId
+    app: AppName
+    created_ms: int
+    evaluation: EvaluationId
+    deployment: DeploymentId | None
+    placements: tuple[Placement, ...]
+    rejections: tuple[Rejection, ...] = ()
+    report: tuple[str, ...] = ()  # one sentence per step
+
+
+ReleaseState = Literal["running", "done", "rolled_back"]
+
+
+class Release(Record):
+    """How far a plan has been released: sites in `released` execute `plan`, the others `previous`.
+
+    A release belongs to an app; there is one at a time. `wave_since_ms` is when the last wave began.
+    """
+
+    account: AccountId
+    app: AppName
+    plan: PlanId
+    previous: PlanId | None
+    state: ReleaseState
+    waves: tuple[tuple[SiteId, ...], ...]
+    wave: int  # index of the wave that is released
+    wave_since_ms: int
+    detail: str = ""

@@ -1,0 +1,133 @@
+"""What is handed down (slices, by generation) and what is reported up (observed)."""
+
+from typing import Literal
+
+from skerry.core.types.app import Version
+from skerry.core.types.ids import AccountId, AppName, InstanceId, NodeId, SiteId, VersionId
+from skerry.core.types.place import Node
+from skerry.core.types.plan import Rejection
+from skerry.kit.record import Record
+
+
+class SliceVersion(Record):
+    """`count` instances of `version` in this site, taking `weight` of the app's traffic (0..256)."""
+
+    version: Version
+    count: int
+    weight: int
+
+
+class SliceApp(Record):
+    """One app as a site has to run and route it.
+
+    `hosts` are the names it answers at. `fallbacks` are other sites that run it, nearest first:
+    where this site sends a request when it has no healthy instance of its own. An app that only
+    other sites run is here too, with no versions.
+    """
+
+    account: AccountId
+    account_name: str
+    app: AppName
+    plan_generation: int
+    versions: tuple[SliceVersion, ...]
+    hosts: tuple[str, ...]
+    fallbacks: tuple[SiteId, ...] = ()
+
+
+class Peer(Record):
+    """Another site's ingress, as this site reaches it."""
+
+    site: SiteId
+    address: str  # host:port of its peer frontend
+
+
+class SiteSlice(Record):
+    """Everything a site needs to serve, cut off from control or not. Generations only grow."""
+
+    site: SiteId
+    generation: int
+    state: Literal["up", "draining"] = "up"
+    apps: tuple[SliceApp, ...] = ()
+    peers: tuple[Peer, ...] = ()
+    draining_nodes: tuple[NodeId, ...] = ()
+
+
+class NodeInstance(Record):
+    """One instance that a node has to run."""
+
+    id: InstanceId
+    version: Version
+
+
+class NodeSlice(Record):
+    """Everything a node has to run. A node refuses a generation older than the one it holds."""
+
+    node: NodeId
+    generation: int
+    instances: tuple[NodeInstance, ...] = ()
+
+
+InstanceState = Literal["starting", "running", "asleep", "dead", "backoff", "failed", "stopping"]
+"""starting: not ready yet. running: awake. asleep: process alive, memory squeezed. dead: no process, a
+request starts it. backoff: crashed, waits to restart. failed: will not be restarted by itself."""
+
+SERVING_STATES: frozenset[InstanceState] = frozenset(("running", "asleep", "dead"))
+"""In these a request sent to the instance's address is answered (after a wake, if need be)."""
+
+
+class ObservedInstance(Record):
+    """What an agent sees of one instance. `address` is host:port for ingress, set once it may serve."""
+
+    id: InstanceId
+    account: AccountId
+    app: AppName
+    version: VersionId
+    state: InstanceState
+    since_ms: int
+    pid: int | None = None
+    address: str | None = None
+    restarts: int = 0
+    memory_bytes: int = 0
+    detail: str = ""  # the last error, for people
+
+
+class NodeReport(Record):
+    """What a node sees of itself. `epoch` names this run of the agent; `sequence` grows inside it."""
+
+    node: Node
+    epoch: str
+    sequence: int
+    slice_generation: int
+    instances: tuple[ObservedInstance, ...] = ()
+
+
+class Refused(Record):
+    """What a site could not pack of one app, with the reason per node."""
+
+    account: AccountId
+    app: AppName
+    version: VersionId
+    plan_generation: int
+    missing: int
+    rejections: tuple[Rejection, ...]
+
+
+class SiteInstance(Record):
+    """An observed instance and the node it is on."""
+
+    node: NodeId
+    instance: ObservedInstance
+
+
+class SiteReport(Record):
+    """What a site sees. `slice_generation` is the one it executes."""
+
+    site: SiteId
+    epoch: str
+    sequence: int
+    slice_generation: int
+    nodes: tuple[Node, ...] = ()
+    instances: tuple[SiteInstance, ...] = ()
+    refused: tuple[Refused, ...] = ()
+    pid: int = 0
+    ingress_pid: int = 0
