@@ -74,10 +74,13 @@ class AssetFile(Record):
 class Assets(Record):
     """A version's static files and how requests map on them, in Cloudflare's words.
 
-    `headers` and `redirects` are the text of `_headers` and `_redirects`.
+    `manifest` is the blob that holds the JSON array of `AssetFile`s, ordered by path (a version can have
+    20,000 files). `headers` and `redirects` are the text of `_headers` and `_redirects`.
     """
 
-    files: tuple[AssetFile, ...]
+    manifest: Digest
+    file_count: int
+    total_bytes: int
     html_handling: str = "auto-trailing-slash"
     not_found_handling: str = "none"
     run_worker_first: bool | tuple[str, ...] = False

@@ -1,0 +1,37 @@
+"""Small records that only control keeps."""
+
+from skerry.core.types.ids import AccountId, AppName, NodeId, PlanId, SiteId
+from skerry.core.types.place import Site
+from skerry.core.types.resources import Resources
+from skerry.kit.record import Record
+
+
+class PlanHead(Record):
+    """The plan in force for an app; plans commit by compare-and-set on this key."""
+
+    plan: PlanId
+    generation: int
+
+
+class Reservation(Record):
+    """What an app's plan holds at a site. The sum over a site never exceeds what its nodes have."""
+
+    site: SiteId
+    account: AccountId
+    app: AppName
+    resources: Resources
+    plan_generation: int
+
+
+class SiteLedger(Record):
+    """The sum of a site's reservations: commits check its revision, so capacity is never sold twice."""
+
+    site: SiteId
+    reserved: Resources = Resources()
+
+
+class SiteIntent(Record):
+    """A site as the operator wants it: `site.state` is "up" or "draining"."""
+
+    site: Site
+    draining_nodes: tuple[NodeId, ...] = ()
