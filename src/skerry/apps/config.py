@@ -1,0 +1,93 @@
+"""What the supervisor hands to each plane: one JSON file per process, mode 0600.
+
+A plane is started as `python -m skerry.apps.<plane> --config FILE --liveness-fd N` (see `skerry.apps.plane`).
+All paths are absolute; directories exist (0700) and the join secret is written before any plane starts.
+`host:port` addresses are bound by the plane that has them under `listen`.
+"""
+
+from skerry.core.types.ids import NodeId, SiteId
+from skerry.core.types.place import Node, Site
+from skerry.kit.record import Record
+
+
+class Engines(Record):
+    """Programs that planes start; None: the plane looks for it itself (package, PATH)."""
+
+    workerd: str | None = None
+    haproxy: str | None = None
+    bwrap: str | None = None
+
+
+class EgressRules(Record):
+    """What apps may reach besides the public internet: networks in CIDR form, by the operator's word."""
+
+    allow: tuple[str, ...] = ()
+
+
+class ControlConfig(Record):
+    """`data_dir` is `<data>/control`: it holds store.db, blobs/, admin-token and join-secret.
+
+    `sites` is the operator's list of cities; `public_port` and `suffix` make the apps' URLs.
+    """
+
+    listen: str  # host:port of the API: Cloudflare dialect, own dialect and internal links
+    data_dir: str
+    run_dir: str  # sockets and pids of this process alone, short enough for a Unix socket's path
+    admin_token_path: str  # made by control at its first start, 0600
+    join_secret_path: str
+    suffix: str
+    public_port: int
+    sites: tuple[Site, ...]
+    default_account: str = "default"  # made at the first start, so that there is one to deploy to
+    engines: Engines = Engines()
+
+
+class SiteConfig(Record):
+    """`site.address` is the users' ingress and `site.peer_address` the peers'; both are HAProxy's."""
+
+    site: Site
+    listen: str  # host:port of this controller's API, for its nodes
+    shared_address: str | None  # host:port that every site of the machine binds with SO_REUSEPORT
+    control_url: str  # http://host:port
+    data_dir: str
+    run_dir: str
+    join_secret_path: str
+    suffix: str
+    nodes: tuple[NodeId, ...] = ()  # those expected to report; others are refused
+    engines: Engines = Engines()
+
+
+class NodeConfig(Record):
+    """`node.capacity` is what this node may give to instances: its share of the machine."""
+
+    node: Node
+    site_url: str  # http://host:port of the site controller's API
+    data_dir: str
+    run_dir: str
+    join_secret_path: str
+    egress: EgressRules = EgressRules()
+    engines: Engines = Engines()
+
+
+class PlatformRecord(Record):
+    """`<data>/platform.json`: where a running platform answers; written by `skerry up`, read by the CLI.
+
+    `pid`, `start_time` (clock ticks since boot, /proc) and `boot_id` name the supervisor beyond doubt.
+    """
+
+    pid: int
+    start_time: int
+    boot_id: str
+    data_dir: str
+    run_dir: str
+    api_url: str
+    admin_token_path: str
+    suffix: str
+    public_port: int
+    default_account: str
+    sites: tuple[Site, ...]
+    nodes: tuple[Node, ...]
+    ready: bool = False
+
+    def site_ids(self) -> tuple[SiteId, ...]:
+        return tuple(site.id for site in self.sites)

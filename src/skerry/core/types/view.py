@@ -1,0 +1,185 @@
+"""What people and programs see of the platform: the records of the own API's answers.
+
+Unlike other records they are written whole (absent values as null), and a reader ignores fields that it does
+not know, so that an older client understands a newer platform.
+"""
+
+from typing import Literal
+
+from skerry.core.types.ids import AccountId, AppName, InstanceId, NodeId, SiteId, TokenId, VersionId
+from skerry.core.types.place import PlaceState
+from skerry.core.types.plan import Rejection
+from skerry.core.types.resources import Resources
+from skerry.core.types.slices import InstanceState
+from skerry.kit.record import Record
+
+
+class View(Record, omit_defaults=False, forbid_unknown_fields=False):
+    """The base of what is shown."""
+
+
+class SiteView(View):
+    """`address` is host:port of the users' ingress."""
+
+    site: SiteId
+    city: str
+    country: str
+    address: str
+    state: PlaceState
+    pid: int | None = None  # of the site controller
+    ingress_pid: int | None = None
+    nodes: int = 0
+    nodes_up: int = 0
+    generation: int = 0  # of the slice it executes
+    seen_ms: int | None = None  # its last report
+
+
+class Amounts(View):
+    """`Resources`, written whole."""
+
+    cpu_millicores: int
+    memory_mib: int
+    disk_mib: int
+
+    @classmethod
+    def of(cls, resources: Resources) -> "Amounts":
+        return cls(
+            cpu_millicores=resources.cpu_millicores,
+            memory_mib=resources.memory_mib,
+            disk_mib=resources.disk_mib,
+        )
+
+
+class NodeView(View):
+    node: NodeId
+    site: SiteId
+    address: str
+    state: PlaceState
+    pid: int | None
+    capacity: Amounts
+    reserved: Amounts
+    instances: int = 0
+
+
+class InstanceView(View):
+    """`account` and `account_name` name the tenant; `since_ms` is when it came into `state`."""
+
+    instance: InstanceId
+    account: AccountId
+    account_name: str
+    app: AppName
+    version: VersionId
+    site: SiteId
+    node: NodeId
+    state: InstanceState
+    pid: int | None
+    since_ms: int
+    address: str | None = None
+    restarts: int = 0
+    memory_bytes: int = 0
+    detail: str = ""
+
+
+RolloutState = Literal["none", "pending", "running", "done", "rolled_back", "blocked"]
+"""none: nothing is deployed. pending: not decided yet. blocked: some of it found no place."""
+
+
+class RolloutView(View):
+    """How far the app's latest deployment is."""
+
+    state: RolloutState
+    wave: int = 0  # counts from 1
+    waves: int = 0
+    detail: str = ""
+
+
+class AppView(View):
+    """`version` is the newest one that takes traffic; `sites` are those with a serving instance."""
+
+    account: AccountId
+    account_name: str
+    app: AppName
+    version: VersionId | None
+    url: str
+    rollout: RolloutView
+    sites: tuple[SiteId, ...] = ()
+    instances: int = 0
+    serving: int = 0
+    modified_ms: int = 0
+
+
+class Status(View):
+    """All that `skerry status` shows, read at one moment; each tuple ordered by its names."""
+
+    sites: tuple[SiteView, ...]
+    nodes: tuple[NodeView, ...]
+    instances: tuple[InstanceView, ...]
+    apps: tuple[AppView, ...]
+    now_ms: int = 0
+
+
+class PlacementView(View):
+    site: SiteId
+    version: VersionId
+    count: int
+    serving: int = 0
+
+
+class SiteVerdict(View):
+    """What was decided about one site, and why. `reasons` are sentences."""
+
+    site: SiteId
+    chosen: bool
+    reasons: tuple[str, ...] = ()
+
+
+class NodeVerdict(View):
+    """Inside a site: why an instance is on this node, or why not."""
+
+    node: NodeId
+    instances: tuple[InstanceId, ...] = ()
+    reasons: tuple[str, ...] = ()
+
+
+class Explanation(View):
+    """Where an app runs and why there: the plan in force in words."""
+
+    account: AccountId
+    app: AppName
+    plan: str | None
+    generation: int
+    decided_ms: int | None
+    cause: str  # of the evaluation that the plan answers
+    placements: tuple[PlacementView, ...] = ()
+    verdicts: tuple[SiteVerdict, ...] = ()
+    nodes: tuple[NodeVerdict, ...] = ()  # of the site that was asked for
+    rejections: tuple[Rejection, ...] = ()
+    report: tuple[str, ...] = ()
+    blocked_since_ms: int | None = None
+
+
+class DrainView(View):
+    """A drained or undrained place: `moving` instances have still to leave it."""
+
+    target: str
+    kind: Literal["site", "node"]
+    state: PlaceState
+    moving: int = 0
+
+
+class AccountView(View):
+    account: AccountId
+    name: str
+    created_ms: int
+
+
+class TokenView(View):
+    """`secret` is set once: in the answer that made the token."""
+
+    token: TokenId
+    name: str
+    scope: str
+    account: AccountId | None
+    created_ms: int
+    expires_ms: int | None = None
+    secret: str | None = None
