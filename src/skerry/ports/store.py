@@ -9,11 +9,15 @@ Contract of every adapter (the suite is `skerry.testing.contracts.store`):
 - `transact` is atomic and serialisable: all checks hold at one revision and all writes appear at the
   next, or nothing happens and `Conflict` is raised. When it returns, the writes survive kill -9 of any
   process. When it raises `Unavailable`, the writes may or may not have happened; callers re-read.
+- of several ops on one key the last counts. A transaction that changes nothing (no ops, or only deletes of
+  what is absent) returns the current revision and is not seen by watches.
 - reads see every transaction that was acknowledged before they began.
-- `range` is ordered by key (bytewise) and pages: `after` is exclusive, an empty page is past the end.
-- `watch` yields batches in revision order, each transaction whole, none twice, none missing, from
-  `after` (exclusive) on; it raises `Compacted` if the history from there is gone, upon which the caller
-  reads again by `range` and watches from that page's revision.
+- `range` is ordered by key (bytewise) and pages: `after` is exclusive, an empty page is past the end, `more`
+  tells whether another follows (a page of large values is cut short at `PAGE_BYTES_MAX`).
+- `watch` yields batches in revision order, each transaction whole (its changes under the prefix, in key
+  order), none twice, none missing, from `after` (exclusive) on; it raises `Compacted` if the history from
+  there is gone, or was never there (a restored backup), upon which the caller reads again by `range` and
+  watches from that page's revision.
 - values are opaque; nothing is cached by the caller.
 """
 
@@ -26,6 +30,7 @@ KEY_BYTES_MAX = 512  # keys are paths of ids; longer ones are a bug
 VALUE_BYTES_MAX = 1 << 20  # etcd's default request limit is 1.5 MiB
 OPS_MAX = 128  # etcd's default limit on operations in one transaction
 PAGE_MAX = 1000
+PAGE_BYTES_MAX = 8 << 20  # keys and values; one entry always fits
 
 
 class StoreError(Exception):

@@ -1,0 +1,151 @@
+"""Blobs as files: `<root>/<first two digits>/<digest>`, written under `<root>/tmp` and renamed when they are durable.
+
+A temporary is locked by whoever writes it, so that a later start can tell what a dead process left from what a
+living one is writing. Several processes may share a root.
+"""
+
+import fcntl
+import os
+import re
+import secrets
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TypeVar, final
+
+import anyio
+import anyio.to_thread
+
+from skerry.adapters.files import DIRECTORY_MODE, FILE_MODE, make_private_directory, sync_directory, write_all
+from skerry.core.types.ids import Digest
+from skerry.kit.hashing import content_digest
+from skerry.ports.blobs import Corrupt, NotFound, Unavailable
+
+THREADS_MAX = 8  # of one adapter: waiting for a disk, or hashing
+TEMPORARIES = "tmp"
+
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+
+T = TypeVar("T")
+
+
+@final
+class DirectoryBlobs:
+    """`skerry.ports.blobs.Blobs` in a directory. Make it with `open`."""
+
+    @classmethod
+    async def open(cls, root: Path) -> "DirectoryBlobs":
+        """Open or create `root` and remove what dead processes left half-written. Raises `Unavailable`."""
+        blobs = cls(root)
+        await blobs._in_thread(blobs._prepare)
+        return blobs
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._temporaries = root / TEMPORARIES
+        self._limiter = anyio.CapacityLimiter(THREADS_MAX)
+
+    async def put(self, data: bytes) -> Digest:
+        return await self._in_thread(lambda: self._put(data))
+
+    async def get(self, digest: Digest) -> bytes:
+        return await self._in_thread(lambda: self._get(digest))
+
+    async def has(self, digest: Digest) -> bool:
+        return not await self.missing(frozenset((digest,)))
+
+    async def missing(self, digests: frozenset[Digest]) -> frozenset[Digest]:
+        return await self._in_thread(lambda: frozenset(digest for digest in digests if not self._is_there(digest)))
+
+    async def _in_thread(self, work: Callable[[], T]) -> T:
+        with _translated(self._root):
+            return await anyio.to_thread.run_sync(work, limiter=self._limiter)
+
+    # In a thread.
+
+    def _prepare(self) -> None:
+        make_private_directory(self._root)
+        for name in (TEMPORARIES, *(f"{number:02x}" for number in range(256))):
+            with suppress(FileExistsError):
+                (self._root / name).mkdir(mode=DIRECTORY_MODE)
+        sync_directory(self._root)
+        for temporary in self._temporaries.iterdir():
+            _remove_if_stale(temporary)
+
+    def _put(self, data: bytes) -> Digest:
+        digest = Digest(content_digest(data))
+        path = self._path(digest)
+        if not _holds(path, data):
+            self._write(path, data)
+        sync_directory(path.parent)  # also when it was there: who put it may not have come this far
+        return digest
+
+    def _write(self, path: Path, data: bytes) -> None:
+        temporary, descriptor = self._new_temporary()
+        try:
+            write_all(descriptor, data)
+            os.fsync(descriptor)
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        finally:
+            os.close(descriptor)
+
+    def _new_temporary(self) -> tuple[Path, int]:
+        """A file that is locked by us; another process may clean up between its creation and its lock."""
+        while True:
+            temporary = self._temporaries / secrets.token_hex(16)
+            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, FILE_MODE)
+            with suppress(BlockingIOError):
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if os.fstat(descriptor).st_nlink:
+                    return temporary, descriptor
+            os.close(descriptor)
+
+    def _get(self, digest: Digest) -> bytes:
+        try:
+            data = self._path(digest).read_bytes()
+        except FileNotFoundError:
+            raise NotFound(f"there is no blob {digest}") from None
+        actual = content_digest(data)
+        if actual != digest:
+            raise Corrupt(f"the file of blob {digest} holds {len(data)} bytes of digest {actual}")
+        return data
+
+    def _is_there(self, digest: Digest) -> bool:
+        with suppress(NotFound):
+            return self._path(digest).is_file()
+        return False
+
+    def _path(self, digest: Digest) -> Path:
+        """Raises `NotFound` for what is no digest: it comes from outside and must not lead out of the root."""
+        if not _DIGEST.fullmatch(digest):
+            raise NotFound(f"this is not the name of a blob: {digest[:80]!r}")
+        return self._root / digest[:2] / digest
+
+
+def _holds(path: Path, data: bytes) -> bool:
+    """Compared byte by byte, so that putting a blob again heals a file that went bad."""
+    try:
+        return path.stat().st_size == len(data) and path.read_bytes() == data
+    except FileNotFoundError:
+        return False
+
+
+def _remove_if_stale(temporary: Path) -> None:
+    with suppress(FileNotFoundError, BlockingIOError):
+        descriptor = os.open(temporary, os.O_RDONLY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            temporary.unlink()
+        finally:
+            os.close(descriptor)
+
+
+@contextmanager
+def _translated(root: Path) -> Generator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise Unavailable(f"{root}: {error}") from error
