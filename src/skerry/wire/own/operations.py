@@ -1,49 +1,5 @@
-"""What the own API asks of the platform; implemented by `skerry.services.operations`, faked in tests.
+"""The port that this dialect calls; it lives with the other ports so that services can implement it."""
 
-All answers are those of one moment. `account` None is the operator, who sees every account; otherwise only
-what belongs to that account is in the answer, and another's app does not exist.
-"""
+from skerry.ports.operations import Conflict, NotFound, OperationError, Operations, Unavailable
 
-from typing import Protocol
-
-from skerry.core.types.ids import AccountId, AppName, SiteId
-from skerry.core.types.view import DrainView, Explanation, Status
-
-
-class OperationError(Exception):
-    """The family of this port's errors. `hint` says what to do next, for people."""
-
-    def __init__(self, message: str, *, hint: str = "") -> None:
-        super().__init__(message)
-        self.message = message
-        self.hint = hint
-
-
-class NotFound(OperationError):
-    """No such app, site or node (for this caller)."""
-
-
-class Conflict(OperationError):
-    """The platform's state forbids it now."""
-
-
-class Unavailable(OperationError):
-    """The store does not answer; try again."""
-
-
-class Operations(Protocol):
-    async def status(self, account: AccountId | None) -> Status:
-        """Everything the caller may see. For a tenant: its apps and instances, the sites, and no nodes."""
-        ...
-
-    async def drain(self, target: str) -> DrainView:
-        """Take no new instances on the node or site, move what is there; idempotent. `NotFound`."""
-        ...
-
-    async def undrain(self, target: str) -> DrainView:
-        """The reverse; idempotent. `NotFound`."""
-        ...
-
-    async def explain(self, account: AccountId, app: AppName, site: SiteId | None) -> Explanation:
-        """Where it runs and why; with `site`, inside that site too. `NotFound`."""
-        ...
+__all__ = ["Conflict", "NotFound", "OperationError", "Operations", "Unavailable"]
