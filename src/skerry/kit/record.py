@@ -4,13 +4,14 @@ Records are frozen, keyword-only `msgspec.Struct`s that refuse unknown fields; t
 checked when decoded, at the border, and then trusted.
 """
 
-from typing import TypeVar
+from typing import TypeVar, dataclass_transform
 
 import msgspec
 
 T = TypeVar("T")
 
 
+@dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(msgspec.field,))
 class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """An immutable value. Change it with `msgspec.structs.replace`."""
 
