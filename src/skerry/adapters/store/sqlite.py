@@ -68,16 +68,19 @@ class SqliteStore(StoreBase):
             with translated(path):
                 return _open_files(path, history_transactions_max, history_bytes_max)
 
-        return cls(path, await anyio.to_thread.run_sync(open_files))
+        files = await anyio.to_thread.run_sync(open_files)
+        in_memory = min(TAIL_TRANSACTIONS_MAX, history_transactions_max)
+        tail = Tail(newest=files.writer.revision, transactions_max=in_memory, bytes_max=TAIL_BYTES_MAX)
+        return cls(path, files, tail)
 
-    def __init__(self, path: Path, files: _Files) -> None:
+    def __init__(self, path: Path, files: _Files, tail: Tail) -> None:
         self._path = path
         self._files = files
         self._loop = asyncio.get_running_loop()
         self._queue: SimpleQueue[_Request | None] = SimpleQueue()
         self._waiting = 0
         self._waiting_bytes = 0
-        self._tail = Tail(newest=files.writer.revision, transactions_max=TAIL_TRANSACTIONS_MAX, bytes_max=TAIL_BYTES_MAX)
+        self._tail = tail
         self._pulse = anyio.Event()  # set, and replaced, when there is something new for watches
         self._one_range = anyio.CapacityLimiter(1)
         self._closing = False
