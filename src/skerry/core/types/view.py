@@ -183,3 +183,13 @@ class TokenView(View):
     created_ms: int
     expires_ms: int | None = None
     secret: str | None = None
+
+
+class WhoView(View):
+    """The caller; `account` None: an operator. `accounts` are those it reaches."""
+
+    token: TokenId
+    name: str
+    scope: str
+    account: AccountId | None
+    accounts: tuple[AccountView, ...]
