@@ -1,0 +1,152 @@
+"""What the v1 and the v2 backend share: the records, the protocol, and small file helpers.
+
+A `Tree` is the directory of one owner (a node's agent, a controller) in each mounted hierarchy, and holds one group per
+process. Its name derives from the owner's data directory, so the next run finds what a killed one left.
+"""
+
+import contextlib
+import os
+from pathlib import Path
+from typing import Protocol
+
+from skerry.kit.record import Record
+
+KILL_ROUNDS_MAX = 200  # of 1 to 20 ms: a killed process is gone in a few ms unless the disk hangs
+
+
+class CgroupError(Exception):
+    """The kernel refuses; the text names the file."""
+
+
+class Limits(Record):
+    """What one group may use. None: no limit. `cpu_shares` weighs it against its neighbours (1024 is a plain process)."""
+
+    memory_bytes: int | None = None
+    cpu_millicores: int | None = None
+    cpu_shares: int = 100
+    pids: int | None = None
+
+
+class Usage(Record):
+    """What it uses now. `cpu_us` and `oom_kills` only grow; compressed swap is in no group's memory."""
+
+    memory_bytes: int = 0
+    cpu_us: int = 0
+    oom_kills: int = 0
+
+
+class Group(Protocol):
+    """One process and what it starts. The process must be born in it: memory is charged where it was first touched."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def join(self) -> tuple[str, ...]:
+        """Files to which a process writes "0" to enter, before exec."""
+        ...
+
+    def limit(self, limits: Limits) -> None:
+        """Raises `CgroupError`; limits that this kernel has no controller for are left out (see `Tree.limits`)."""
+        ...
+
+    def allow_swap(self, allowed: bool) -> None:
+        """Awake groups may not swap, so that a memory limit is one; allowed for the moment of `squeeze`."""
+        ...
+
+    def squeeze(self) -> None:
+        """Move what can be moved into swap. Blocks for 3 to 50 ms: call it in a thread."""
+        ...
+
+    def usage(self) -> Usage: ...
+
+    def pids(self) -> tuple[int, ...]: ...
+
+    def kill(self) -> None:
+        """SIGKILL to every process in it, also those being forked. Does not wait."""
+        ...
+
+    def remove(self) -> bool:
+        """Remove it, which needs it to be empty: False when it is not yet. True when it is not there."""
+        ...
+
+
+class Tree(Protocol):
+    """The groups of one owner."""
+
+    @property
+    def limits(self) -> bool:
+        """Memory and CPU limits are enforced."""
+        ...
+
+    @property
+    def squeezes(self) -> bool:
+        """Memory of a group can be moved into swap (if there is any)."""
+        ...
+
+    def create(self, name: str) -> Group: ...
+
+    def open(self, name: str) -> Group:
+        """A group that may or may not exist."""
+        ...
+
+    def names(self) -> tuple[str, ...]:
+        """All groups that are there, in order."""
+        ...
+
+    def remove(self) -> bool:
+        """The tree itself, once its groups are gone. Idempotent."""
+        ...
+
+
+def write(path: Path, value: str) -> None:
+    """One `write`: the kernel answers it with an errno that buffered writes would hide."""
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.write(descriptor, value.encode())
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise CgroupError(f"{path} = {value}: {error.strerror}") from error
+
+
+def write_if_there(path: Path, value: str) -> None:
+    """For files that some kernels lack or some values are refused by (already lower, say)."""
+    if path.exists():
+        with contextlib.suppress(CgroupError):
+            write(path, value)
+
+
+def read_number(path: Path) -> int:
+    try:
+        return int(path.read_text())
+    except (OSError, ValueError):
+        return 0
+
+
+def read_field(path: Path, field: str) -> int:
+    """The number behind `field` in a file of "name number" lines; 0 if absent."""
+    with contextlib.suppress(OSError, ValueError):
+        for line in path.read_text().splitlines():
+            name, _, number = line.partition(" ")
+            if name == field:
+                return int(number)
+    return 0
+
+
+def read_pids(path: Path) -> tuple[int, ...]:
+    try:
+        return tuple(int(line) for line in path.read_text().split())
+    except OSError:
+        return ()
+
+
+def remove_directory(path: Path) -> bool:
+    try:
+        path.rmdir()
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    return True

@@ -1,0 +1,52 @@
+"""Which hierarchies this machine has, and whether this process may make groups in them."""
+
+import asyncio
+import os
+from pathlib import Path
+
+from skerry.adapters.cgroup.base import KILL_ROUNDS_MAX, CgroupError, Tree
+from skerry.adapters.cgroup.v1 import CONTROLLERS, UNIFIED, V1Tree
+from skerry.adapters.cgroup.v2 import V2Tree
+
+MOUNTS = Path("/proc/self/mounts")
+
+
+def find_tree(name: str, *, mounts: Path = MOUNTS) -> tuple[Tree | None, str]:
+    """The tree for `name` and "", or None and the reason, for people."""
+    old, unified = _hierarchies(mounts)
+    if "memory" in old or "cpu" in old:
+        if unified is not None:
+            old[UNIFIED] = unified
+        tree: Tree = V1Tree(old, name)
+        places = list(old.values())
+    elif unified is not None:
+        tree, places = V2Tree(unified, name), [unified]
+    else:
+        return None, "no control groups are mounted"
+    unwritable = [str(path) for path in places if not os.access(path, os.W_OK)]
+    if unwritable:
+        return None, f"{unwritable[0]} is not writable: limits on instances need root"
+    return tree, ""
+
+
+async def end_group(tree: Tree, name: str) -> None:
+    """Kill all processes of a group and remove it; safe to call twice, and for a group that is not there."""
+    group = tree.open(name)
+    for turn in range(KILL_ROUNDS_MAX):
+        group.kill()
+        if group.remove():
+            return
+        await asyncio.sleep(min(20, turn + 1) / 1000)
+    raise CgroupError(f"group {name}: processes {group.pids()} do not end")
+
+
+def _hierarchies(mounts: Path) -> tuple[dict[str, Path], Path | None]:
+    old: dict[str, Path] = {}
+    unified: Path | None = None
+    for line in mounts.read_text().splitlines():
+        _, place, kind, options, *_ = line.split(" ")
+        if kind == "cgroup2":
+            unified = unified or Path(place)
+        elif kind == "cgroup":
+            old.update({name: Path(place) for name in options.split(",") if name in CONTROLLERS})
+    return old, unified

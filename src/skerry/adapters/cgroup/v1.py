@@ -1,0 +1,139 @@
+"""The old hierarchies, one per controller, with the bare unified tree beside them where it is mounted.
+
+The unified tree has no controllers then, and still ends a whole group by `cgroup.kill`. Where it is not mounted, the
+freezer stands in: what is frozen cannot fork away from the signal.
+"""
+
+import contextlib
+import os
+import signal
+from pathlib import Path
+
+from skerry.adapters.cgroup.base import (
+    CgroupError,
+    Limits,
+    Usage,
+    read_field,
+    read_number,
+    read_pids,
+    remove_directory,
+    write,
+    write_if_there,
+)
+from skerry.adapters.cgroup.v2 import PERIOD_US, V2Group
+
+CONTROLLERS = ("memory", "cpu", "cpuacct", "pids", "freezer")
+UNIFIED = "unified"
+SWAPPINESS_SQUEEZE = 100  # take anonymous pages as readily as file pages, and keep the shared binary in memory
+
+
+class V1Group:
+    """One directory of the same name in each hierarchy. `paths` by controller, `UNIFIED` among them if mounted."""
+
+    def __init__(self, name: str, paths: dict[str, Path]) -> None:
+        self._name = name
+        self._paths = paths
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    @property
+    def join(self) -> tuple[str, ...]:
+        return tuple(str(path / "cgroup.procs") for path in self._directories())
+
+    def limit(self, limits: Limits) -> None:
+        unlimited = -1
+        memory = unlimited if limits.memory_bytes is None else limits.memory_bytes
+        quota = unlimited if limits.cpu_millicores is None else max(1000, limits.cpu_millicores * PERIOD_US // 1000)
+        self._set("memory", "memory.limit_in_bytes", str(memory))
+        self._set("cpu", "cpu.cfs_period_us", str(PERIOD_US))
+        self._set("cpu", "cpu.cfs_quota_us", str(quota))
+        self._set("cpu", "cpu.shares", str(limits.cpu_shares))
+        self._set("pids", "pids.max", "max" if limits.pids is None else str(limits.pids))
+
+    def allow_swap(self, allowed: bool) -> None:
+        if "memory" in self._paths:
+            write_if_there(self._paths["memory"] / "memory.swappiness", str(SWAPPINESS_SQUEEZE if allowed else 0))
+
+    def squeeze(self) -> None:
+        if "memory" in self._paths:
+            write_if_there(self._paths["memory"] / "memory.force_empty", "1")
+
+    def usage(self) -> Usage:
+        memory, account = self._paths.get("memory"), self._paths.get("cpuacct")
+        return Usage(
+            memory_bytes=read_number(memory / "memory.usage_in_bytes") if memory else 0,
+            oom_kills=read_field(memory / "memory.oom_control", "oom_kill") if memory else 0,
+            cpu_us=read_number(account / "cpuacct.usage") // 1000 if account else 0,
+        )
+
+    def pids(self) -> tuple[int, ...]:
+        return tuple(sorted({pid for path in self._directories() for pid in read_pids(path / "cgroup.procs")}))
+
+    def kill(self) -> None:
+        if UNIFIED in self._paths:
+            V2Group(self._paths[UNIFIED]).kill()
+        else:
+            self._freeze_and_kill()
+
+    def remove(self) -> bool:
+        removed = [remove_directory(path) for path in self._directories()]
+        return all(removed)
+
+    def _freeze_and_kill(self) -> None:
+        freezer = self._paths.get("freezer")
+        if freezer:
+            write_if_there(freezer / "freezer.state", "FROZEN")
+        for pid in self.pids():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        if freezer:
+            write_if_there(freezer / "freezer.state", "THAWED")
+
+    def _set(self, controller: str, file: str, value: str) -> None:
+        if controller in self._paths:
+            write(self._paths[controller] / file, value)
+
+    def _directories(self) -> list[Path]:
+        """Each once: controllers can be mounted together."""
+        return sorted(set(self._paths.values()))
+
+
+class V1Tree:
+    """`<mount>/<name>` in every hierarchy that is there. `mounts` by controller, plus `UNIFIED`."""
+
+    def __init__(self, mounts: dict[str, Path], name: str) -> None:
+        self._trees = {controller: mount / name for controller, mount in mounts.items()}
+
+    @property
+    def limits(self) -> bool:
+        return {"memory", "cpu"} <= self._trees.keys()
+
+    @property
+    def squeezes(self) -> bool:
+        return "memory" in self._trees
+
+    def create(self, name: str) -> V1Group:
+        group = self._group(name)
+        try:
+            for tree in set(self._trees.values()):
+                tree.mkdir(exist_ok=True)
+                (tree / name).mkdir(exist_ok=True)
+        except OSError as error:
+            raise CgroupError(f"{error.filename}: {error.strerror}") from error
+        return group
+
+    def open(self, name: str) -> V1Group:
+        return self._group(name)
+
+    def names(self) -> tuple[str, ...]:
+        found = {path.name for tree in self._trees.values() if tree.is_dir() for path in tree.iterdir() if path.is_dir()}
+        return tuple(sorted(found))
+
+    def remove(self) -> bool:
+        removed = [remove_directory(tree) for tree in set(self._trees.values())]
+        return all(removed)
+
+    def _group(self, name: str) -> V1Group:
+        return V1Group(name, {controller: tree / name for controller, tree in self._trees.items()})

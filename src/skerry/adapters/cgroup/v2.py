@@ -1,0 +1,132 @@
+"""The unified hierarchy: all controllers in one directory per group."""
+
+import contextlib
+import os
+import signal
+from pathlib import Path
+
+from skerry.adapters.cgroup.base import (
+    CgroupError,
+    Limits,
+    Usage,
+    read_field,
+    read_number,
+    read_pids,
+    remove_directory,
+    write,
+    write_if_there,
+)
+
+CONTROLLERS = ("memory", "cpu", "pids")
+PERIOD_US = 100_000  # the kernel's default period of CPU quotas
+_WEIGHT_DEFAULT, _SHARES_DEFAULT = 100, 1024  # cpu.weight 100 stands for 1024 shares
+
+
+class V2Group:
+    """A directory `<mount>/<tree>/<name>`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    @property
+    def join(self) -> tuple[str, ...]:
+        return (str(self.path / "cgroup.procs"),)
+
+    def limit(self, limits: Limits) -> None:
+        memory = "max" if limits.memory_bytes is None else str(limits.memory_bytes)
+        quota = "max" if limits.cpu_millicores is None else str(limits.cpu_millicores * PERIOD_US // 1000)
+        self._set("memory.max", memory)
+        self._set("cpu.max", f"{quota} {PERIOD_US}")
+        self._set("cpu.weight", str(max(1, limits.cpu_shares * _WEIGHT_DEFAULT // _SHARES_DEFAULT)))
+        self._set("pids.max", "max" if limits.pids is None else str(limits.pids))
+
+    def allow_swap(self, allowed: bool) -> None:
+        write_if_there(self.path / "memory.swap.max", "max" if allowed else "0")
+
+    def squeeze(self) -> None:
+        size = read_number(self.path / "memory.current")
+        if size:
+            # EAGAIN only says that less than asked for could be moved.
+            write_if_there(self.path / "memory.reclaim", str(size))
+
+    def usage(self) -> Usage:
+        return Usage(
+            memory_bytes=read_number(self.path / "memory.current"),
+            cpu_us=read_field(self.path / "cpu.stat", "usage_usec"),
+            oom_kills=read_field(self.path / "memory.events", "oom_kill"),
+        )
+
+    def pids(self) -> tuple[int, ...]:
+        return read_pids(self.path / "cgroup.procs")
+
+    def kill(self) -> None:
+        if (self.path / "cgroup.kill").exists():
+            write_if_there(self.path / "cgroup.kill", "1")
+        elif self.path.exists():
+            self._freeze_and_kill()
+
+    def remove(self) -> bool:
+        return remove_directory(self.path)
+
+    def _set(self, file: str, value: str) -> None:
+        if (self.path / file).exists():
+            write(self.path / file, value)
+
+    def _freeze_and_kill(self) -> None:
+        """Kernels before 5.14: what is frozen cannot fork, and dies by SIGKILL all the same."""
+        write_if_there(self.path / "cgroup.freeze", "1")
+        for pid in self.pids():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        write_if_there(self.path / "cgroup.freeze", "0")
+
+
+class V2Tree:
+    """`<mount>/<name>`, with the controllers handed down to its groups where they exist."""
+
+    def __init__(self, mount: Path, name: str) -> None:
+        self._path = mount / name
+        self._mount = mount
+        self._available = set[str]()
+        with contextlib.suppress(OSError):
+            self._available = set((mount / "cgroup.controllers").read_text().split())
+
+    @property
+    def limits(self) -> bool:
+        return {"memory", "cpu"} <= self._available
+
+    @property
+    def squeezes(self) -> bool:
+        # memory.reclaim came with 5.19; only a group that exists shows whether it is there.
+        return "memory" in self._available and (not self._path.exists() or (self._path / "memory.reclaim").exists())
+
+    def create(self, name: str) -> V2Group:
+        path = self._path / name
+        try:
+            self._enable(self._mount)
+            self._path.mkdir(exist_ok=True)
+            self._enable(self._path)
+            path.mkdir(exist_ok=True)
+        except OSError as error:
+            raise CgroupError(f"{path}: {error.strerror}") from error
+        return V2Group(path)
+
+    def open(self, name: str) -> V2Group:
+        return V2Group(self._path / name)
+
+    def names(self) -> tuple[str, ...]:
+        if not self._path.is_dir():
+            return ()
+        return tuple(sorted(path.name for path in self._path.iterdir() if path.is_dir()))
+
+    def remove(self) -> bool:
+        return remove_directory(self._path)
+
+    def _enable(self, path: Path) -> None:
+        wanted = " ".join(f"+{name}" for name in CONTROLLERS if name in self._available)
+        if wanted:
+            write_if_there(path / "cgroup.subtree_control", wanted)

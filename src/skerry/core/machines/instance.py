@@ -1,0 +1,217 @@
+"""The life of one instance, without I/O: events in, commands out, time as a value.
+
+```
+             ready              quiet             activity
+ starting ----------> running ----------> asleep ----------> running
+  ^  |  \\                |  ^-- restart --|
+  |  |   \\ own fault     | crash
+  |  |    v              v
+  |  |   failed      starting (first crash in a while) or backoff (the next ones) --due--> starting
+  |  +-- crash -----> backoff
+  |
+ dead <--- dropped --- running, asleep            any ---stop---> stopping
+```
+
+Whoever drives it owns the listening socket: a request that comes while the instance is starting or dead waits in its
+backlog, and is refused (503) while `Refuse` is in force.
+"""
+
+from collections.abc import Callable
+
+import msgspec
+
+from skerry.core.types.slices import InstanceState
+from skerry.kit.record import Record
+
+
+class Backoff(Record):
+    """How long to wait before a restart. A run of `healthy_after_ms` makes earlier crashes forgotten."""
+
+    first_ms: int = 250
+    factor: int = 2
+    max_ms: int = 30_000
+    healthy_after_ms: int = 10_000
+
+    def delay_ms(self, crashes: int) -> int:
+        """0 for the first crash in a row, then doubling up to the cap."""
+        if crashes <= 1:
+            return 0
+        doublings = min(crashes - 2, 32)  # 2^32 times anything is over the cap
+        return min(self.max_ms, self.first_ms * self.factor**doublings)
+
+
+class Life(Record):
+    """Where an instance is. `crashes` counts those in a row, `restarts` all of them."""
+
+    state: InstanceState
+    since_ms: int
+    ready_ms: int = 0  # when its process last became ready
+    crashes: int = 0
+    restarts: int = 0
+    detail: str = ""
+
+
+class Launched(Record, tag=True):
+    """It has to run: a new instance, or a failed one that is tried again."""
+
+
+class Ready(Record, tag=True):
+    """It answers its health check."""
+
+
+class Exited(Record, tag=True):
+    """Its process ended by itself. `own_fault`: the code cannot start, and never will."""
+
+    reason: str
+    own_fault: bool = False
+
+
+class Due(Record, tag=True):
+    """The delay that `Wait` asked for is over."""
+
+
+class Squeezed(Record, tag=True):
+    """Nothing ran for a while, and its memory was moved out."""
+
+
+class Activity(Record, tag=True):
+    """It used CPU again."""
+
+
+class Dropped(Record, tag=True):
+    """It was decided to end its process until somebody asks for it."""
+
+    reason: str
+
+
+class Demand(Record, tag=True):
+    """A request waits at the listener."""
+
+
+class Stop(Record, tag=True):
+    """It has to go."""
+
+
+Event = Launched | Ready | Exited | Due | Squeezed | Activity | Dropped | Demand | Stop
+
+
+class Launch(Record, tag=True):
+    """Start a process."""
+
+
+class End(Record, tag=True):
+    """End the process that runs; its exit is no event."""
+
+
+class Wait(Record, tag=True):
+    """Give `Due` after `delay_ms`."""
+
+    delay_ms: int
+
+
+class Refuse(Record, tag=True):
+    """Answer requests with a 503 from now on: nothing will serve them soon."""
+
+
+class Hold(Record, tag=True):
+    """Let requests wait for the process that is being started."""
+
+
+class Watch(Record, tag=True):
+    """Let requests wait, and give `Demand` when one does."""
+
+
+class Remove(Record, tag=True):
+    """End everything and leave nothing."""
+
+
+Command = Launch | End | Wait | Refuse | Hold | Watch | Remove
+Step = tuple[Life, tuple[Command, ...]]
+
+
+class Illegal(Exception):
+    """An event that cannot happen in this state: a bug of the driver."""
+
+
+def begin(now_ms: int) -> Life:
+    return Life(state="starting", since_ms=now_ms)
+
+
+def step(life: Life, event: Event, now_ms: int, backoff: Backoff) -> Step:
+    """The next life and what to do, in order. Raises `Illegal`."""
+    handler = _TABLE.get((life.state, type(event)))
+    if handler is None:
+        raise Illegal(f"{type(event).__name__} while {life.state}")
+    return handler(life, event, now_ms, backoff)
+
+
+def _ignore(life: Life, event: Event, now_ms: int, backoff: Backoff) -> Step:
+    return life, ()
+
+
+def _launch(life: Life, event: Event, now_ms: int, backoff: Backoff) -> Step:
+    return _to(life, "starting", now_ms, detail=life.detail), (Hold(), Launch())
+
+
+def _ready(life: Life, event: Event, now_ms: int, backoff: Backoff) -> Step:
+    return msgspec.structs.replace(_to(life, "running", now_ms), ready_ms=now_ms), ()
+
+
+def _squeezed(life: Life, event: Event, now_ms: int, backoff: Backoff) -> Step:
+    return _to(life, "asleep", now_ms), ()
+
+
+def _activity(life: Life, event: Event, now_ms: int, backoff: Backoff) -> Step:
+    return _to(life, "running", now_ms), ()
+
+
+def _dropped(life: Life, event: Event, now_ms: int, backoff: Backoff) -> Step:
+    assert isinstance(event, Dropped)
+    return _to(life, "dead", now_ms, detail=event.reason), (End(), Watch())
+
+
+def _stop(life: Life, event: Event, now_ms: int, backoff: Backoff) -> Step:
+    return _to(life, "stopping", now_ms), (Remove(),)
+
+
+def _crash(life: Life, event: Event, now_ms: int, backoff: Backoff) -> Step:
+    assert isinstance(event, Exited)
+    if event.own_fault:
+        return _to(life, "failed", now_ms, detail=event.reason), (Refuse(),)
+    was_healthy = life.state != "starting" and now_ms - life.ready_ms >= backoff.healthy_after_ms
+    crashes = 1 if was_healthy else life.crashes + 1
+    life = msgspec.structs.replace(life, crashes=crashes, restarts=life.restarts + 1)
+    delay_ms = backoff.delay_ms(crashes)
+    if delay_ms == 0:
+        return _to(life, "starting", now_ms, detail=event.reason), (Hold(), Launch())
+    return _to(life, "backoff", now_ms, detail=event.reason), (Refuse(), Wait(delay_ms=delay_ms))
+
+
+def _to(life: Life, state: InstanceState, now_ms: int, *, detail: str = "") -> Life:
+    return msgspec.structs.replace(life, state=state, since_ms=now_ms, detail=detail)
+
+
+_ALIVE: tuple[InstanceState, ...] = ("running", "asleep")
+_ALL: tuple[InstanceState, ...] = ("starting", "running", "asleep", "dead", "backoff", "failed")
+
+_TABLE: dict[tuple[InstanceState, type[Event]], Callable[[Life, Event, int, Backoff], Step]] = {
+    ("starting", Launched): _launch,
+    ("failed", Launched): _launch,
+    ("starting", Ready): _ready,
+    ("starting", Exited): _crash,
+    **{(state, Exited): _crash for state in _ALIVE},
+    ("backoff", Due): _launch,
+    ("running", Squeezed): _squeezed,
+    ("asleep", Activity): _activity,
+    **{(state, Dropped): _dropped for state in _ALIVE},
+    ("dead", Demand): _launch,
+    **{(state, Stop): _stop for state in _ALL},
+    # Timers and observations that were under way when the state changed:
+    **{(state, Due): _ignore for state in ("starting", "running", "asleep", "dead", "failed", "stopping")},
+    **{(state, Activity): _ignore for state in ("starting", "running", "dead", "backoff", "failed", "stopping")},
+    **{(state, Squeezed): _ignore for state in ("starting", "asleep", "dead", "backoff", "failed", "stopping")},
+    **{(state, Dropped): _ignore for state in ("starting", "dead", "backoff", "failed", "stopping")},
+    **{(state, Demand): _ignore for state in ("starting", "running", "asleep", "backoff", "failed", "stopping")},
+    ("stopping", Exited): _ignore,
+    ("stopping", Stop): _ignore,
+}
