@@ -4,6 +4,7 @@ from enum import StrEnum
 from typing import Literal
 
 from skerry.core.types.ids import AccountId, AppName, DeploymentId, EvaluationId, PlanId, SiteId, VersionId
+from skerry.core.types.resources import Resources
 from skerry.kit.record import Record
 
 
@@ -43,11 +44,15 @@ REASON_TEXT: dict[Reason, str] = {
 
 
 class Rejection(Record):
-    """A site (or node) that was not chosen, the reason, and the numbers behind it in words."""
+    """A site (or node) that was not chosen, the reason, and the numbers behind it in words.
+
+    `free` is what a site that refused had free when it did: it is asked again when it has more.
+    """
 
     place: str
     reason: Reason
     detail: str = ""
+    free: Resources | None = None
 
 
 class Placement(Record):
@@ -97,6 +102,7 @@ class Plan(Record):
     evaluation: EvaluationId
     deployment: DeploymentId | None
     placements: tuple[Placement, ...]
+    cause: str = ""  # of the evaluation, which itself is gone once answered
     rejections: tuple[Rejection, ...] = ()
     report: tuple[str, ...] = ()  # one sentence per step
 
@@ -107,7 +113,9 @@ ReleaseState = Literal["running", "done", "rolled_back"]
 class Release(Record):
     """How far a plan has been released: sites in `released` execute `plan`, the others `previous`.
 
-    A release belongs to an app; there is one at a time. `wave_since_ms` is when the last wave began.
+    A release belongs to an app; there is one at a time. `wave_since_ms` is when the last wave began,
+    `ready_ms` since when all of its sites have been ready. `gated` False: the plan brings no new version, so that
+    trouble in a site says nothing against the plan, and is no reason to go back.
     """
 
     account: AccountId
@@ -119,3 +127,5 @@ class Release(Record):
     wave: int  # index of the wave that is released
     wave_since_ms: int
     detail: str = ""
+    ready_ms: int | None = None
+    gated: bool = True

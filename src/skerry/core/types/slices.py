@@ -32,6 +32,7 @@ class SliceApp(Record):
     versions: tuple[SliceVersion, ...]
     hosts: tuple[str, ...]
     fallbacks: tuple[SiteId, ...] = ()
+    features: tuple[str, ...] = ()  # only nodes that have all of them may run it
 
 
 class Peer(Record):

@@ -1,0 +1,91 @@
+"""Why an app runs where it does, and what would have to change for it to run elsewhere."""
+
+from skerry.core.placement.world import SiteView, World
+from skerry.core.policy.capacity import has_features, site_free
+from skerry.core.policy.state import node_state_rejection
+from skerry.core.types.app import App
+from skerry.core.types.ids import SiteId
+from skerry.core.types.place import Node
+from skerry.core.types.plan import REASON_TEXT, Plan, Reason, Rejection
+from skerry.core.types.view import Explanation, NodeVerdict, PlacementView, SiteVerdict
+
+CHANGE_TEXT: dict[Reason, str] = {
+    Reason.SITE_DOWN: "it is chosen again by itself when the site reports",
+    Reason.SITE_DRAINING: "end the drain (`skerry undrain`)",
+    Reason.SITE_CUT_OFF: "it is chosen by itself when the site reaches control again",
+    Reason.NO_NODES: "bring up a node there",
+    Reason.NOT_ALLOWED: "add the site, its country or its region to the app's allow list",
+    Reason.DENIED: "take it off the app's deny list",
+    Reason.MISSING_FEATURE: "add a node with the feature, or do without it",
+    Reason.NO_CAPACITY: "add a node there, drain something else away, or reserve less per instance",
+    Reason.TOO_LARGE: "add a larger node, or reserve less per instance",
+    Reason.MAX_TOTAL: "raise max_total, or pin the site",
+    Reason.REFUSED_BY_SITE: "it is tried again when the site has more free capacity",
+    Reason.NODE_DOWN: "bring the node back",
+    Reason.NODE_DRAINING: "end the drain (`skerry undrain`)",
+}
+
+
+def explain(app: App, plan: Plan | None, world: World, site: SiteId | None = None) -> Explanation:
+    """The plan in force in words; with `site`, that site alone and its nodes. Sites and nodes in id order.
+
+    `plan` None: nothing was decided yet. A site that joined after the plan has a verdict that says so.
+    """
+    views = sorted((view for view in world.sites if site in (None, view.site.id)), key=lambda view: view.site.id)
+    placements = [entry for entry in plan.placements if site in (None, entry.site)] if plan else []
+    rejections = [rejection for rejection in plan.rejections if site in (None, rejection.place)] if plan else []
+    return Explanation(
+        account=app.account,
+        app=app.name,
+        plan=plan.id if plan else None,
+        generation=plan.generation if plan else 0,
+        decided_ms=plan.created_ms if plan else None,
+        cause=plan.cause if plan else "",
+        placements=tuple(PlacementView(site=entry.site, version=entry.version, count=entry.count) for entry in placements),
+        verdicts=tuple(_verdict(app, plan, view) for view in views),
+        nodes=tuple(_node_verdict(app, node) for view in views for node in sorted(view.nodes, key=lambda n: n.id))
+        if site
+        else (),
+        rejections=tuple(rejections),
+        report=plan.report if plan else ("Nothing was decided yet.",),
+    )
+
+
+def reason_sentence(rejection: Rejection) -> str:
+    """The reason, its numbers, and what would have to change."""
+    numbers = f" ({rejection.detail})" if rejection.detail else ""
+    return f"{REASON_TEXT[rejection.reason]}{numbers}; to change that: {CHANGE_TEXT[rejection.reason]}"
+
+
+def _verdict(app: App, plan: Plan | None, view: SiteView) -> SiteVerdict:
+    site = view.site.id
+    count = sum(entry.count for entry in plan.placements if entry.site == site) if plan else 0
+    reasons: list[str] = []
+    if count:
+        reasons.append(f"{count} instance(s): the app's policy allows the site, and it has room ({_room(view)})")
+        if view.site.state == "cut_off":
+            reasons.append("the site is cut off from control and goes on with what it has")
+    reasons += [reason_sentence(rejection) for rejection in plan.rejections if rejection.place == site] if plan else []
+    return SiteVerdict(site=site, chosen=count > 0, reasons=tuple(reasons or [_unmentioned(app, plan)]))
+
+
+def _unmentioned(app: App, plan: Plan | None) -> str:
+    if plan is None:
+        return "nothing was decided yet"
+    if not plan.placements and not plan.rejections:
+        return plan.report[0] if plan.report else f"{app.name} runs nowhere"
+    return "the site joined after this plan; the next decision looks at it"
+
+
+def _room(view: SiteView) -> str:
+    free = site_free(view.nodes, view.others)
+    return f"{free.cpu_millicores} millicores, {free.memory_mib} MiB memory, {free.disk_mib} MiB disk not held by other apps"
+
+
+def _node_verdict(app: App, node: Node) -> NodeVerdict:
+    rejection = node_state_rejection(node)
+    if rejection is None and not has_features(node, app.scale.features):
+        rejection = Rejection(place=node.id, reason=Reason.MISSING_FEATURE, detail=f"needs {', '.join(app.scale.features)}")
+    free = node.capacity.less(node.reserved)
+    room = f"free: {free.cpu_millicores} millicores, {free.memory_mib} MiB memory, {free.disk_mib} MiB disk"
+    return NodeVerdict(node=node.id, reasons=(room, reason_sentence(rejection)) if rejection else (room,))

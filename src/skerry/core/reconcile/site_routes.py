@@ -1,0 +1,78 @@
+"""The routes of a site, from what it wants, what retires and what serves."""
+
+from collections import Counter
+from fractions import Fraction
+
+from skerry.core.packing.simple import Held
+from skerry.core.reconcile.site_types import Retiring
+from skerry.core.types.ids import AccountId, AppName, InstanceId
+from skerry.core.types.routes import Route, RouteTable, Target
+from skerry.core.types.slices import SiteSlice, SliceApp
+
+WEIGHT_MAX = 256  # HAProxy's greatest server weight
+AppKey = tuple[AccountId, AppName]
+
+
+def route_table(
+    slice_: SiteSlice, wanted: tuple[Held, ...], retiring: tuple[Retiring, ...], serving: dict[InstanceId, str]
+) -> RouteTable:
+    """One route per app of the slice, and one without hosts for each app that only drains; by account and app."""
+    apps = {(app.account, app.app): app for app in slice_.apps}
+    wanted_of = _by_app(wanted)
+    retiring_of: dict[AppKey, list[Retiring]] = {}
+    for entry in retiring:
+        retiring_of.setdefault((entry.held.account, entry.held.app), []).append(entry)
+    peers = {peer.site: peer.address for peer in slice_.peers}
+    routes: list[Route] = []
+    for account, name in sorted(apps.keys() | retiring_of.keys()):
+        app = apps.get((account, name))
+        targets = _targets(app, wanted_of.get((account, name), []), retiring_of.get((account, name), []), serving)
+        fallbacks = tuple((site, peers[site]) for site in app.fallbacks if site in peers) if app else ()
+        routes.append(Route(account=account, app=name, hosts=app.hosts if app else (), targets=targets, fallbacks=fallbacks))
+    return RouteTable(site=slice_.site, routes=tuple(routes))
+
+
+def _by_app(instances: tuple[Held, ...]) -> dict[AppKey, list[Held]]:
+    grouped: dict[AppKey, list[Held]] = {}
+    for held in instances:
+        grouped.setdefault((held.account, held.app), []).append(held)
+    return grouped
+
+
+def _targets(
+    app: SliceApp | None, wanted: list[Held], retiring: list[Retiring], serving: dict[InstanceId, str]
+) -> tuple[Target, ...]:
+    """All that serve, by instance id; draining ones with weight 0."""
+    ready = [held for held in wanted if held.instance in serving]
+    old = [entry.held for entry in retiring if entry.held.instance in serving and entry.drain_since_ms is None]
+    done = [entry.held for entry in retiring if entry.held.instance in serving and entry.drain_since_ms is not None]
+    weights = _scaled(_shares(app, ready, old, missing=len(wanted) - len(ready)))
+    weights |= {held.instance: 0 for held in done}
+    return tuple(Target(instance=name, address=serving[name], weight=weights[name]) for name in sorted(weights))
+
+
+def _shares(app: SliceApp | None, ready: list[Held], old: list[Held], *, missing: int) -> dict[InstanceId, Fraction]:
+    """Each instance's part of the app's traffic.
+
+    A version's weight is divided among its serving instances. While wanted ones are missing, what still serves of the old
+    takes their part of the whole, so that traffic moves over as fast as the new instances come.
+    """
+    weight_of = {entry.version.id: entry.weight for entry in app.versions} if app else {}
+    serving_of = Counter(held.version for held in ready)
+    total = sum(weight_of.get(version, 0) for version in serving_of) or 1
+    new_part = Fraction(0) if not ready else Fraction(len(ready), len(ready) + missing) if old else Fraction(1)
+    shares = {
+        held.instance: new_part * Fraction(weight_of.get(held.version, 0), total * serving_of[held.version]) for held in ready
+    }
+    shares |= {held.instance: (1 - new_part) / len(old) for held in old}
+    return shares
+
+
+def _scaled(shares: dict[InstanceId, Fraction]) -> dict[InstanceId, int]:
+    """Whole weights in proportion: the greatest becomes 256, none above 0 becomes less than 1.
+
+    Scaling to the maximum keeps proportions for many instances, and keeps a lone version's weights unchanged
+    while instances come and go.
+    """
+    top = max(shares.values(), default=Fraction(0))
+    return {name: max(1, round(share * WEIGHT_MAX / top)) if share > 0 else 0 for name, share in shares.items()}
