@@ -95,20 +95,25 @@ def _nodes(given: SiteInput) -> tuple[Node, ...]:
 
 
 def _serving(given: SiteInput, here: set[NodeId]) -> dict[InstanceId, str]:
-    """Address of every instance that can serve now. A node not heard yet counts as its memory says."""
-    node_of = {held.instance: held.node for held in _remembered(given.memory)}
+    """Address of every instance that can serve now. A node not heard of yet counts as its memory says.
+
+    One that served and is starting again (woken from `dead`, or restarted at once) still serves: its listener was open all
+    the time and requests wait in it; without a route they would be lost.
+    """
+    before = {entry.instance: entry.address for entry in given.memory.serving}
     heard = {item.report.node.id for item in given.reports}
     serving = {
-        entry.instance: entry.address
-        for entry in given.memory.serving
-        if (node := node_of.get(entry.instance)) is not None and node in here and node not in heard
+        held.instance: before[held.instance]
+        for held in _remembered(given.memory)
+        if held.instance in before and held.node in here and held.node not in heard
     }
     for item in given.reports:
         if item.report.node.id in here:
             serving |= {
                 seen.id: seen.address
                 for seen in item.report.instances
-                if seen.state in SERVING_STATES and seen.address is not None
+                if seen.address is not None
+                and (seen.state in SERVING_STATES or (seen.state == "starting" and before.get(seen.id) == seen.address))
             }
     return serving
 

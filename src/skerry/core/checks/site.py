@@ -1,0 +1,136 @@
+"""What must hold of a site's decision. Written without the code that decides, so that it can judge it."""
+
+from collections import Counter
+from collections.abc import Iterator
+
+from skerry.core.packing.simple import Held
+from skerry.core.reconcile.site_types import SiteDecision, SiteInput
+from skerry.core.types.ids import AccountId, AppName, InstanceId, NodeId, VersionId
+from skerry.core.types.resources import Resources
+from skerry.core.types.slices import SERVING_STATES, ObservedInstance
+
+
+def site_violations(given: SiteInput, decision: SiteDecision) -> tuple[str, ...]:
+    """Every promise the decision breaks, in words; empty: it may be carried out. Never raises on a wrong decision."""
+    checker = _Checker(given, decision)
+    return (
+        *checker.nodes(),
+        *checker.identities(),
+        *checker.counts(),
+        *checker.routes(),
+        *checker.make_before_break(),
+    )
+
+
+class _Checker:
+    def __init__(self, given: SiteInput, decision: SiteDecision) -> None:
+        self.given, self.decision = given, decision
+        self.held = {held.instance: held for held in decision.memory.held}
+        self.retiring = {entry.held.instance: entry for entry in decision.memory.retiring}
+        self.node_of: dict[InstanceId, NodeId] = {
+            instance.id: contents.node for contents in decision.slices for instance in contents.instances
+        }
+        self.observed: dict[InstanceId, ObservedInstance] = {
+            seen.id: seen for heard in given.reports if heard.report.node.id not in given.lost for seen in heard.report.instances
+        }
+        self.remembered = [*given.memory.held, *(entry.held for entry in given.memory.retiring)]
+        self.node_before = {held.instance: held.node for held in self.remembered}
+        self.heard = {heard.report.node.id for heard in given.reports}
+        self.served = {entry.instance: entry.address for entry in given.memory.serving}
+        self.weights: dict[InstanceId, int] = {
+            target.instance: target.weight for route in decision.routes.routes for target in route.targets
+        }
+
+    def nodes(self) -> Iterator[str]:
+        """Wanted instances only on nodes that are up, and never more than a node has."""
+        nodes = {node.id: node for node in self.decision.nodes}
+        used: dict[NodeId, Resources] = {}
+        for held in self.held.values():
+            used[held.node] = used.get(held.node, Resources()) + held.reserve
+        for name, amount in sorted(used.items()):
+            node = nodes.get(name)
+            if node is None:
+                yield f"{name}: no such node"
+                continue
+            if not amount.fits_in(node.capacity):
+                yield f"{name}: more is promised than the node has"
+            if name in self.given.lost:
+                yield f"{name}: instances wanted on a lost node"
+            if name in self.given.slice_.draining_nodes:
+                yield f"{name}: instances wanted on a draining node"
+
+    def identities(self) -> Iterator[str]:
+        """Each instance once: in one list of the memory, and in the slice of its own node."""
+        both = self.held.keys() & self.retiring.keys()
+        yield from (f"instance {name} is wanted and retiring" for name in sorted(both))
+        listed = Counter(instance.id for contents in self.decision.slices for instance in contents.instances)
+        yield from (f"instance {name} stands {count} times in slices" for name, count in sorted(listed.items()) if count > 1)
+        known = {name: held.node for name, held in self.held.items()}
+        known |= {name: entry.held.node for name, entry in self.retiring.items()}
+        for name in sorted(known.keys() | self.node_of.keys()):
+            if known.get(name) != self.node_of.get(name):
+                yield f"instance {name} belongs on {known.get(name)}, and is in the slice of {self.node_of.get(name)}"
+
+    def counts(self) -> Iterator[str]:
+        """Of every version, what is held and what is refused add up to what is asked, at the asked generation."""
+        held = Counter((entry.account, entry.app, entry.version) for entry in self.held.values())
+        missing: Counter[tuple[AccountId, AppName, VersionId]] = Counter()
+        generations = {(app.account, app.app): app.plan_generation for app in self.given.slice_.apps}
+        for refused in self.decision.refused:
+            missing[(refused.account, refused.app, refused.version)] += refused.missing
+            if refused.plan_generation != generations.get((refused.account, refused.app)):
+                yield f"{refused.app}: refuses generation {refused.plan_generation}, which is not the one asked"
+            if not refused.rejections and self.decision.nodes:
+                yield f"{refused.app}: refused without a reason"
+        asked = {
+            (app.account, app.app, entry.version.id): entry.count for app in self.given.slice_.apps for entry in app.versions
+        }
+        for key in sorted(asked.keys() | held.keys() | missing.keys()):
+            if held[key] + missing[key] != asked.get(key, 0):
+                yield f"{key[1]}: of version {key[2]} {asked.get(key, 0)} asked, {held[key]} held, {missing[key]} refused"
+
+    def routes(self) -> Iterator[str]:
+        """Traffic only to what can serve, at its own address; each host and each instance in one route."""
+        hosts = Counter(host for route in self.decision.routes.routes for host in route.hosts)
+        yield from (f"host {name} has {count} routes" for name, count in sorted(hosts.items()) if count > 1)
+        targets = Counter(target.instance for route in self.decision.routes.routes for target in route.targets)
+        yield from (f"instance {name} has {count} routes" for name, count in sorted(targets.items()) if count > 1)
+        for route in self.decision.routes.routes:
+            for target in route.targets:
+                if self.address(target.instance) != target.address:
+                    yield f"{route.app}: routes to {target.instance} at {target.address}, which does not serve there"
+                if target.instance not in self.held and target.instance not in self.retiring:
+                    yield f"{route.app}: routes to {target.instance}, which nobody runs"
+                if not 0 <= target.weight <= 256:
+                    yield f"{route.app}: weight {target.weight}"
+            if any(site == self.given.slice_.site for site, _ in route.fallbacks):
+                yield f"{route.app}: falls back on its own site"
+
+    def make_before_break(self) -> Iterator[str]:
+        """Where something that is here can serve, something takes traffic: an app asked for here is never left without."""
+        for app in self.given.slice_.apps:
+            weight_of = {entry.version.id: entry.weight for entry in app.versions if entry.count > 0}
+            if not any(weight_of.values()):
+                continue
+            able = [
+                held
+                for held in self.remembered
+                if (held.account, held.app) == (app.account, app.app)
+                and weight_of.get(held.version, 1) > 0
+                and self.address(held.instance) is not None
+            ]
+            mine = [name for name, held in self._all().items() if (held.account, held.app) == (app.account, app.app)]
+            if able and not any(self.weights.get(name, 0) > 0 for name in mine):
+                yield f"{app.app}: {len(able)} instance(s) could serve, none is routed"
+
+    def address(self, name: InstanceId) -> str | None:
+        """Where an instance serves; None: it does not."""
+        seen = self.observed.get(name)
+        if seen is not None:
+            again = seen.state == "starting" and self.served.get(name) == seen.address
+            return seen.address if seen.state in SERVING_STATES or again else None
+        node = self.node_before.get(name)
+        return self.served.get(name) if node is not None and node not in self.heard | self.given.lost else None
+
+    def _all(self) -> dict[InstanceId, Held]:
+        return self.held | {name: entry.held for name, entry in self.retiring.items()}
