@@ -126,6 +126,7 @@ class Version(Record):
     author: str = ""
     message: str = ""
     tag: str = ""
+    recorded: str = ""  # JSON object of settings that are shown again but not acted on (placement, cpu_ms)
 
 
 class Share(Record):
@@ -175,4 +176,5 @@ class App(Record):
     enabled: bool = True  # answers at its host name (wrangler's workers_dev)
     scale: Scale = Scale()
     observability: bool = False
+    tags: tuple[str, ...] = ()
     next_number: int = 1
