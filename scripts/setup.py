@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Bring this working tree to the point where it runs: `setup.py python|run|dev`.
 
-`run` brings what `skerry up` needs, `dev` what tests and checks need besides, `python` stops before npm. A step whose inputs (lock files,
-interpreter) have not changed since it last succeeded is skipped. Plain Python without packages, because
+`run` brings what `skerry up` needs, `dev` what tests and checks need besides, `python` stops before npm. A step
+whose inputs (lock files, interpreter) have not changed since it last succeeded is skipped. Plain Python without packages, because
 there are none yet; the newest syntax is avoided so that an old Python gets a clear word.
 """
 
@@ -93,12 +93,12 @@ def use_new_enough_python() -> None:
     if sys.version_info[:2] >= PYTHON_MIN:
         return
     for minor in (13, 12, 11, 14):
-        other = shutil.which("python3.%d" % minor)
+        other = shutil.which(f"python3.{minor}")
         if other:
-            os.execv(other, [other, *sys.argv])  # noqa: S606
+            os.execv(other, [other, *sys.argv])
     raise Failed(
-        "Skerry needs Python %d.%d or newer; this is %s.\n" % (*PYTHON_MIN, platform.python_version())
-        + "On Debian 12 and Ubuntu 24.04 the package python3 is new enough. On Ubuntu 22.04:\n"
+        f"Skerry needs Python {PYTHON_MIN[0]}.{PYTHON_MIN[1]} or newer; this is {platform.python_version()}.\n"
+        "On Debian 12 and Ubuntu 24.04 the package python3 is new enough. On Ubuntu 22.04:\n"
         "    sudo apt-get install python3.11 python3.11-venv"
     )
 
@@ -109,10 +109,10 @@ def make_venv() -> None:
         return
     progress.begin(f"virtual environment in .venv (Python {platform.python_version()})")
     try:
-        import ensurepip  # noqa: F401, PLC0415
-        import venv  # noqa: F401, PLC0415
+        import ensurepip  # noqa: F401
+        import venv  # noqa: F401
     except ImportError as error:
-        package = "python%d.%d-venv" % sys.version_info[:2]
+        package = f"python{sys.version_info[0]}.{sys.version_info[1]}-venv"
         raise Failed(
             "This Python cannot make virtual environments: its distribution packs that separately. Install it:\n"
             f"    sudo apt-get install {package}"
@@ -199,7 +199,9 @@ def install_bubblewrap() -> None:
         else:
             unpack_bubblewrap_as_user()
     except Failed as error:
-        raise Failed(f"{error}\nOr have it installed by whoever administers this machine:\n    sudo apt-get install bubblewrap") from error
+        raise Failed(
+            f"{error}\nOr have it installed by whoever administers this machine:\n    sudo apt-get install bubblewrap"
+        ) from error
     progress.end()
 
 
@@ -262,7 +264,7 @@ def check_machine(*, strict: bool) -> None:
 # How steps run and are remembered
 
 
-class one_at_a_time:  # noqa: N801
+class one_at_a_time:
     """Two `make`s in one tree: the second waits for the first."""
 
     def __enter__(self) -> None:

@@ -1,0 +1,213 @@
+"""`skerry doctor`: what this machine has, what it lacks, what that disables, and how to get it.
+
+Everything is tried, not looked up: engines are run, a sandbox is made, groups are made and removed. Exit status 0
+means that Skerry can run workers here; what only limits it is listed and does not count.
+"""
+
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import Literal
+
+import msgspec
+
+from skerry.adapters import machine, tools
+from skerry.kit.record import Record
+
+OPEN_FILES_MIN = 4096  # 14 per instance, and HAProxy's two per connection
+MEMORY_MIB_MIN = 1024  # for control, three sites and eight nodes, with an app in each
+PORTS = (("127.0.0.1", 8080, "--port"), ("127.0.1.1", 8080, "--port"), ("127.0.0.1", 8787, "--api-port"))
+
+NO_WORKER = "no worker runs: the code of others is never started without a sandbox"
+NO_CLIENT = "`skerry wrangler` and deploying the example"
+ENGINES: tuple[tuple[Callable[[], tools.Tool], str, bool], ...] = (
+    (tools.find_workerd, "no worker runs", True),
+    (tools.find_bwrap, NO_WORKER, True),
+    (tools.find_haproxy, "no site has an ingress", True),
+    (tools.find_node, NO_CLIENT, False),
+    (tools.find_wrangler, NO_CLIENT, False),
+    (tools.find_wrk, "benches with an outside load generator", False),
+)
+
+
+class Finding(Record):
+    """One thing that was tried. `limited`: Skerry runs, without what `disables` names; `missing`: no worker runs."""
+
+    name: str
+    state: Literal["ok", "limited", "missing"]
+    found: str
+    path: str = ""
+    disables: str = ""
+    remedy: str = ""
+
+
+def examine() -> tuple[Finding, ...]:
+    """Try everything, in the order in which it matters."""
+    probes = (_engines, _sandbox, _rights, _limits, _groups, _sleep, _clock, _files, _memory, _ports)
+    return tuple(finding for probe in probes for finding in probe())
+
+
+def doctor(*, json: bool = False, required: bool = False) -> int:
+    """Print the findings as a table, as JSON, or (`required`) only what keeps workers from running.
+
+    Returns the exit status: 1 if something is missing without which no worker runs.
+    """
+    findings = examine()
+    missing = [finding for finding in findings if finding.state == "missing"]
+    if json:
+        rows = [msgspec.structs.asdict(finding) for finding in findings]
+        print(msgspec.json.encode({"usable": not missing, "findings": rows}).decode())
+    elif required:
+        for finding in missing:
+            print(f"{finding.name}: {finding.found}\n  {finding.disables}\n  get it: {finding.remedy}")
+    else:
+        _print_table(findings)
+    return 1 if missing else 0
+
+
+def _judge(name: str, found: str, *, good: bool, disables: str, remedy: str, required: bool = False, path: str = "") -> Finding:
+    if good:
+        return Finding(name=name, state="ok", found=found, path=path)
+    return Finding(name=name, state="missing" if required else "limited", found=found, disables=disables, remedy=remedy)
+
+
+def _engines() -> Iterator[Finding]:
+    for find, disables, required in ENGINES:
+        tool = find()
+        found = tool.version or tool.problem
+        yield _judge(tool.name, found, good=tool.usable, disables=disables, remedy=tool.remedy, required=required, path=tool.path)
+
+
+def _sandbox() -> Iterator[Finding]:
+    bwrap = tools.find_bwrap()
+    if not bwrap.usable:
+        return
+    refused = machine.try_sandbox(bwrap.path)
+    yield _judge(
+        "sandbox",
+        refused.said if refused else "own pid, ipc, uts and network namespaces",
+        good=refused is None,
+        disables=NO_WORKER,
+        remedy=refused.remedy if refused else "",
+        required=True,
+    )
+
+
+def _rights() -> Iterator[Finding]:
+    root = os.geteuid() == 0
+    yield _judge(
+        "root",
+        "yes" if root else "no, an ordinary user",
+        good=root,
+        disables="a user id for each app, memory and CPU limits, putting idle apps to sleep",
+        remedy="run as root: sudo make run",
+    )
+
+
+def _limits() -> Iterator[Finding]:
+    groups = machine.try_cgroups()
+    yield _judge(
+        "limits",
+        f"cgroup {groups.version}: {', '.join(groups.limits) or 'no controller that this user may use'}",
+        good=groups.limits == machine.LIMITS,
+        disables="memory and CPU limits of apps",
+        remedy="run as root, on a kernel with cgroups",
+    )
+
+
+def _groups() -> Iterator[Finding]:
+    kill = machine.try_cgroups().kill
+    yield _judge(
+        "cgroup.kill",
+        "yes" if kill else "no v2 tree that this user may use",
+        good=kill,
+        disables="ending a sandbox in one step (its processes are ended one by one)",
+        remedy="run as root, on Linux 5.14 or newer with the v2 tree mounted",
+    )
+
+
+def _sleep() -> Iterator[Finding]:
+    active, available = machine.zram_swap()
+    yield _judge(
+        "zram",
+        "swap on zram is on" if active else "in this kernel, no swap on it" if available else "not in this kernel",
+        good=active or (available and os.geteuid() == 0),
+        disables="putting idle apps to sleep in compressed memory",
+        remedy="sudo modprobe zram, and run as root",
+    )
+
+
+def _clock() -> Iterator[Finding]:
+    khz = machine.tsc_khz()
+    yield _judge(
+        "clock frequency",
+        f"{khz / 1000:.0f} MHz" if khz else "the kernel does not tell",
+        good=khz > 0,
+        disables="4 ms of each start of a worker (spent on measuring it)",
+        remedy="run as root, on a kernel whose log still has its beginning",
+    )
+
+
+def _files() -> Iterator[Finding]:
+    limit = machine.open_files_max()
+    yield _judge(
+        "open files",
+        f"{limit} for a process",
+        good=limit >= OPEN_FILES_MIN,
+        disables="many apps and many connections",
+        remedy=f"ulimit -Hn {OPEN_FILES_MIN} as root, or nofile in /etc/security/limits.conf, or LimitNOFILE= of a service",
+    )
+
+
+def _memory() -> Iterator[Finding]:
+    free_mib = machine.memory_available_mib()
+    yield _judge(
+        "memory",
+        f"{free_mib} MiB free",
+        good=free_mib >= MEMORY_MIB_MIN,
+        disables="three cities at once",
+        remedy="fewer cities and nodes: skerry up --cities lhr:1",
+    )
+
+
+def _ports() -> Iterator[Finding]:
+    for address, port, option in PORTS:
+        taken = machine.taken(address, port)
+        yield _judge(
+            f"{address}:{port}",
+            f"{taken} (perhaps by Skerry: skerry status)" if taken else "free",
+            good=not taken,
+            disables="starting with the usual ports",
+            remedy=f"skerry up {option} N",
+        )
+
+
+def _print_table(findings: Sequence[Finding]) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    marks = {"ok": "[green]✓[/]", "limited": "[yellow]–[/]", "missing": "[red]✗[/]"}
+    table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
+    for finding in findings:
+        text = escape(finding.found) + (f"  [dim]{escape(_shortened(finding.path))}[/]" if finding.path else "")
+        if finding.state != "ok":
+            text += f"\n[dim]without it:[/] {escape(finding.disables)}\n[dim]get it:[/]     {escape(finding.remedy)}"
+        table.add_row(marks[finding.state], f"[bold]{finding.name}[/]", text)
+    Console().print(table)
+    Console().print(f"\n{_verdict(findings)}")
+
+
+def _shortened(path: str) -> str:
+    return path.removeprefix(f"{tools.tree()}/")
+
+
+def _verdict(findings: Sequence[Finding]) -> str:
+    if any(finding.state == "missing" for finding in findings):
+        return "[red]Workers cannot run here yet.[/]"
+    limited = ", ".join(finding.name for finding in findings if finding.state == "limited")
+    return "[green]Workers can run here[/]" + (f"; limited by: {limited}." if limited else ".")
+
+
+if __name__ == "__main__":
+    sys.exit(doctor(json="--json" in sys.argv, required="--required" in sys.argv))

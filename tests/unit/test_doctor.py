@@ -1,0 +1,62 @@
+"""The doctor tells what keeps workers from running apart from what only limits them."""
+
+import json
+
+import pytest
+
+from skerry.adapters import machine, tools
+from skerry.apps import doctor
+
+
+@pytest.fixture
+def findings(monkeypatch: pytest.MonkeyPatch) -> list[doctor.Finding]:
+    made: list[doctor.Finding] = [doctor.Finding(name="workerd", state="ok", found="1.2026", path="/somewhere/workerd")]
+    monkeypatch.setattr(doctor, "examine", lambda: tuple(made))
+    return made
+
+
+def test_a_machine_that_is_only_limited_is_usable(findings: list[doctor.Finding], capsys: pytest.CaptureFixture[str]) -> None:
+    findings.append(doctor.Finding(name="zram", state="limited", found="no", disables="sleep", remedy="modprobe"))
+    assert doctor.doctor(json=True) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["usable"] is True
+    assert answer["findings"][1] == {
+        "name": "zram", "state": "limited", "found": "no", "path": "", "disables": "sleep", "remedy": "modprobe",
+    }  # fmt: skip
+
+
+def test_what_is_missing_fails_and_is_told_with_its_remedy(
+    findings: list[doctor.Finding], capsys: pytest.CaptureFixture[str]
+) -> None:
+    findings.append(doctor.Finding(name="sandbox", state="missing", found="refused", disables="all", remedy="do this"))
+    findings.append(doctor.Finding(name="zram", state="limited", found="no", disables="sleep", remedy="modprobe"))
+    assert doctor.doctor(required=True) == 1
+    told = capsys.readouterr().out
+    assert "sandbox: refused" in told
+    assert "do this" in told
+    assert "zram" not in told
+    assert doctor.doctor() == 1
+    assert "cannot run here yet" in capsys.readouterr().out
+
+
+def test_an_engine_without_which_no_worker_runs_is_missing_and_a_tool_of_benches_only_limits(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    absent = tools.Tool(name="x", problem="not installed", remedy="install it")
+    monkeypatch.setattr(doctor, "ENGINES", ((lambda: absent, "all", True), (lambda: absent, "benches", False)))
+    states = [finding.state for finding in doctor._engines()]
+    assert states == ["missing", "limited"]
+
+
+def test_the_kernel_setting_that_forbids_namespaces_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "_sysctl", lambda name: "1" if "apparmor" in name else "")
+    refused = machine.try_sandbox("/bin/false")
+    assert refused is not None
+    assert "sysctl -w kernel.apparmor_restrict_unprivileged_userns=0" in refused.remedy
+
+
+def test_probing_leaves_no_group_behind() -> None:
+    machine.try_cgroups()
+    v1, v2 = machine._cgroup_mounts()
+    left = [group for mount in {*v1.values(), v2} if mount for group in mount.glob("skerry-probe-*")]
+    assert left == []
