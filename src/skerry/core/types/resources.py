@@ -30,9 +30,7 @@ class Resources(Record):
 
     def fits_in(self, room: "Resources") -> bool:
         return (
-            self.cpu_millicores <= room.cpu_millicores
-            and self.memory_mib <= room.memory_mib
-            and self.disk_mib <= room.disk_mib
+            self.cpu_millicores <= room.cpu_millicores and self.memory_mib <= room.memory_mib and self.disk_mib <= room.disk_mib
         )
 
     def less(self, used: "Resources") -> "Resources":

@@ -1,0 +1,223 @@
+"""Placement: where an app runs, and the reason for every site where it does not."""
+
+from msgspec.structs import replace
+
+from skerry.core.checks.plan import plan_violations
+from skerry.core.placement.explain import explain
+from skerry.core.placement.ledger import reservations
+from skerry.core.placement.simple import blocking, place, same_decision
+from skerry.core.placement.world import SiteView, World
+from skerry.core.types.app import App, Scale, Version
+from skerry.core.types.ids import DeploymentId, SiteId
+from skerry.core.types.plan import EvaluationCause, Plan, Reason
+from skerry.core.types.resources import Resources
+from skerry.core.types.slices import Refused
+from skerry.testing.builders import ACCOUNT, make_app, make_evaluation, make_node, make_version, make_view
+
+V1, V2 = make_version(1), make_version(2)
+THREE = World(sites=(make_view("lhr"), make_view("cur"), make_view("sin", 2)))
+
+
+def decide(
+    world: World,
+    app: App | None = None,
+    shares: tuple[tuple[Version, float], ...] = ((V1, 100.0),),
+    *,
+    parent: Plan | None = None,
+    cause: EvaluationCause = "deploy",
+) -> Plan:
+    """A plan that `core.checks` has nothing against."""
+    app = app or make_app()
+    plan = place(world, app, shares, evaluation=make_evaluation(cause=cause), parent=parent, now_ms=1000)
+    assert plan_violations(plan, world, app, shares, parent) == ()
+    return plan
+
+
+def counts(plan: Plan) -> dict[str, int]:
+    return {f"{entry.site}/{entry.version}": entry.count for entry in plan.placements}
+
+
+def reasons(plan: Plan) -> dict[str, Reason]:
+    return {rejection.place: rejection.reason for rejection in plan.rejections}
+
+
+def with_site(world: World, view: SiteView) -> World:
+    return World(sites=tuple(view if old.site.id == view.site.id else old for old in world.sites))
+
+
+def test_every_allowed_site_gets_its_minimum_of_every_version() -> None:
+    plan = decide(THREE, make_app(scale=Scale(min_per_site=2)), ((V1, 90.0), (V2, 10.0)))
+    assert counts(plan) == {f"{site}/{version.id}": 2 for site in ("cur", "lhr", "sin") for version in (V1, V2)}
+    assert plan.rejections == ()
+    assert (plan.generation, plan.parent, plan.cause) == (1, None, "deploy")
+
+
+def test_every_site_not_chosen_has_its_reason() -> None:
+    world = World(
+        sites=(
+            make_view("lhr"),
+            make_view("cur", state="down"),
+            make_view("sin", state="draining"),
+            make_view("fra", state="cut_off"),
+            make_view("nrt", nodes=0),
+            make_view("aaa", others_mib=3 * 1024 - 11),
+            make_view("bbb", memory_mib=11),
+            make_view("ccc"),
+        )
+    )
+    plan = decide(world, make_app(scale=Scale(deny=("ccc",))))
+    assert counts(plan) == {"lhr/hello-v1": 1}
+    assert reasons(plan) == {
+        "cur": Reason.SITE_DOWN,
+        "sin": Reason.SITE_DRAINING,
+        "fra": Reason.SITE_CUT_OFF,
+        "nrt": Reason.NO_NODES,
+        "aaa": Reason.NO_CAPACITY,
+        "bbb": Reason.TOO_LARGE,
+        "ccc": Reason.DENIED,
+    }
+    details = {rejection.place: rejection.detail for rejection in plan.rejections}
+    assert details["aaa"] == "0 of 1 instances placed; needs 12 MiB memory, 11 free"
+    assert details["bbb"] == "largest node bbb-3: needs 12 MiB memory, 11 free"
+    assert {rejection.place for rejection in blocking(plan)} == {"cur", "sin", "fra", "nrt", "aaa", "bbb"}
+
+
+def test_features_limit_the_nodes_that_count() -> None:
+    gpu = SiteView(
+        site=make_view("lhr").site,
+        nodes=(make_node("lhr-1", memory_mib=20, features=("gpu",)), make_node("lhr-2", features=())),
+        others=Resources(),
+    )
+    plan = decide(World(sites=(gpu, make_view("cur"))), make_app(scale=Scale(features=("gpu",), min_per_site=2)))
+    assert counts(plan) == {"lhr/hello-v1": 1}
+    assert reasons(plan) == {"cur": Reason.MISSING_FEATURE, "lhr": Reason.NO_CAPACITY}
+
+
+def test_short_room_still_serves_every_version_and_says_how_much_is_missing() -> None:
+    world = World(sites=(make_view("lhr", nodes=1, memory_mib=36),))
+    plan = decide(world, make_app(scale=Scale(min_per_site=2)), ((V1, 90.0), (V2, 10.0)))
+    assert counts(plan) == {"lhr/hello-v1": 2, "lhr/hello-v2": 1}
+    assert plan.rejections[0].detail == "3 of 4 instances placed; needs 12 MiB memory, 0 free"
+
+
+def test_max_total_prefers_pinned_then_running_sites() -> None:
+    app = make_app(scale=Scale(max_total=1))
+    first = decide(THREE, app)
+    home = first.placements[0].site
+    assert set(reasons(first).values()) == {Reason.MAX_TOTAL}
+    assert same_decision(decide(World(sites=THREE.sites[::-1]), app, parent=first), first)
+    other = next(view.site.id for view in THREE.sites if view.site.id != home)
+    pinned = decide(THREE, make_app(scale=Scale(max_total=1, pin=(other,))), parent=first)
+    assert [entry.site for entry in pinned.placements] == [other]
+
+
+def test_what_runs_stays_when_more_sites_become_possible() -> None:
+    app = make_app(scale=Scale(max_total=2))
+    before = decide(World(sites=(make_view("lhr"), make_view("cur"))), app)
+    after = decide(World(sites=(make_view("aaa"), make_view("lhr"), make_view("cur"), make_view("bbb"))), app, parent=before)
+    assert same_decision(before, after)
+    assert after.generation == before.generation + 1
+    assert after.parent == before.id
+
+
+def test_a_cut_off_site_keeps_its_app_and_gets_the_new_version() -> None:
+    before = decide(THREE)
+    world = with_site(THREE, make_view("cur", state="cut_off"))
+    app = make_app(deployment="d2")
+    after = decide(world, app, ((V2, 100.0),), parent=before)
+    assert counts(after)["cur/hello-v2"] == 1
+
+
+def test_nothing_is_asked_of_an_app_that_is_off() -> None:
+    for app in (make_app(enabled=False), make_app(deployment=None)):
+        plan = decide(THREE, app)
+        assert (plan.placements, plan.rejections) == ((), ())
+        assert "runs nowhere" in plan.report[0]
+    assert decide(THREE, make_app(), ()).placements == ()
+
+
+def test_a_refusing_site_is_not_asked_the_same_again_until_it_has_more_free() -> None:
+    app = make_app(scale=Scale(min_per_site=2))
+    first = decide(THREE, app)
+    refused = Refused(account=ACCOUNT, app=app.name, version=V1.id, plan_generation=first.generation, missing=1, rejections=())
+    refusing = with_site(THREE, replace(make_view("cur"), refused=(refused,)))
+    second = decide(refusing, app, parent=first, cause="refused")
+    assert counts(second)["cur/hello-v1"] == 1
+    assert reasons(second) == {"cur": Reason.REFUSED_BY_SITE}
+    third = decide(THREE, app, parent=second, cause="capacity")
+    assert same_decision(second, third)
+    more = decide(with_site(THREE, make_view("cur", nodes=4)), app, parent=third, cause="capacity")
+    assert counts(more)["cur/hello-v1"] == 2
+
+
+def test_a_refusal_does_not_outlive_its_deployment() -> None:
+    first = decide(THREE)
+    refused = Refused(
+        account=ACCOUNT, app=make_app().name, version=V1.id, plan_generation=first.generation, missing=1, rejections=()
+    )
+    second = decide(with_site(THREE, replace(make_view("cur"), refused=(refused,))), parent=first)
+    assert "cur/hello-v1" not in counts(second)
+    third = decide(THREE, make_app(deployment="d2"), ((V2, 100.0),), parent=second)
+    assert counts(third)["cur/hello-v2"] == 1
+
+
+def test_the_ledger_holds_what_the_plan_places() -> None:
+    big = make_version(3, memory_mib=100)
+    plan = decide(THREE, make_app(scale=Scale(min_per_site=2)), ((V1, 50.0), (big, 50.0)))
+    held = reservations(plan, {V1.id: V1, big.id: big})
+    assert [reservation.site for reservation in held] == ["cur", "lhr", "sin"]
+    assert {reservation.resources.memory_mib for reservation in held} == {2 * 12 + 2 * 100}
+
+
+def test_the_checks_find_planted_violations() -> None:
+    app, shares = make_app(), ((V1, 100.0),)
+    plan = decide(THREE)
+    draining = with_site(THREE, make_view("cur", state="draining"))
+    full = with_site(THREE, make_view("cur", others_mib=3 * 1024))
+    twice = replace(plan.placements[0], count=2)
+    planted: list[tuple[str, Plan, World, App]] = [
+        ("placed although the site is draining", plan, draining, app),
+        ("more is placed than the site has free", plan, full, app),
+        ("denied", plan, THREE, make_app(scale=Scale(deny=("cur",)))),
+        ("not allowed", plan, THREE, make_app(scale=Scale(allow=("lhr",)))),
+        ("parent and generation", replace(plan, generation=7), THREE, app),
+        ("another deployment", replace(plan, deployment=DeploymentId("dx")), THREE, app),
+        ("without a reason", replace(plan, placements=plan.placements[1:]), THREE, app),
+        ("2 instances of", replace(plan, placements=(twice, *plan.placements[1:])), THREE, app),
+        ("two placements", replace(plan, placements=(*plan.placements, plan.placements[0])), THREE, app),
+        ("more than max_total", plan, THREE, make_app(scale=Scale(max_total=2))),
+        ("no such site", plan, World(sites=THREE.sites[:2]), app),
+        ("no node can hold", plan, THREE, make_app(scale=Scale(features=("gpu",)))),
+    ]
+    for expected, wrong, world, asked in planted:
+        found = plan_violations(wrong, world, asked, shares, None)
+        assert any(expected in violation for violation in found), (expected, found)
+
+
+def test_the_checks_do_not_believe_a_false_reason() -> None:
+    plan = decide(with_site(THREE, make_view("cur", state="down")))
+    found = plan_violations(plan, THREE, make_app(), ((V1, 100.0),), None)
+    assert found == ("cur: rejected for site_down, which does not hold",)
+
+
+def test_explain_says_why_not_and_what_would_have_to_change() -> None:
+    world = with_site(THREE, make_view("cur", others_mib=3 * 1024))
+    plan = decide(world)
+    said = explain(make_app(), plan, world)
+    verdicts = {verdict.site: verdict for verdict in said.verdicts}
+    assert [verdict.site for verdict in said.verdicts] == ["cur", "lhr", "sin"]
+    assert not verdicts["cur"].chosen
+    assert "not enough free capacity" in verdicts["cur"].reasons[0]
+    assert "needs 12 MiB memory, 0 free" in verdicts["cur"].reasons[0]
+    assert "add a node there" in verdicts["cur"].reasons[0]
+    assert verdicts["lhr"].chosen
+
+
+def test_explain_of_one_site_shows_its_nodes_and_new_sites_are_honest() -> None:
+    plan = decide(THREE)
+    world = World(sites=(*THREE.sites, make_view("nrt")))
+    said = explain(make_app(), plan, world, SiteId("nrt"))
+    assert [verdict.site for verdict in said.verdicts] == ["nrt"]
+    assert "joined after" in said.verdicts[0].reasons[0]
+    assert [node.node for node in said.nodes] == ["nrt-1", "nrt-2", "nrt-3"]
+    assert explain(make_app(), None, world).report == ("Nothing was decided yet.",)

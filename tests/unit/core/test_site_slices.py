@@ -1,0 +1,145 @@
+"""Control's answer to a site: what it runs and routes, wave by wave."""
+
+from msgspec.structs import replace
+
+from skerry.core.checks.slices import slice_violations
+from skerry.core.placement.order import fallback_order
+from skerry.core.placement.simple import place
+from skerry.core.placement.world import World
+from skerry.core.reconcile.control import share_weight, site_slice_apps
+from skerry.core.types.app import App, Deployment, Share, Version
+from skerry.core.types.ids import DeploymentId, NodeId, SiteId
+from skerry.core.types.place import Site
+from skerry.core.types.plan import Plan, Release
+from skerry.core.types.slices import NodeInstance, NodeSlice, SiteSlice, SliceApp
+from skerry.testing.builders import ACCOUNT, make_app, make_evaluation, make_site, make_version, make_view
+
+V1, V2 = make_version(1), make_version(2)
+SITES = (make_site("lhr"), make_site("cur"), make_site("sin"))
+
+
+def deployment(name: str, *shares: tuple[Version, float]) -> Deployment:
+    return Deployment(
+        id=DeploymentId(name),
+        account=ACCOUNT,
+        app=make_app().name,
+        created_ms=0,
+        shares=tuple(Share(version=version.id, percent=percent) for version, percent in shares),
+    )
+
+
+D1, D2 = deployment("d1", (V1, 100.0)), deployment("d2", (V1, 90.0), (V2, 10.0))
+
+
+def plan_of(which: Deployment, *names: str) -> Plan:
+    versions = {V1.id: V1, V2.id: V2}
+    shares = tuple((versions[share.version], share.percent) for share in which.shares)
+    world = World(sites=tuple(make_view(name) for name in names))
+    app = make_app(deployment=which.id)
+    return place(world, app, shares, evaluation=make_evaluation(), parent=None, now_ms=0)
+
+
+def slices(
+    release: Release, plans: tuple[Plan, ...], *, site: str = "lhr", app: App | None = None, sites: tuple[Site, ...] = SITES
+) -> tuple[SliceApp, ...]:
+    here = next(item for item in sites if item.id == site)
+    asked = app or make_app()
+    return site_slice_apps(
+        here,
+        (release,),
+        {plan.id: plan for plan in plans},
+        {V1.id: V1, V2.id: V2},
+        {(ACCOUNT, asked.name): asked} if app is not False else {},
+        {ACCOUNT: "acme"},
+        {D1.id: D1, D2.id: D2},
+        sites,
+        "localhost",
+    )
+
+
+def release_of(plan: Plan, previous: Plan | None = None, *waves: tuple[str, ...], state: str = "done", wave: int = 0) -> Release:
+    return Release(
+        account=ACCOUNT,
+        app=plan.app,
+        plan=plan.id,
+        previous=previous.id if previous else None,
+        state=state,  # type: ignore[arg-type]
+        waves=tuple(tuple(SiteId(name) for name in group) for group in waves),
+        wave=wave,
+        wave_since_ms=0,
+    )
+
+
+def test_a_site_gets_its_versions_hosts_and_fallbacks_nearest_first() -> None:
+    plan = plan_of(D2, "lhr", "cur", "sin")
+    (app,) = slices(release_of(plan), (plan,))
+    assert [(entry.version.id, entry.count, entry.weight) for entry in app.versions] == [(V1.id, 1, 230), (V2.id, 1, 26)]
+    assert app.hosts == ("hello.acme.localhost",)
+    assert app.fallbacks == ("cur", "sin")
+    assert app.plan_generation == 1
+
+
+def test_released_sites_follow_the_new_plan_and_the_others_the_previous() -> None:
+    old, new = plan_of(D1, "lhr", "cur"), plan_of(D2, "cur", "sin")
+    release = release_of(new, old, ("cur",), ("lhr", "sin"), state="running")
+    at = {site: slices(release, (old, new), site=site)[0] for site in ("lhr", "cur", "sin")}
+    assert [entry.version.id for entry in at["lhr"].versions] == [V1.id]
+    assert [entry.version.id for entry in at["cur"].versions] == [V1.id, V2.id]
+    assert at["sin"].versions == ()
+    assert at["sin"].fallbacks == fallback_order(SITES[2], (SITES[0], SITES[1]))
+
+
+def test_an_app_that_only_others_run_is_routed_by_fallbacks_alone() -> None:
+    plan = plan_of(D1, "cur")
+    (app,) = slices(release_of(plan), (plan,))
+    assert (app.versions, app.fallbacks) == ((), ("cur",))
+
+
+def test_sites_that_are_down_are_no_fallback_and_cut_off_ones_are_the_last() -> None:
+    plan = plan_of(D1, "lhr", "cur", "sin")
+    sites = (SITES[0], replace(SITES[1], state="cut_off"), SITES[2])
+    assert slices(release_of(plan), (plan,), sites=sites)[0].fallbacks == ("sin", "cur")
+    sites = (SITES[0], replace(SITES[1], state="down"), SITES[2])
+    assert slices(release_of(plan), (plan,), sites=sites)[0].fallbacks == ("sin",)
+
+
+def test_a_deleted_app_is_gone_and_a_disabled_one_has_no_hosts() -> None:
+    plan = plan_of(D1, "lhr")
+    release = release_of(plan)
+    gone = site_slice_apps(SITES[0], (release,), {plan.id: plan}, {}, {}, {ACCOUNT: "acme"}, {}, SITES, "localhost")
+    assert gone == ()
+    off = slices(release, (plan,), app=make_app(enabled=False))
+    assert [(app.hosts, len(app.versions)) for app in off] == [((), 1)]
+
+
+def test_a_version_that_runs_gets_traffic_however_small_its_share() -> None:
+    assert [share_weight(percent) for percent in (100.0, 50.0, 0.01, 0.0)] == [256, 128, 1, 1]
+
+
+def test_fallbacks_are_ordered_by_distance_without_the_site_itself() -> None:
+    names = ("nrt", "fra", "lhr", "sin", "cur")
+    assert fallback_order(make_site("lhr"), tuple(make_site(name) for name in names)) == ("fra", "cur", "nrt", "sin")
+
+
+def test_a_generation_never_goes_back_and_names_one_content() -> None:
+    first = SiteSlice(site=SiteId("lhr"), generation=5)
+    draining = replace(first, state="draining")
+    assert slice_violations(None, first) == ()
+    assert slice_violations(first, first) == ()
+    assert slice_violations(first, replace(draining, generation=6)) == ()
+    assert slice_violations(first, replace(first, generation=4)) == ("generation 4 follows 5",)
+    assert slice_violations(first, draining) == ("generation 5 has two contents",)
+    assert slice_violations(first, replace(first, site=SiteId("cur"))) != ()
+
+
+def test_a_slice_names_each_instance_and_each_host_once() -> None:
+    twice = NodeInstance(id="i1", version=V1)  # type: ignore[arg-type]
+    node = NodeSlice(node=NodeId("lhr-1"), generation=1, instances=(twice, twice))
+    assert slice_violations(None, node) == ("instance i1 stands twice",)
+    plan = plan_of(D1, "lhr")
+    (app,) = slices(release_of(plan), (plan,))
+    site = SiteSlice(site=SiteId("lhr"), generation=1, apps=(app, app))
+    assert slice_violations(None, site) == (
+        f"app {ACCOUNT}/hello stands twice",
+        "host hello.acme.localhost has two apps",
+    )
