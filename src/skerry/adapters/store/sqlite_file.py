@@ -47,7 +47,13 @@ def translated(path: Path) -> Generator[None]:
     try:
         yield
     except (sqlite3.Error, OSError) as error:
-        raise Unavailable(f"{path}: {error}") from error
+        raise Unavailable(f"{path}: {_described(error)}") from error
+
+
+def _described(error: BaseException) -> str:
+    """With SQLite's own name for it, which says more than its text: "disk I/O error (SQLITE_IOERR_WRITE)"."""
+    name: str | None = getattr(error, "sqlite_errorname", None)  # absent on errors of the module itself
+    return f"{error} ({name})" if name else str(error)
 
 
 def create(path: Path) -> None:
@@ -133,7 +139,8 @@ class Writer:
         except BaseException as error:
             self.revision, self._transactions, self._bytes = before
             self._roll_back(error)
-            raise
+            with translated(self._path):
+                raise
         return answers, batches
 
     def _apply(self, transaction: Transaction) -> tuple[int | Conflict, Batch]:
@@ -193,14 +200,14 @@ class Writer:
     def _roll_back(self, error: BaseException) -> None:
         """After a full disk all goes on once there is room. After a failed fsync nobody can tell what the disk
         holds: the commit could rise again when the file is next opened, after readers saw it absent."""
-        if isinstance(error, sqlite3.Error) and error.sqlite_errorcode in _FSYNC_FAILED:
-            self._broken = f"{self._path}: the disk failed to keep a write ({error}); restart to read what it holds"
+        if isinstance(error, sqlite3.Error) and getattr(error, "sqlite_errorcode", None) in _FSYNC_FAILED:
+            self._broken = f"{self._path}: the disk failed to keep a write: {_described(error)}; restart to read what it holds"
             raise Broken(self._broken) from error
         try:
             if self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")
         except sqlite3.Error as second:
-            self._broken = f"{self._path}: {error}, then {second}; restart"
+            self._broken = f"{self._path}: {_described(error)}, then {_described(second)}; restart"
             raise Broken(self._broken) from second
 
     def close(self) -> None:
