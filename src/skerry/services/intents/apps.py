@@ -243,7 +243,8 @@ class Apps:
         assets = None
         if upload.assets is not None and upload.assets.token is not None:
             assets = await self._assets.redeem(account, app, upload.assets)
-        return draft.Stored(worker=worker, blobs=blobs, assets=assets, etag=code_etag(upload))
+        etag = await anyio.to_thread.run_sync(code_etag, upload)
+        return draft.Stored(worker=worker, blobs=blobs, assets=assets, etag=etag)
 
     def _draft(
         self,

@@ -94,6 +94,8 @@ def check_modules(upload: Upload) -> None:
     for name in names:
         if not name or len(name.encode()) > limits.MODULE_NAME_BYTES_MAX or not name.isprintable():
             raise invalid(f"The module name {name[:60]!r} is empty, too long, or has characters that cannot be printed.")
+        if name.startswith("/") or "\\" in name or ".." in name.split("/"):
+            raise invalid(f"The module name {name[:60]!r} leads out of the Worker's own files.")
     if len(set(names)) != len(names):
         raise invalid(f"The module {next(n for n in names if names.count(n) > 1)!r} is there twice.")
     if upload.main_module is None:

@@ -36,6 +36,7 @@ READS: tuple[tuple[str, Handler], ...] = (
     (ACCOUNT + "/workers/tails/by-consumer/{name}", scripts.get_nothing),
     (ACCOUNT + "/workers/domains", scripts.get_nothing),
     (ACCOUNT + "/storage/kv/namespaces", scripts.get_empty_page),
+    (ACCOUNT + "/workers/durable_objects/namespaces", scripts.get_empty_page),
     (ACCOUNT + "/containers/applications", scripts.get_empty_page),
     (ACCOUNT + "/containers/dash/applications", scripts.get_empty_page),
     ("/zones", scripts.get_empty_page),
@@ -71,7 +72,6 @@ WRITES: tuple[tuple[str, str, Handler], ...] = (
     ("POST", SCRIPT + "/subdomain", scripts.post_subdomain),
     ("PUT", SCRIPT + "/schedules", scripts.put_schedules),
     ("PUT", SCRIPT + "/routes", scripts.put_routes),
-    ("POST", SCRIPT + "/assets-upload-session", assets.post_session),
     ("POST", SCRIPT + "/deployments", versions.post_deployment),
     ("PUT", SCRIPT + "/secrets", versions.put_secret),
     ("DELETE", SCRIPT + "/secrets/{secret}", versions.delete_secret),
@@ -90,6 +90,7 @@ def make_app(use_cases: UseCases) -> Starlette:
         endpoints.setdefault(path, {})[method] = gate(handler, "write")
     endpoints.setdefault(SCRIPT, {})["PUT"] = gate.upload(scripts.put_script)
     endpoints.setdefault(SCRIPT + "/versions", {})["POST"] = gate.upload(versions.post_version)
+    endpoints[SCRIPT + "/assets-upload-session"] = {"POST": gate.upload(assets.post_session)}
     endpoints[ACCOUNT + "/workers/assets/upload"] = {"POST": gate.asset_upload(assets.post_files)}
     endpoints["/user/tokens/verify"] = {"GET": users.TokenVerification(use_cases).verify}
     endpoints[ACCOUNT + "/tokens/verify"] = endpoints["/user/tokens/verify"]
@@ -116,9 +117,9 @@ def _by_method(endpoints: dict[str, Endpoint]) -> Endpoint:
     async def endpoint(request: Request) -> Response:
         method = "GET" if request.method == "HEAD" else request.method
         if method not in endpoints:
-            raise ApiError(
-                405, METHOD_NOT_ALLOWED, f"{request.method} is not allowed here.", headers={"Allow": ", ".join(endpoints)}
-            )
+            allowed = {"Allow": ", ".join(endpoints)}
+            refusal = ApiError(405, METHOD_NOT_ALLOWED, f"{request.method} is not allowed here.", headers=allowed)
+            raise _not_there(request) or refusal
         return await endpoints[method](request)
 
     return endpoint
@@ -126,7 +127,7 @@ def _by_method(endpoints: dict[str, Endpoint]) -> Endpoint:
 
 def _not_there(request: Request) -> ApiError | None:
     """In words, if the path belongs to a product that is not there yet."""
-    product = product_of(request.url.path)
+    product = product_of(request.scope["path"])
     return None if product is None else ApiError(404, NO_ROUTE, f"Skerry does not support {product} yet.")
 
 
@@ -142,11 +143,11 @@ async def _on_intent_error(request: Request, error: Exception) -> Response:
 
 async def _on_http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    return failure(_not_there(request) or no_route(request.url.path))
+    return failure(_not_there(request) or no_route(request.scope["path"]))
 
 
 async def _on_platform_fault(request: Request, error: Exception) -> Response:
-    log.warning("platform_fault", method=request.method, path=request.url.path, error=type(error).__name__, text=str(error))
+    log.warning("platform_fault", method=request.method, path=request.scope["path"], error=type(error).__name__, text=str(error))
     return failure(unavailable())
 
 
@@ -155,5 +156,5 @@ async def _on_disconnect(request: Request, error: Exception) -> Response:
 
 
 async def _on_bug(request: Request, error: Exception) -> Response:
-    log.error("bug", method=request.method, path=request.url.path, exc_info=error)
+    log.error("bug", method=request.method, path=request.scope["path"], exc_info=error)
     return failure(ApiError(500, INTERNAL, "Something is broken inside the platform; its log says more."))

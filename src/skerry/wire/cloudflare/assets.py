@@ -46,8 +46,8 @@ async def post_files(call: Call) -> Response:
 
 def _content(part: Part, *, in_base64: bool) -> bytes:
     if not in_base64:
-        return bytes(part.content)
+        return part.content
     try:
-        return base64.b64decode(bytes(part.content), validate=True)
+        return base64.b64decode(part.content, validate=True)
     except (binascii.Error, ValueError):
         raise ApiError(400, INVALID_CONTENT, f"The file {part.name[:40]!r} is not base64.") from None

@@ -127,7 +127,7 @@ def wanted(binding: BindingIn, parts: Mapping[str, Part]) -> BindingWanted:
             part = parts.get(binding.part or binding.name)
             if part is None:
                 raise _invalid(f"binding {binding.name[:60]!r} of type {binding.type} names a part that is not in the upload")
-            return PartBinding(name=binding.name, type=PART_TYPES[binding.type], content=bytes(part.content))
+            return PartBinding(name=binding.name, type=PART_TYPES[binding.type], content=part.content)
 
 
 def part_names(bindings: Iterable[BindingIn]) -> frozenset[str]:

@@ -1,7 +1,9 @@
 """One authorised request, and the wrapper that makes one of each request: who, which account, may they."""
 
 import re
-from collections.abc import Awaitable, Callable
+from collections import Counter
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import Literal, final
 
 import anyio
@@ -19,7 +21,8 @@ from skerry.wire.cloudflare.use_cases import UseCases
 Need = Literal["read", "write"]
 
 BEARER = re.compile(r"[Bb]earer +([A-Za-z0-9._~+/=-]{1,2048}) *\Z")
-UPLOADS_AT_ONCE_MAX = 4  # each holds up to 72 MiB while it arrives; others wait, unread
+UPLOADS_AT_ONCE_MAX = 8  # each holds up to 72 MiB while it arrives; others wait, unread
+UPLOADS_OF_ACCOUNT_MAX = 3  # so that no account keeps the others waiting; wrangler sends three at once
 
 
 @final
@@ -63,12 +66,34 @@ def email_of(principal: Principal, suffix: str) -> str:
 
 
 @final
+class UploadSlots:
+    """Few large bodies at once, fewer of one account."""
+
+    def __init__(self) -> None:
+        self._all = anyio.Semaphore(UPLOADS_AT_ONCE_MAX)
+        self._accounts: dict[AccountId, anyio.Semaphore] = {}
+        self._users: Counter[AccountId] = Counter()
+
+    @asynccontextmanager
+    async def one_of(self, account: AccountId) -> AsyncGenerator[None]:
+        own = self._accounts.setdefault(account, anyio.Semaphore(UPLOADS_OF_ACCOUNT_MAX))
+        self._users[account] += 1
+        try:
+            async with own, self._all:
+                yield
+        finally:
+            self._users[account] -= 1
+            if not self._users[account]:
+                del self._users[account], self._accounts[account]
+
+
+@final
 class Gate:
     """Turns handlers into endpoints."""
 
     def __init__(self, use_cases: UseCases) -> None:
         self._use_cases = use_cases
-        self._uploads = anyio.CapacityLimiter(UPLOADS_AT_ONCE_MAX)
+        self._slots = UploadSlots()
 
     def __call__(self, handler: Handler, need: Need) -> Callable[[Request], Awaitable[Response]]:
         async def endpoint(request: Request) -> Response:
@@ -81,7 +106,7 @@ class Gate:
 
         async def endpoint(request: Request) -> Response:
             call = await self.admit(request, "write")
-            async with self._uploads:
+            async with self._slots.one_of(call.account.id):
                 return await handler(call)
 
         return endpoint
@@ -93,7 +118,7 @@ class Gate:
             account = await self._account(request)
             await self._use_cases.assets.verify(account.id, bearer(request))
             principal = Principal(token=TokenId(""), name="assets", scope="read", account=account.id)
-            async with self._uploads:
+            async with self._slots.one_of(account.id):
                 return await handler(Call(request, self._use_cases, principal, account))
 
         return endpoint
@@ -118,7 +143,7 @@ class Gate:
         try:
             return await self._use_cases.accounts.account(AccountId(request.path_params["account"]))
         except NotFound:
-            raise errors.no_route(request.url.path) from None
+            raise errors.no_route(request.scope["path"]) from None
 
 
 def bearer(request: Request) -> str:

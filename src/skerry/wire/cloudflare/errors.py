@@ -80,6 +80,6 @@ def no_route(path: str) -> ApiError:
     return ApiError(
         404,
         NO_ROUTE,
-        f"Could not route to {path[:200]}, perhaps your object identifier is invalid?",
+        f"Could not route to {path[:200].encode(errors='replace').decode()}, perhaps your object identifier is invalid?",
         also=((NO_ROUTE_ALSO, "No route for that URI"),),
     )

@@ -97,7 +97,7 @@ def read_upload(parts: Sequence[Part]) -> Upload:
     by_name = {part.name: part for part in parts}
     if METADATA_PART not in by_name:
         raise _invalid("The upload has no part named metadata.")
-    raw = bytes(by_name[METADATA_PART].content)
+    raw = by_name[METADATA_PART].content
     if len(raw) > METADATA_BYTES_MAX:
         raise _invalid(f"The metadata has more than {METADATA_BYTES_MAX:,} bytes.")
     metadata = decode(raw, Metadata, code=INVALID_CONTENT, what="metadata")
@@ -181,10 +181,10 @@ def _module(part: Part, *, is_script: bool) -> ModulePart:
         raise _invalid("The body_part is an ES module; name it main_module instead.")
     if kind in ("esm", "commonjs", "text", "json"):
         _check_utf8(name, part.content)
-    return ModulePart(name=name, type=kind, content=bytes(part.content))
+    return ModulePart(name=name, type=kind, content=part.content)
 
 
-def _check_utf8(name: str, content: bytearray) -> None:
+def _check_utf8(name: str, content: bytes) -> None:
     try:
         content.decode()
     except UnicodeDecodeError:

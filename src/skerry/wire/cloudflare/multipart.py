@@ -1,7 +1,7 @@
 """multipart/form-data, parsed while it arrives; every number has a limit."""
 
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import anyio
 from python_multipart.exceptions import FormParserError
@@ -28,7 +28,7 @@ class Part:
     filename: str | None
     content_type: str
     full_content_type: str = ""
-    content: bytearray = field(default_factory=bytearray)
+    content: bytes = b""
 
 
 def refused(message: str) -> ApiError:
@@ -60,6 +60,7 @@ async def _feed(collector: "_Collector", boundary: bytes, stream: AsyncIterator[
                 "on_header_end": collector.header_end,
                 "on_headers_finished": collector.headers_finished,
                 "on_part_data": collector.part_data,
+                "on_part_end": collector.part_end,
                 "on_end": collector.end,
             },
             max_header_count=HEADERS_PER_PART_MAX,
@@ -99,6 +100,7 @@ class _Collector:
         self._headers: dict[bytes, bytes] = {}
         self._field = bytearray()
         self._value = bytearray()
+        self._content = bytearray()
 
     def part_begin(self) -> None:
         if len(self.parts) >= PARTS_MAX:
@@ -120,7 +122,11 @@ class _Collector:
         self.parts.append(_part(self._headers))
 
     def part_data(self, data: bytes, start: int, end: int) -> None:
-        self.parts[-1].content += memoryview(data)[start:end]
+        self._content += memoryview(data)[start:end]
+
+    def part_end(self) -> None:
+        self.parts[-1].content = bytes(self._content)
+        self._content = bytearray()
 
     def end(self) -> None:
         self.ended = True

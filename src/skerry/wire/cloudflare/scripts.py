@@ -82,7 +82,7 @@ async def patch_settings(call: Call) -> Response:
     part = next((part for part in parts if part.name == "settings"), None)
     if part is None:
         raise ApiError(400, INVALID_CONTENT, "The request has no part named settings.")
-    raw = bytes(part.content)
+    raw = part.content
     _refuse_fields(decode(raw, dict[str, Any], code=INVALID_CONTENT, what="settings"))
     settings = decode(raw, SettingsIn, code=INVALID_CONTENT, what="settings")
     if settings.bindings is not None:
@@ -138,7 +138,7 @@ async def put_schedules(call: Call) -> Response:
     schedules = await json_body(call.request, list[Any])
     await call.apps.app(call.account.id, call.name)
     if schedules:
-        raise ApiError(400, INVALID_CONTENT, "Skerry does not support cron schedules yet; the Worker itself is unchanged.")
+        raise ApiError(400, INVALID_CONTENT, "Skerry has no cron schedules yet: the Worker is deployed without them.")
     return ok({"schedules": []})
 
 
@@ -189,7 +189,7 @@ async def get_environment(call: Call) -> Response:
 
 async def put_routes(call: Call) -> Response:
     if await json_body(call.request, list[Any]):
-        raise ApiError(400, INVALID_CONTENT, "Skerry does not support routes yet; the Worker itself is unchanged.")
+        raise ApiError(400, INVALID_CONTENT, "Skerry has no routes yet: the Worker answers at its own host name alone.")
     return ok([])
 
 
