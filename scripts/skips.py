@@ -6,8 +6,8 @@ A test whose name or reason contains an allowed TEXT may be skipped. Expected fa
 
 import argparse
 import sys
-import xml.etree.ElementTree as ElementTree
 from pathlib import Path
+from xml.etree import ElementTree
 
 
 def main() -> int:

@@ -1,10 +1,13 @@
 """The doctor tells what keeps workers from running apart from what only limits them."""
 
 import json
+import os
+from pathlib import Path
 
 import pytest
 
 from skerry.adapters import machine, tools
+from skerry.adapters.cgroup.probe import find_tree
 from skerry.apps import doctor
 
 
@@ -56,7 +59,7 @@ def test_the_kernel_setting_that_forbids_namespaces_is_named(monkeypatch: pytest
 
 
 def test_probing_leaves_no_group_behind() -> None:
-    machine.try_cgroups()
-    v1, v2 = machine._cgroup_mounts()
-    left = [group for mount in {*v1.values(), v2} if mount for group in mount.glob("skerry-probe-*")]
-    assert left == []
+    machine.try_groups()
+    tree, _ = find_tree(f"skerry-probe-{os.getpid()}")
+    assert tree is None or tree.names() == ()
+    assert not list(Path("/sys/fs/cgroup").glob(f"**/skerry-probe-{os.getpid()}"))

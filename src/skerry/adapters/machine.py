@@ -12,15 +12,19 @@ import socket
 import subprocess
 from pathlib import Path
 
+from skerry.adapters.cgroup.base import CgroupError, Limits
+from skerry.adapters.cgroup.probe import find_tree
 from skerry.kit.record import Record
 
 SANDBOX_TIMEOUT_S = 10
-LIMITS = ("cpu", "memory", "pids")  # the controllers that bound an app
+PROBE_LIMITS = Limits(memory_bytes=64 << 20, cpu_millicores=100, pids=64)
 # The namespaces and locks that instances get, around a program that every machine has.
 SANDBOX_OPTIONS = (
-    "--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-net", "--die-with-parent", "--new-session",
+    "--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-net", "--unshare-cgroup-try", "--die-with-parent",
     "--cap-drop", "ALL", "--ro-bind", "/", "/", "--proc", "/proc", "--dev", "/dev",
 )  # fmt: skip
+
+CERTIFICATES = Path("/etc/ssl/certs")  # what egress sees of the machine
 
 _PROC = Path("/proc")
 _SYSCTL = Path("/proc/sys")
@@ -33,12 +37,12 @@ class Refused(Record):
     remedy: str
 
 
-class Cgroups(Record):
-    """Where groups can be made. Empty `limits`: none of the controllers is ours to use."""
+class Groups(Record):
+    """What control groups this user may make; `problem` says why not all."""
 
-    version: str  # "v1", "v2", "v1 and v2", "none"
-    limits: tuple[str, ...] = ()  # of cpu, memory, pids
-    kill: bool = False  # a group can be ended as a whole, atomically
+    limits: bool = False
+    kill: bool = False  # a group can be ended as a whole, in one step
+    problem: str = ""
 
 
 def try_sandbox(bwrap: str) -> Refused | None:
@@ -71,45 +75,26 @@ def _sandbox_remedy() -> str:
     return "run Skerry as root, or let this user make namespaces"
 
 
-def try_cgroups() -> Cgroups:
-    """Make a group in each hierarchy and remove it again."""
-    v1, v2 = _cgroup_mounts()
-    limits = {name for name in LIMITS if name in v1 and _can_make_group(v1[name])}
-    if v2 is not None:
-        limits |= _usable_controllers_v2(v2) & set(LIMITS)
-    versions = [name for name, there in (("v1", bool(v1)), ("v2", v2 is not None)) if there]
-    kill = v2 is not None and _can_make_group(v2, wanted="cgroup.kill")
-    return Cgroups(version=" and ".join(versions) or "none", limits=tuple(sorted(limits)), kill=kill)
-
-
-def _cgroup_mounts() -> tuple[dict[str, Path], Path | None]:
-    """(controller -> mount point of v1, mount point of v2)."""
-    v1: dict[str, Path] = {}
-    v2: Path | None = None
-    for line in _read(_PROC / "mounts").splitlines():
-        _, where, kind, options, *_ = line.split(" ")
-        if kind == "cgroup":
-            v1 |= dict.fromkeys(options.split(","), Path(where))
-        elif kind == "cgroup2":
-            v2 = Path(where)
-    return v1, v2
-
-
-def _usable_controllers_v2(mount: Path) -> set[str]:
-    return set(_read(mount / "cgroup.controllers").split()) if _can_make_group(mount) else set()
-
-
-def _can_make_group(parent: Path, *, wanted: str = "cgroup.procs") -> bool:
-    group = parent / f"skerry-probe-{os.getpid()}"
+def try_groups() -> Groups:
+    """Make a group with limits, as instances get one, and remove it again."""
+    tree, reason = find_tree(f"skerry-probe-{os.getpid()}")
+    if tree is None:
+        return Groups(problem=reason)
     try:
-        group.mkdir()
-    except OSError:
-        return False
-    try:
-        return os.access(group / wanted, os.W_OK)
+        group = tree.create("probe")
+        group.limit(PROBE_LIMITS)
+        kill = any((Path(file).parent / "cgroup.kill").exists() for file in group.join)
+        return Groups(limits=tree.limits, kill=kill, problem="" if tree.limits else "no memory and CPU controllers")
+    except CgroupError as error:
+        return Groups(problem=str(error))
     finally:
-        with contextlib.suppress(OSError):
-            group.rmdir()
+        tree.open("probe").remove()
+        tree.remove()
+
+
+def certificates() -> int:
+    """How many files of authorities this machine trusts."""
+    return sum(path.suffix in {".pem", ".crt", ".0"} for path in CERTIFICATES.glob("*"))
 
 
 def zram_swap() -> tuple[bool, bool]:

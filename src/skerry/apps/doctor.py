@@ -26,7 +26,6 @@ ENGINES: tuple[tuple[Callable[[], tools.Tool], str, bool], ...] = (
     (tools.find_haproxy, "no site has an ingress", True),
     (tools.find_node, NO_CLIENT, False),
     (tools.find_wrangler, NO_CLIENT, False),
-    (tools.find_wrk, "benches with an outside load generator", False),
 )
 
 
@@ -43,7 +42,7 @@ class Finding(Record):
 
 def examine() -> tuple[Finding, ...]:
     """Try everything, in the order in which it matters."""
-    probes = (_engines, _sandbox, _rights, _limits, _groups, _sleep, _clock, _files, _memory, _ports)
+    probes = (_engines, _sandbox, _rights, _groups, _certificates, _sleep, _clock, _files, _memory, _ports)
     return tuple(finding for probe in probes for finding in probe())
 
 
@@ -104,25 +103,32 @@ def _rights() -> Iterator[Finding]:
     )
 
 
-def _limits() -> Iterator[Finding]:
-    groups = machine.try_cgroups()
+def _groups() -> Iterator[Finding]:
+    groups = machine.try_groups()
     yield _judge(
         "limits",
-        f"cgroup {groups.version}: {', '.join(groups.limits) or 'no controller that this user may use'}",
-        good=groups.limits == machine.LIMITS,
+        groups.problem or "cgroups with memory, CPU and process limits",
+        good=groups.limits,
         disables="memory and CPU limits of apps",
-        remedy="run as root, on a kernel with cgroups",
+        remedy="run as root, on a kernel with control groups",
+    )
+    yield _judge(
+        "cgroup.kill",
+        "yes" if groups.kill else "not for this user",
+        good=groups.kill,
+        disables="ending a sandbox in one step (its processes are ended one by one)",
+        remedy="run as root, on Linux 5.14 or newer with the unified hierarchy mounted",
     )
 
 
-def _groups() -> Iterator[Finding]:
-    kill = machine.try_cgroups().kill
+def _certificates() -> Iterator[Finding]:
+    count = machine.certificates()
     yield _judge(
-        "cgroup.kill",
-        "yes" if kill else "no v2 tree that this user may use",
-        good=kill,
-        disables="ending a sandbox in one step (its processes are ended one by one)",
-        remedy="run as root, on Linux 5.14 or newer with the v2 tree mounted",
+        "certificates",
+        f"{count} in {machine.CERTIFICATES}" if count else f"none in {machine.CERTIFICATES}",
+        good=count > 0,
+        disables="calls of apps to the outside (the egress cannot tell who answers)",
+        remedy="sudo apt-get install ca-certificates",
     )
 
 
