@@ -1,0 +1,153 @@
+"""The control plane: API dialects, placer, rollouts, slices for the sites.
+
+python -m skerry.apps.control --config FILE [--liveness-fd N]
+"""
+
+import os
+import secrets
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.routing import Mount
+
+from skerry.adapters.blobs.directory import DirectoryBlobs
+from skerry.adapters.clock.system import SystemClock
+from skerry.adapters.store.sqlite import SqliteStore
+from skerry.apps.config import ControlConfig
+from skerry.apps.logs import configure_logs
+from skerry.apps.plane import Plane, read_secret, run_plane
+from skerry.apps.serving import bind, serving
+from skerry.apps.tasks import running
+from skerry.core.types.control import SiteIntent
+from skerry.core.types.ids import Digest, SiteId
+from skerry.core.types.slices import SiteReport, SiteSlice
+from skerry.ports.blobs import Blobs, NotFound
+from skerry.ports.store import Store
+from skerry.services.accounts import Accounts
+from skerry.services.control import keys
+from skerry.services.control.declare import declare_sites
+from skerry.services.control.mirror import Mirror
+from skerry.services.control.observed import Observed
+from skerry.services.control.placer import Placer
+from skerry.services.control.rollouts import Rollouts
+from skerry.services.control.slices import Slices
+from skerry.services.control.watcher import Watcher
+from skerry.services.intents.apps import Apps
+from skerry.services.intents.assets import AssetSessions
+from skerry.services.operations import PlatformOperations
+from skerry.wire.cloudflare.app import make_app
+from skerry.wire.cloudflare.use_cases import Addresses, UseCases
+from skerry.wire.internal.routes import link_app
+from skerry.wire.own.routes import own_app
+
+FAULT_VARIABLE = "SKERRY_FAULT_KILL_AT_COMMIT"  # for tests: "before:N" or "after:N", see skerry.testing.faults
+
+
+class Parts:
+    """The services of one control, wired together."""
+
+    def __init__(self, config: ControlConfig, store: Store, blobs: Blobs) -> None:
+        self.clock = SystemClock()
+        self.store = store
+        self.blobs = blobs
+        self.accounts = Accounts(store, self.clock, secrets.token_bytes)
+        self.mirror = Mirror(store)
+        self.observed = Observed(self.clock)
+        self.placer = Placer(store, self.mirror, self.observed, self.clock)
+        self.rollouts = Rollouts(store, self.mirror, self.observed, self.clock)
+        self.watcher = Watcher(store, self.mirror, self.observed, self.placer, self.clock)
+        self.slices = Slices(self.mirror, suffix=config.suffix)
+        self.operations = PlatformOperations(
+            store,
+            self.mirror,
+            self.observed,
+            self.placer,
+            self.clock,
+            suffix=config.suffix,
+            public_port=config.public_port,
+        )
+
+    def loops(self) -> tuple[Coroutine[Any, Any, None], ...]:
+        return (self.mirror.run(), self.placer.run(), self.rollouts.run(), self.watcher.run())
+
+
+async def serve(config: ControlConfig, plane: Plane) -> None:
+    configure_logs()
+    listener = bind(config.listen)
+    data = Path(config.data_dir)
+    store = _with_faults(await SqliteStore.open(data / "store.db"))
+    try:
+        blobs = await DirectoryBlobs.open(data / "blobs")
+        parts = Parts(config, store, blobs)
+        await parts.accounts.ensure_admin(Path(config.admin_token_path), account_name=config.default_account)
+        await declare_sites(store, config.sites)
+        await parts.mirror.load()
+        async with running(*parts.loops()), serving(_app(config, parts), listener):
+            plane.ready()
+            await plane.ended()
+    finally:
+        await store.aclose()
+
+
+def _app(config: ControlConfig, parts: Parts) -> Starlette:
+    """The dialects side by side: Cloudflare's, the sites' links, and our own at the root."""
+    random_bytes = secrets.token_bytes
+    assets = AssetSessions(parts.store, parts.blobs, parts.clock, random_bytes)
+    apps = Apps(
+        store=parts.store,
+        blobs=parts.blobs,
+        clock=parts.clock,
+        checker=parts.checker,
+        assets=assets,
+        random_bytes=random_bytes,
+    )
+    addresses = Addresses(suffix=config.suffix, port=config.public_port)
+    use_cases = UseCases(accounts=parts.accounts, apps=apps, assets=assets, addresses=addresses)
+    return Starlette(
+        routes=[
+            Mount("/client/v4", app=make_app(use_cases)),
+            Mount("/internal/v1", app=_links(config, parts)),
+            Mount("/", app=own_app(parts.operations, parts.accounts)),
+        ]
+    )
+
+
+def _links(config: ControlConfig, parts: Parts) -> Starlette:
+    async def next_slice(site: str, after: int, wait_ms: int) -> SiteSlice | None:
+        return await parts.slices.next(SiteId(site), after=after, wait_ms=wait_ms)
+
+    async def blob(digest: Digest) -> bytes | None:
+        try:
+            return await parts.blobs.get(digest)
+        except NotFound:
+            return None
+
+    return link_app(
+        "sites",
+        SiteReport,
+        secret=read_secret(config.join_secret_path),
+        known=lambda site: parts.mirror.get(keys.site(SiteId(site)), SiteIntent) is not None,
+        caller_of=lambda report: report.site,
+        hear=parts.observed.hear,
+        next_slice=next_slice,
+        blob=blob,
+    )
+
+
+def _with_faults(store: Store) -> Store:
+    point = os.environ.get(FAULT_VARIABLE)
+    if not point:
+        return store
+    from skerry.testing.faults import KillAfterCommits, KillPoint
+
+    return KillAfterCommits(store, KillPoint.parse(point))
+
+
+def main() -> None:
+    run_plane(ControlConfig, serve)
+
+
+if __name__ == "__main__":
+    main()

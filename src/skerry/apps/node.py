@@ -1,0 +1,64 @@
+"""A node: the agent and its runtime.
+
+    python -m skerry.apps.node --config FILE [--liveness-fd N]
+
+When its supervisor ends, instances end with it. Ended by a signal alone, or killed, the agent leaves them running for
+the next one.
+"""
+
+import secrets
+from pathlib import Path
+
+from skerry.adapters.clock.system import SystemClock
+from skerry.adapters.link.http import HttpSiteLink
+from skerry.adapters.recordfile import JsonFile
+from skerry.adapters.runtime.workerd.runtime import WorkerdRuntime
+from skerry.adapters.runtime.workerd.settings import Settings
+from skerry.apps.config import NodeConfig
+from skerry.apps.logs import configure_logs
+from skerry.apps.plane import Plane, read_secret, run_plane
+from skerry.apps.tasks import running
+from skerry.core.types.slices import NodeSlice
+from skerry.services.node.agent import Agent
+
+REQUEST_CF_HEADER = "x-skerry-cf"  # set by the ingress, which removes a client's own
+
+
+async def serve(config: NodeConfig, plane: Plane) -> None:
+    configure_logs()
+    data = Path(config.data_dir)
+    link = HttpSiteLink(config.site_url, config.node.id, read_secret(config.join_secret_path))
+    runtime = WorkerdRuntime(
+        node=config.node.id,
+        address=config.node.address,
+        data_dir=data,
+        run_dir=Path(config.run_dir),
+        fetch_blob=link.blob,
+        settings=Settings(egress_allow=config.egress.allow, request_cf_header=REQUEST_CF_HEADER),
+        workerd=config.engines.workerd,
+        bwrap=config.engines.bwrap,
+    )
+    agent = Agent(
+        config.node,
+        runtime,
+        link,
+        SystemClock(),
+        JsonFile(data / "slice.json", NodeSlice),
+        epoch=secrets.token_hex(8),
+    )
+    try:
+        await runtime.attach()
+        async with running(agent.run()):
+            plane.ready()
+            await plane.ended()
+    finally:
+        await runtime.aclose(stop_instances=plane.supervisor_gone)
+        await link.aclose()
+
+
+def main() -> None:
+    run_plane(NodeConfig, serve)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,94 @@
+"""A site: its controller, its ingress and the API that its nodes call.
+
+python -m skerry.apps.site --config FILE [--liveness-fd N]
+"""
+
+import os
+import secrets
+from pathlib import Path
+
+from starlette.applications import Starlette
+from starlette.routing import Mount
+
+from skerry.adapters.clock.system import SystemClock
+from skerry.adapters.ingress.haproxy.ingress import HAProxyIngress
+from skerry.adapters.link.http import HttpControlLink
+from skerry.adapters.link.probe import accepts_connections
+from skerry.adapters.recordfile import JsonFile
+from skerry.apps.config import SiteConfig
+from skerry.apps.logs import configure_logs
+from skerry.apps.plane import Plane, read_secret, run_plane
+from skerry.apps.serving import bind, serving
+from skerry.apps.tasks import running
+from skerry.core.reconcile.site_types import SiteMemory
+from skerry.core.types.ids import Digest, NodeId
+from skerry.core.types.slices import NodeReport, NodeSlice, SiteSlice
+from skerry.ports.links import LinkError
+from skerry.services.site.controller import SiteController
+from skerry.services.site.nodes import Nodes
+from skerry.wire.internal.routes import link_app
+
+
+async def serve(config: SiteConfig, plane: Plane) -> None:
+    configure_logs()
+    listener = bind(config.listen)
+    secret = read_secret(config.join_secret_path)
+    data = Path(config.data_dir)
+    clock = SystemClock()
+    link = HttpControlLink(config.control_url, config.site.id, secret)
+    ingress = make_ingress(config)
+    controller = SiteController(
+        config.site.id,
+        config.nodes,
+        ingress,
+        link,
+        nodes=Nodes(clock, accepts_connections),
+        clock=clock,
+        slice_file=JsonFile(data / "slice.json", SiteSlice),
+        memory_file=JsonFile(data / "memory.json", SiteMemory),
+        epoch=secrets.token_hex(8),
+        pid=os.getpid(),
+    )
+    try:
+        await controller.start()
+        async with running(controller.run()), serving(_app(controller, link, secret), listener):
+            plane.ready()
+            await plane.ended()
+    finally:
+        await ingress.aclose(stop=plane.supervisor_gone)
+        await link.aclose()
+
+
+def _app(controller: SiteController, link: HttpControlLink, secret: str) -> Starlette:
+    async def next_slice(node: str, after: int, wait_ms: int) -> NodeSlice | None:
+        return await controller.next_slice(NodeId(node), after=after, wait_ms=wait_ms)
+
+    async def blob(digest: Digest) -> bytes | None:
+        try:
+            return await link.blob(digest)
+        except LinkError:
+            return None
+
+    links = link_app(
+        "nodes",
+        NodeReport,
+        secret=secret,
+        known=lambda node: controller.known(NodeId(node)),
+        caller_of=lambda report: report.node.id,
+        hear=controller.hear,
+        next_slice=next_slice,
+        blob=blob,
+    )
+    return Starlette(routes=[Mount("/internal/v1", app=links)])
+
+
+def make_ingress(config: SiteConfig) -> HAProxyIngress:
+    raise NotImplementedError
+
+
+def main() -> None:
+    run_plane(SiteConfig, serve)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,17 @@
+"""One record on a plane's own disk: what it has to know again after its restart.
+
+`save` replaces the record whole and returns when it survives kill -9 and power loss. `load` gives the last one saved;
+None if there is none, or one that cannot be read (then the plane above will give it again).
+"""
+
+from typing import Protocol, TypeVar
+
+from skerry.kit.record import Record
+
+R = TypeVar("R", bound=Record)
+
+
+class RecordFile(Protocol[R]):
+    def load(self) -> R | None: ...
+
+    def save(self, value: R, /) -> None: ...

@@ -1,0 +1,65 @@
+"""The keys of control's records. One function per kind; nothing else spells a key."""
+
+from skerry.core.types.ids import AccountId, AppName, DeploymentId, EvaluationId, NodeId, SiteId, VersionId
+
+APPS = "apps/"
+VERSIONS = "versions/"
+DEPLOYMENTS = "deployments/"
+EVALUATIONS = "evaluations/"
+PLANS = "plans/"
+PLAN_HEADS = "plan-heads/"
+RELEASES = "releases/"
+BLOCKED = "blocked/"
+SITES = "sites/"
+LEDGERS = "site-ledgers/"
+RESERVATIONS = "reservations/"
+ACCOUNTS = "accounts/"
+
+
+def app(account: AccountId, name: AppName) -> str:
+    return f"{APPS}{account}/{name}"
+
+
+def version(account: AccountId, name: AppName, version_id: VersionId) -> str:
+    return f"{VERSIONS}{account}/{name}/{version_id}"
+
+
+def deployment(account: AccountId, name: AppName, created_ms: int, deployment_id: DeploymentId) -> str:
+    """Keys of an app's deployments are in the order of their making."""
+    return f"{DEPLOYMENTS}{account}/{name}/{created_ms:013d}-{deployment_id}"
+
+
+def evaluation(account: AccountId, name: AppName, evaluation_id: EvaluationId) -> str:
+    return f"{EVALUATIONS}{account}/{name}/{evaluation_id}"
+
+
+def plan(account: AccountId, name: AppName, generation: int) -> str:
+    return f"{PLANS}{account}/{name}/{generation:010d}"
+
+
+def plan_head(account: AccountId, name: AppName) -> str:
+    return f"{PLAN_HEADS}{account}/{name}"
+
+
+def release(account: AccountId, name: AppName) -> str:
+    return f"{RELEASES}{account}/{name}"
+
+
+def blocked(account: AccountId, name: AppName) -> str:
+    return f"{BLOCKED}{account}/{name}"
+
+
+def site(site_id: SiteId) -> str:
+    return f"{SITES}{site_id}"
+
+
+def ledger(site_id: SiteId) -> str:
+    return f"{LEDGERS}{site_id}"
+
+
+def reservation(site_id: SiteId, account: AccountId, name: AppName) -> str:
+    return f"{RESERVATIONS}{site_id}/{account}/{name}"
+
+
+def site_of_node(node: NodeId) -> SiteId:
+    return SiteId(node.rpartition("-")[0])

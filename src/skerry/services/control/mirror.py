@@ -1,0 +1,148 @@
+"""A decoded copy of the store in memory, kept up to date by a watch.
+
+Decisions read it as their snapshot: it is the store as it was at `revision`, never a mixture. What they write
+is checked against the revisions that the mirror holds, so an old mirror can only lead to a `Conflict`.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Iterator
+from typing import TypeVar
+
+import structlog
+
+from skerry.core.types.account import Account
+from skerry.core.types.app import App, Deployment, Version
+from skerry.core.types.control import PlanHead, Reservation, SiteIntent, SiteLedger
+from skerry.core.types.plan import Blocked, Evaluation, Plan, Release
+from skerry.kit import record
+from skerry.ports.store import PAGE_MAX, Change, Check, Compacted, Page, Store, StoreError
+from skerry.services.control import keys
+
+log = structlog.get_logger()
+
+R = TypeVar("R", bound=record.Record)
+
+KINDS: dict[str, type[record.Record]] = {
+    keys.ACCOUNTS: Account,
+    keys.APPS: App,
+    keys.VERSIONS: Version,
+    keys.DEPLOYMENTS: Deployment,
+    keys.EVALUATIONS: Evaluation,
+    keys.PLANS: Plan,
+    keys.PLAN_HEADS: PlanHead,
+    keys.RELEASES: Release,
+    keys.BLOCKED: Blocked,
+    keys.SITES: SiteIntent,
+    keys.LEDGERS: SiteLedger,
+    keys.RESERVATIONS: Reservation,
+}
+RETRY_DELAY_S = 0.5  # a store that does not answer is asked again this often
+
+
+class Mirror:
+    """`get` and `select` read it; `wait_beyond` waits for it to move."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._records: dict[str, dict[str, tuple[record.Record, int]]] = {prefix: {} for prefix in KINDS}
+        self._moved = asyncio.Event()
+        self.revision = 0
+
+    async def load(self) -> None:
+        """Read everything at one revision or later; from then on `run` keeps it current."""
+        pages = await self._read_all()
+        self._records = {prefix: {} for prefix in KINDS}
+        for page in pages:
+            for entry in page.entries:
+                self._set(entry.key, entry.value, entry.revision)
+        # The pages were read one after the other: the oldest revision is where the watch has to begin.
+        self._advance(min(page.revision for page in pages))
+
+    async def run(self) -> None:
+        """Follow the store until cancelled; a gap in its history is healed by reading all of it again."""
+        while True:
+            try:
+                async for changes in self._store.watch("", after=self.revision):
+                    self._apply(changes)
+            except Compacted:
+                log.warning("mirror_reload", reason="the store's history is gone")
+                await self._reload()
+            except StoreError as error:
+                log.warning("mirror_waits", error=str(error))
+            await asyncio.sleep(RETRY_DELAY_S)
+
+    def get(self, key: str, as_type: type[R]) -> R | None:
+        found = self._bucket(key).get(key)
+        if found is None:
+            return None
+        assert isinstance(found[0], as_type)
+        return found[0]
+
+    def check(self, key: str) -> Check:
+        """The compare that holds as long as nobody has written `key` since this snapshot."""
+        found = self._bucket(key).get(key)
+        return Check(key=key, revision=found[1] if found else 0)
+
+    def select(self, prefix: str, as_type: type[R]) -> Iterator[R]:
+        """Records whose keys start with `prefix`, in key order."""
+        bucket = self._bucket(prefix)
+        for key in sorted(bucket):
+            if key.startswith(prefix):
+                found = bucket[key][0]
+                assert isinstance(found, as_type)
+                yield found
+
+    async def wait_beyond(self, revision: int, *, wait_ms: int) -> bool:
+        """True as soon as `self.revision` is above `revision`; False after `wait_ms`."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(wait_ms / 1000):
+                while self.revision <= revision:
+                    await self._moved.wait()
+        return self.revision > revision
+
+    async def _reload(self) -> None:
+        while True:
+            try:
+                return await self.load()
+            except StoreError as error:
+                log.warning("mirror_waits", error=str(error))
+                await asyncio.sleep(RETRY_DELAY_S)
+
+    async def _read_all(self) -> list[Page]:
+        pages: list[Page] = []
+        for prefix in KINDS:
+            after: str | None = None
+            while True:
+                page = await self._store.range(prefix, after=after, limit=PAGE_MAX)
+                pages.append(page)
+                if not page.more:
+                    break
+                after = page.entries[-1].key
+        return pages
+
+    def _apply(self, changes: tuple[Change, ...]) -> None:
+        for change in changes:
+            self._set(change.key, change.value, change.revision)
+        self._advance(changes[-1].revision)
+
+    def _advance(self, revision: int) -> None:
+        self.revision = revision
+        moved, self._moved = self._moved, asyncio.Event()
+        moved.set()
+
+    def _set(self, key: str, value: bytes | None, revision: int) -> None:
+        prefix = _prefix(key)
+        if prefix not in KINDS:
+            return
+        if value is None:
+            self._records[prefix].pop(key, None)
+        else:
+            self._records[prefix][key] = (record.decode(value, KINDS[prefix]), revision)
+
+    def _bucket(self, key: str) -> dict[str, tuple[record.Record, int]]:
+        return self._records[_prefix(key)]
+
+
+def _prefix(key: str) -> str:
+    return key[: key.index("/") + 1]

@@ -1,0 +1,281 @@
+"""The placer: answers evaluations with plans.
+
+    evaluations -> snapshot -> core.placement -> core.checks -> commit (compare-and-set) -> release
+
+A commit checks the revisions of the app, of its plan head and of the ledger of every site that it touches.
+Any number of placers may run: one of two that decide at once gets a `Conflict`, and decides again.
+"""
+
+import structlog
+from msgspec.structs import replace
+
+from skerry.core.checks.plan import plan_violations
+from skerry.core.machines.rollout import brings_new_version, waves
+from skerry.core.placement.ledger import reservations
+from skerry.core.placement.simple import blocking, place, same_decision
+from skerry.core.placement.world import SiteView, World
+from skerry.core.types.app import App, Deployment, Version
+from skerry.core.types.control import PlanHead, Reservation, SiteIntent, SiteLedger
+from skerry.core.types.ids import AccountId, AppName, PlanId, SiteId, VersionId
+from skerry.core.types.plan import Blocked, Evaluation, Plan, Release
+from skerry.core.types.resources import Resources
+from skerry.core.types.slices import Refused
+from skerry.kit import record
+from skerry.kit.record import Record
+from skerry.ports.clock import Clock
+from skerry.ports.store import Check, Conflict, Delete, Op, Put, Store, StoreError
+from skerry.services.control import keys
+from skerry.services.control.mirror import Mirror
+from skerry.services.control.observed import Observed
+
+log = structlog.get_logger()
+
+PLANS_KEPT = 20  # of one app, for `explain` and for people; older ones are pruned by each commit
+RETRY_DELAY_MS = 200
+WAIT_MS = 1_000
+NOT_READY_MS = 50
+
+AppKey = tuple[AccountId, AppName]
+
+
+class Snapshot(Record):
+    """All that one decision about one app reads, with the revisions that its commit is checked against."""
+
+    app: App | None
+    head: PlanHead | None
+    parent: Plan | None
+    release: Release | None
+    evaluations: tuple[Evaluation, ...]
+    shares: tuple[tuple[Version, float], ...]
+    versions: dict[VersionId, Version]
+    world: World
+    checks: tuple[Check, ...]
+
+
+class Placer:
+    def __init__(self, store: Store, mirror: Mirror, observed: Observed, clock: Clock) -> None:
+        self._store = store
+        self._mirror = mirror
+        self._observed = observed
+        self._clock = clock
+
+    async def run(self) -> None:
+        """Decide whatever is pending, for ever."""
+        while True:
+            revision = self._mirror.revision
+            try:
+                await self.step()
+            except Conflict as conflict:
+                log.info("placer_conflict", key=conflict.key)
+            except StoreError as error:
+                log.warning("placer_waits", error=str(error))
+                await self._clock.sleep_ms(RETRY_DELAY_MS)
+            await self._mirror.wait_beyond(revision, wait_ms=WAIT_MS if self.ready() else NOT_READY_MS)
+
+    def ready(self) -> bool:
+        """False while this control has yet to hear from sites that may well be alive: it would move everything."""
+        sites = [intent.site.id for intent in self._mirror.select(keys.SITES, SiteIntent)]
+        return all(self._observed.is_known(site) or self._observed.is_lost(site) for site in sites)
+
+    async def step(self) -> int:
+        """One decision for each app with pending evaluations; how many were decided. Raises `StoreError`."""
+        if not self.ready():
+            return 0
+        pending: dict[AppKey, list[Evaluation]] = {}
+        for evaluation in self._mirror.select(keys.EVALUATIONS, Evaluation):
+            pending.setdefault((evaluation.account, evaluation.app), []).append(evaluation)
+        decided = 0
+        conflict: Conflict | None = None
+        for key, evaluations in pending.items():
+            try:
+                revision = await self.decide(key, tuple(evaluations))
+            except Conflict as error:
+                conflict = error
+                continue
+            decided += 1
+            # The next decision has to see this one in the ledgers.
+            while self._mirror.revision < revision:
+                await self._mirror.wait_beyond(self._mirror.revision, wait_ms=WAIT_MS)
+        if conflict is not None:
+            raise conflict
+        return decided
+
+    async def decide(self, key: AppKey, evaluations: tuple[Evaluation, ...]) -> int:
+        """Decide for one app and commit; the store's revision afterwards."""
+        snapshot = self._snapshot(key, evaluations)
+        app = snapshot.app or _deleted(key, evaluations[0])
+        plan = place(
+            snapshot.world,
+            app,
+            snapshot.shares,
+            evaluation=evaluations[0],
+            parent=snapshot.parent,
+            now_ms=self._clock.now_ms(),
+        )
+        found = plan_violations(plan, snapshot.world, app, snapshot.shares, snapshot.parent)
+        if found:
+            log.error("plan_violates", account=key[0], app=key[1], violations=found)
+            return await self._store.transact(_of_evaluations(snapshot), _answered(evaluations))
+        ops = _answered(evaluations) + self._block_ops(key, plan)
+        if snapshot.parent is not None and same_decision(plan, snapshot.parent):
+            return await self._store.transact(snapshot.checks, ops)
+        return await self._store.transact(snapshot.checks, ops + self._commit_ops(snapshot, plan))
+
+    def preview(self, key: AppKey) -> tuple[World, tuple[tuple[Version, float], ...]]:
+        """The snapshot that a decision made now would be made on; for `explain`."""
+        snapshot = self._snapshot(key, ())
+        return snapshot.world, snapshot.shares
+
+    def _snapshot(self, key: AppKey, evaluations: tuple[Evaluation, ...]) -> Snapshot:
+        mirror = self._mirror
+        app = mirror.get(keys.app(*key), App)
+        head = mirror.get(keys.plan_head(*key), PlanHead)
+        versions = {v.id: v for v in mirror.select(f"{keys.VERSIONS}{key[0]}/{key[1]}/", Version)}
+        intents = tuple(mirror.select(keys.SITES, SiteIntent))
+        guarded = [keys.app(*key), keys.plan_head(*key), keys.release(*key)]
+        guarded += [keys.evaluation(*key, e.id) for e in evaluations]
+        guarded += [keys.ledger(intent.site.id) for intent in intents]
+        return Snapshot(
+            app=app,
+            head=head,
+            parent=mirror.get(keys.plan(*key, head.generation), Plan) if head else None,
+            release=mirror.get(keys.release(*key), Release),
+            evaluations=evaluations,
+            shares=self._shares(app, versions),
+            versions=versions,
+            world=World(sites=tuple(self._site_view(intent, key) for intent in intents)),
+            checks=tuple(mirror.check(guard) for guard in guarded),
+        )
+
+    def _shares(self, app: App | None, versions: dict[VersionId, Version]) -> tuple[tuple[Version, float], ...]:
+        if app is None or app.deployment is None or not app.enabled:
+            return ()
+        for deployment in self._mirror.select(f"{keys.DEPLOYMENTS}{app.account}/{app.name}/", Deployment):
+            if deployment.id == app.deployment:
+                return tuple((versions[share.version], share.percent) for share in deployment.shares if share.percent > 0)
+        return ()
+
+    def _site_view(self, intent: SiteIntent, key: AppKey) -> SiteView:
+        site_id = intent.site.id
+        ledger = self._mirror.get(keys.ledger(site_id), SiteLedger)
+        own = self._mirror.get(keys.reservation(site_id, *key), Reservation)
+        total = ledger.reserved if ledger else Resources()
+        nodes = tuple(
+            replace(node, state="draining") if node.id in intent.draining_nodes and node.state == "up" else node
+            for node in self._observed.nodes(site_id)
+        )
+        return SiteView(
+            site=replace(intent.site, state=self._observed.site_state(intent)),
+            nodes=nodes,
+            others=total.less(own.resources) if own else total,
+            refused=self._refused_now(site_id, key),
+        )
+
+    def _refused_now(self, site_id: SiteId, key: AppKey) -> tuple[Refused, ...]:
+        """Refusals of the plan in force; one of an older plan says nothing about the next."""
+        head = self._mirror.get(keys.plan_head(*key), PlanHead)
+        generation = head.generation if head else 0
+        return tuple(r for r in self._observed.refused(site_id, *key) if r.plan_generation == generation)
+
+    def _block_ops(self, key: AppKey, plan: Plan) -> list[Op]:
+        """Record what found no place for want of capacity; policy is no reason to wait for anything."""
+        waiting = blocking(plan)
+        at = keys.blocked(*key)
+        held = self._mirror.get(at, Blocked)
+        if not waiting:
+            return [Delete(key=at)] if held else []
+        since_ms = held.since_ms if held else plan.created_ms
+        blocked = Blocked(account=key[0], app=key[1], since_ms=since_ms, rejections=waiting)
+        return [] if held == blocked else [Put(key=at, value=record.encode(blocked))]
+
+    def _commit_ops(self, snapshot: Snapshot, plan: Plan) -> list[Op]:
+        key = (plan.account, plan.app)
+        if snapshot.app is None:
+            return self._forget_ops(snapshot, plan)
+        head = PlanHead(plan=plan.id, generation=plan.generation)
+        release = self._release(snapshot, plan)
+        ops: list[Op] = [
+            Put(key=keys.plan(*key, plan.generation), value=record.encode(plan)),
+            Put(key=keys.plan_head(*key), value=record.encode(head)),
+            Put(key=keys.release(*key), value=record.encode(release)),
+        ]
+        ops += self._prune_ops(release, plan)
+        return ops + self._ledger_ops(snapshot, plan)
+
+    def _forget_ops(self, snapshot: Snapshot, plan: Plan) -> list[Op]:
+        """An app that is gone leaves nothing here; sites let its instances go when it is in no slice."""
+        key = (plan.account, plan.app)
+        ops: list[Op] = [Delete(key=keys.plan_head(*key)), Delete(key=keys.release(*key)), Delete(key=keys.blocked(*key))]
+        ops += [Delete(key=keys.plan(*key, old.generation)) for old in self._plans(key)]
+        return ops + self._ledger_ops(snapshot, plan)
+
+    def _prune_ops(self, release: Release, plan: Plan) -> list[Op]:
+        """Drop the oldest plans, but never one that some site executes."""
+        old = [p for p in self._plans((plan.account, plan.app)) if p.id not in (release.plan, release.previous)]
+        gone = old[: max(0, len(old) - PLANS_KEPT)]
+        return [Delete(key=keys.plan(plan.account, plan.app, p.generation)) for p in gone]
+
+    def _release(self, snapshot: Snapshot, plan: Plan) -> Release:
+        previous = previous_plan(snapshot.release)
+        found = self._plan_by_id((plan.account, plan.app), previous) if previous else None
+        sites = tuple(view.site for view in snapshot.world.sites)
+        return Release(
+            account=plan.account,
+            app=plan.app,
+            plan=plan.id,
+            previous=found.id if found else None,
+            state="running",
+            waves=waves(plan, found, sites),
+            wave=0,
+            wave_since_ms=self._clock.now_ms(),
+            gated=brings_new_version(plan, found) or found is None,
+        )
+
+    def _plan_by_id(self, key: AppKey, plan_id: PlanId) -> Plan | None:
+        return next((plan for plan in self._plans(key) if plan.id == plan_id), None)
+
+    def _plans(self, key: AppKey) -> list[Plan]:
+        """Oldest first."""
+        return list(self._mirror.select(f"{keys.PLANS}{key[0]}/{key[1]}/", Plan))
+
+    def _ledger_ops(self, snapshot: Snapshot, plan: Plan) -> list[Op]:
+        """Move this app's reservations to what the plan holds, and the sites' sums with them."""
+        wanted = {held.site: held for held in reservations(plan, snapshot.versions)}
+        ops: list[Op] = []
+        for view in snapshot.world.sites:
+            site_id = view.site.id
+            at = keys.reservation(site_id, plan.account, plan.app)
+            now = self._mirror.get(at, Reservation)
+            new = wanted.get(site_id)
+            if now is None and new is None:
+                continue
+            ops.append(Put(key=at, value=record.encode(new)) if new else Delete(key=at))
+            if (now.resources if now else Resources()) != (new.resources if new else Resources()):
+                ledger = SiteLedger(site=site_id, reserved=view.others + (new.resources if new else Resources()))
+                ops.append(Put(key=keys.ledger(site_id), value=record.encode(ledger)))
+        return ops
+
+
+def previous_plan(release: Release | None) -> PlanId | None:
+    """What sites that a new release has not reached execute: the newest plan known to have been good."""
+    if release is None:
+        return None
+    if release.state == "done" or release.previous is None:
+        return release.plan
+    if release.state == "running" and release.wave > 0:
+        return release.plan  # its canary was good, and most sites may have it
+    return release.previous
+
+
+def _answered(evaluations: tuple[Evaluation, ...]) -> list[Op]:
+    return [Delete(key=keys.evaluation(e.account, e.app, e.id)) for e in evaluations]
+
+
+def _of_evaluations(snapshot: Snapshot) -> tuple[Check, ...]:
+    return tuple(check for check in snapshot.checks if check.key.startswith(keys.EVALUATIONS))
+
+
+def _deleted(key: AppKey, evaluation: Evaluation) -> App:
+    """Stands for an app that is gone: it wants nothing anywhere."""
+    now_ms = evaluation.created_ms
+    return App(account=key[0], name=key[1], tag="", created_ms=now_ms, modified_ms=now_ms, generation=0, enabled=False)

@@ -1,0 +1,158 @@
+"""Rollouts: releases move on when the sites that have the new plan are healthy, and back when they are not.
+
+A rollback of a deployment is a deployment: the one that served before becomes the app's intent again, so that
+what is wanted and what runs never differ in silence. A `Release` that is rolled back without a predecessor
+stays as it is, for people to see.
+"""
+
+from collections.abc import Mapping
+
+import structlog
+from msgspec.structs import replace
+
+from skerry.core.machines.rollout import RolloutSettings, SiteFacts, step
+from skerry.core.types.app import App, Deployment
+from skerry.core.types.ids import AccountId, AppName, DeploymentId, EvaluationId, PlanId, SiteId
+from skerry.core.types.plan import Evaluation, Plan, Release
+from skerry.core.types.slices import SERVING_STATES, ObservedInstance
+from skerry.kit import record
+from skerry.kit.hashing import stable_id
+from skerry.ports.clock import Clock
+from skerry.ports.store import Conflict, Op, Put, Store, StoreError
+from skerry.services.control import keys
+from skerry.services.control.mirror import Mirror
+from skerry.services.control.observed import Observed
+
+log = structlog.get_logger()
+
+CRASHES_MAX = 3  # restarts in a row after which an instance of a new version counts as failed
+TICK_MS = 100  # while a release is under way: settle times and time-outs are looked at this often
+IDLE_MS = 1_000
+RETRY_DELAY_MS = 200
+
+
+class Rollouts:
+    def __init__(
+        self, store: Store, mirror: Mirror, observed: Observed, clock: Clock, settings: RolloutSettings | None = None
+    ) -> None:
+        self._store = store
+        self._mirror = mirror
+        self._observed = observed
+        self._clock = clock
+        self._settings = settings or RolloutSettings()
+
+    async def run(self) -> None:
+        while True:
+            revision = self._mirror.revision
+            try:
+                busy = await self.step()
+            except Conflict:
+                continue
+            except StoreError as error:
+                log.warning("rollouts_wait", error=str(error))
+                await self._clock.sleep_ms(RETRY_DELAY_MS)
+                continue
+            if busy:
+                await self._observed.wait_beyond(self._observed.version, wait_ms=TICK_MS)
+            else:
+                await self._mirror.wait_beyond(revision, wait_ms=IDLE_MS)
+
+    async def step(self) -> bool:
+        """Look at every release that is under way; whether there is any. Raises `StoreError`."""
+        running = [r for r in self._mirror.select(keys.RELEASES, Release) if r.state == "running"]
+        for release in running:
+            plan = self._plan(release, release.plan)
+            if plan is None:
+                continue
+            after = step(release, self._facts(plan), now_ms=self._clock.now_ms(), settings=self._settings)
+            if after != release:
+                await self._commit(release, after, plan)
+        return bool(running)
+
+    async def _commit(self, before: Release, after: Release, plan: Plan) -> None:
+        key = (before.account, before.app)
+        guarded = [keys.release(*key), keys.app(*key)]
+        ops: list[Op] = [Put(key=keys.release(*key), value=record.encode(after))]
+        if after.state == "rolled_back":
+            log.warning("rolled_back", account=key[0], app=key[1], plan=before.plan, detail=after.detail)
+            ops += self._revert_ops(after, plan)
+        revision = await self._store.transact([self._mirror.check(guard) for guard in guarded], ops)
+        while self._mirror.revision < revision:
+            await self._mirror.wait_beyond(self._mirror.revision, wait_ms=IDLE_MS)
+
+    def _revert_ops(self, release: Release, plan: Plan) -> list[Op]:
+        """Make the deployment of the previous plan the app's intent again, if the failed one still is."""
+        key = (release.account, release.app)
+        app = self._mirror.get(keys.app(*key), App)
+        good = self._plan(release, release.previous) if release.previous else None
+        if app is None or good is None or good.deployment in (None, plan.deployment) or app.deployment != plan.deployment:
+            return []
+        shares = self._shares(key, good.deployment)
+        if shares is None:
+            return []
+        now_ms = self._clock.now_ms()
+        deployment = Deployment(
+            id=DeploymentId(_uuid_from("rollback", release.plan)),
+            account=key[0],
+            app=key[1],
+            created_ms=now_ms,
+            shares=shares.shares,
+            source="skerry",
+            message=f"Automatic rollback: {release.detail}"[:500],
+        )
+        evaluation = Evaluation(
+            id=EvaluationId(stable_id("rollback", release.plan, length=32)),
+            account=key[0],
+            app=key[1],
+            cause="deploy",
+            created_ms=now_ms,
+            detail=deployment.message,
+        )
+        reverted = replace(app, deployment=deployment.id, modified_ms=now_ms, generation=app.generation + 1)
+        return [
+            Put(key=keys.deployment(*key, now_ms, deployment.id), value=record.encode(deployment)),
+            Put(key=keys.app(*key), value=record.encode(reverted)),
+            Put(key=keys.evaluation(*key, evaluation.id), value=record.encode(evaluation)),
+        ]
+
+    def _facts(self, plan: Plan) -> Mapping[SiteId, SiteFacts]:
+        """What the sites that can be heard say about the plan's instances; silent sites are not in it."""
+        sites: dict[SiteId, list[tuple[str, int]]] = {}
+        for placement in plan.placements:
+            sites.setdefault(placement.site, []).append((placement.version, placement.count))
+        return {
+            site: self._site_facts(plan, site, wanted)
+            for site, wanted in sites.items()
+            if self._observed.is_known(site) and not self._observed.is_lost(site)
+        }
+
+    def _site_facts(self, plan: Plan, site: SiteId, wanted: list[tuple[str, int]]) -> SiteFacts:
+        own = [
+            h.instance for h in self._observed.instances(site) if (h.instance.account, h.instance.app) == (plan.account, plan.app)
+        ]
+        ready, failed, detail = True, False, ""
+        for version, count in wanted:
+            of_version = [i for i in own if i.version == version]
+            ready = ready and sum(i.state in SERVING_STATES for i in of_version) >= count
+            broken = next((i for i in of_version if _is_broken(i)), None)
+            if broken is not None:
+                failed, detail = True, broken.detail or broken.state
+        return SiteFacts(site=site, ready=ready, failed=failed, detail=detail)
+
+    def _plan(self, release: Release, plan_id: PlanId) -> Plan | None:
+        found = self._mirror.select(f"{keys.PLANS}{release.account}/{release.app}/", Plan)
+        return next((plan for plan in found if plan.id == plan_id), None)
+
+    def _shares(self, key: tuple[AccountId, AppName], deployment_id: DeploymentId | None) -> Deployment | None:
+        found = self._mirror.select(f"{keys.DEPLOYMENTS}{key[0]}/{key[1]}/", Deployment)
+        return next((deployment for deployment in found if deployment.id == deployment_id), None)
+
+
+def _is_broken(instance: ObservedInstance) -> bool:
+    return instance.state == "failed" or (instance.state == "backoff" and instance.restarts >= CRASHES_MAX)
+
+
+def _uuid_from(*parts: str) -> str:
+    """A UUID that every replica derives alike (RFC 9562, version 8: custom)."""
+    digits = stable_id(*parts, length=32)
+    return f"{digits[:8]}-{digits[8:12]}-8{digits[13:16]}-8{digits[17:20]}-{digits[20:]}"

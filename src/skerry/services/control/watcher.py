@@ -1,0 +1,139 @@
+"""The watcher: notices that a decision no longer fits the world, and records why to decide again.
+
+It compares by level, not by edge: whenever sites, nodes or their states differ from what they were, every app is
+decided in thought; where the outcome is another than the plan in force, an evaluation is written. A control
+that was killed before it could write one finds the same difference when it comes back.
+"""
+
+import structlog
+
+from skerry.core.placement.simple import place, same_decision
+from skerry.core.types.app import App
+from skerry.core.types.control import PlanHead, SiteIntent, SiteLedger
+from skerry.core.types.ids import AccountId, AppName, EvaluationId
+from skerry.core.types.plan import Blocked, Evaluation, EvaluationCause, Plan, Reason
+from skerry.kit import record
+from skerry.kit.hashing import stable_id
+from skerry.ports.clock import Clock
+from skerry.ports.store import Check, Conflict, Put, Store, StoreError
+from skerry.services.control import keys
+from skerry.services.control.mirror import Mirror
+from skerry.services.control.observed import Observed
+from skerry.services.control.placer import Placer
+
+log = structlog.get_logger()
+
+LOOK_MS = 1_000  # silence is no event: lost sites are found by looking this often
+
+CAUSES: dict[Reason, EvaluationCause] = {
+    Reason.SITE_DOWN: "site_lost",
+    Reason.SITE_CUT_OFF: "site_lost",
+    Reason.SITE_DRAINING: "drain",
+    Reason.NODE_DRAINING: "drain",
+    Reason.REFUSED_BY_SITE: "refused",
+}
+
+
+class Watcher:
+    def __init__(self, store: Store, mirror: Mirror, observed: Observed, placer: Placer, clock: Clock) -> None:
+        self._store = store
+        self._mirror = mirror
+        self._observed = observed
+        self._placer = placer
+        self._clock = clock
+        self._seen: object = None
+
+    async def run(self) -> None:
+        while True:
+            version = self._observed.version
+            try:
+                await self.step()
+            except StoreError as error:
+                log.warning("watcher_waits", error=str(error))
+            await self._observed.wait_beyond(version, wait_ms=LOOK_MS)
+
+    async def step(self) -> int:
+        """How many evaluations were written. Raises `StoreError`."""
+        if not self._placer.ready():
+            return 0
+        seen = self._signature()
+        if seen == self._seen:
+            return 0
+        written = 0
+        for app in tuple(self._mirror.select(keys.APPS, App)):
+            evaluation = self._difference(app)
+            if evaluation is not None:
+                written += await self._write(evaluation)
+        self._seen = seen
+        return written
+
+    def _signature(self) -> object:
+        """Equal as long as no decision can have become another for reasons outside the apps themselves."""
+        intents = tuple(self._mirror.select(keys.SITES, SiteIntent))
+        nodes = tuple(
+            (node.id, node.state, node.capacity, node.features)
+            for intent in intents
+            for node in self._observed.nodes(intent.site.id)
+        )
+        refused = tuple(
+            item for intent in intents if (report := self._observed.report(intent.site.id)) for item in report.refused
+        )
+        states = tuple((intent, self._observed.site_state(intent)) for intent in intents)
+        blocked = tuple(self._mirror.select(keys.BLOCKED, Blocked))
+        room = tuple(self._mirror.select(keys.LEDGERS, SiteLedger)) if blocked else ()
+        return (states, nodes, refused, blocked, room)
+
+    def _difference(self, app: App) -> Evaluation | None:
+        key = (app.account, app.name)
+        head = self._mirror.get(keys.plan_head(*key), PlanHead)
+        plan = self._mirror.get(keys.plan(*key, head.generation), Plan) if head else None
+        if plan is None or any(self._mirror.select(f"{keys.EVALUATIONS}{app.account}/{app.name}/", Evaluation)):
+            return None
+        world, shares = self._placer.preview(key)
+        now_ms = self._clock.now_ms()
+        thought = _evaluation(key, "capacity", plan, now_ms, detail="")
+        decided = place(world, app, shares, evaluation=thought, parent=plan, now_ms=now_ms)
+        if same_decision(decided, plan):
+            return None
+        return _evaluation(key, _cause(decided, plan), plan, now_ms, detail=_change(decided, plan))
+
+    async def _write(self, evaluation: Evaluation) -> int:
+        at = keys.evaluation(evaluation.account, evaluation.app, evaluation.id)
+        try:
+            await self._store.transact([Check(key=at, revision=0)], [Put(key=at, value=record.encode(evaluation))])
+        except Conflict:
+            return 0  # another control has seen the same
+        log.info("evaluation", app=evaluation.app, cause=evaluation.cause, detail=evaluation.detail)
+        return 1
+
+
+def _evaluation(key: tuple[AccountId, AppName], cause: EvaluationCause, plan: Plan, now_ms: int, *, detail: str) -> Evaluation:
+    name = stable_id("watch", plan.id, detail, length=32)
+    return Evaluation(id=EvaluationId(name), account=key[0], app=key[1], cause=cause, created_ms=now_ms, detail=detail)
+
+
+def _sites(plan: Plan) -> frozenset[str]:
+    return frozenset(placement.site for placement in plan.placements)
+
+
+def _cause(decided: Plan, plan: Plan) -> EvaluationCause:
+    """Why it is decided again, in one word: what happened to the sites that the decision loses, or gains."""
+    lost = _sites(plan) - _sites(decided)
+    for rejection in decided.rejections:
+        if rejection.place in lost and rejection.reason in CAUSES:
+            return CAUSES[rejection.reason]
+    gained = _sites(decided) - _sites(plan)
+    before = {rejection.place: rejection.reason for rejection in plan.rejections}
+    for site in sorted(gained):
+        if before.get(site) == Reason.SITE_DRAINING:
+            return "undrain"
+        if before.get(site) in (Reason.SITE_DOWN, Reason.SITE_CUT_OFF):
+            return "site_back"
+    return "capacity"
+
+
+def _change(decided: Plan, plan: Plan) -> str:
+    lost, gained = sorted(_sites(plan) - _sites(decided)), sorted(_sites(decided) - _sites(plan))
+    parts = [f"leaves {', '.join(lost)}"] if lost else []
+    parts += [f"enters {', '.join(gained)}"] if gained else []
+    return "; ".join(parts) or "instance counts or reasons differ"

@@ -1,0 +1,186 @@
+"""A node's agent: makes what runs equal to the slice it was given, and reports what it sees.
+
+It holds the newest slice on disk, so that after its own restart it goes on without anybody's help, and it
+refuses an older generation than the one it holds. Starting and stopping go on side by side, one at a time
+for each instance.
+"""
+
+import asyncio
+import os
+from collections.abc import Coroutine
+from typing import Any
+
+import structlog
+from msgspec.structs import replace
+
+from skerry.core.reconcile.node import reconcile_node
+from skerry.core.types.ids import InstanceId
+from skerry.core.types.place import Node
+from skerry.core.types.resources import Resources
+from skerry.core.types.slices import NodeInstance, NodeReport, NodeSlice
+from skerry.kit.record import Record
+from skerry.ports.clock import Clock
+from skerry.ports.links import LinkError, SiteLink
+from skerry.ports.recordfile import RecordFile
+from skerry.ports.runtime import Runtime, RuntimeFault
+
+log = structlog.get_logger()
+
+
+class AgentSettings(Record):
+    """`heartbeat_ms`: a report at least this often. `starts_max`: instances started side by side."""
+
+    heartbeat_ms: int = 500
+    wait_ms: int = 20_000
+    stop_grace_ms: int = 5_000
+    retry_ms_min: int = 50
+    retry_ms_max: int = 2_000
+    starts_max: int = 8
+
+
+class Agent:
+    """Attach the runtime, then run `run` as one task; cancel it to stop. The runtime is the caller's to close."""
+
+    def __init__(
+        self,
+        node: Node,
+        runtime: Runtime,
+        link: SiteLink,
+        clock: Clock,
+        file: RecordFile[NodeSlice],
+        *,
+        epoch: str,
+        settings: AgentSettings | None = None,
+    ) -> None:
+        self._node = node
+        self._runtime = runtime
+        self._link = link
+        self._clock = clock
+        self._file = file
+        self._epoch = epoch
+        self._settings = settings or AgentSettings()
+        self._slice = NodeSlice(node=node.id, generation=0)
+        self._sequence = 0
+        self._busy: dict[InstanceId, asyncio.Task[None]] = {}
+        self._starts = asyncio.Semaphore(self._settings.starts_max)
+        self._wake = asyncio.Event()
+        self._report_due = asyncio.Event()
+
+    async def run(self) -> None:
+        self._slice = self._file.load() or self._slice
+        self._wake.set()
+        async with asyncio.TaskGroup() as group:
+            self._group = group
+            group.create_task(self._reconcile_loop())
+            group.create_task(self._watch_runtime())
+            group.create_task(self._report_loop())
+            group.create_task(self._slice_loop())
+
+    def accept(self, slice_: NodeSlice) -> bool:
+        """Take a newer slice, durably; an older or equal generation, or another node's, changes nothing."""
+        if slice_.node != self._node.id or slice_.generation <= self._slice.generation:
+            return False
+        self._file.save(slice_)
+        self._slice = slice_
+        self._wake.set()
+        self._report_due.set()
+        return True
+
+    def step(self) -> None:
+        """Begin what has to be begun. What is under way for an instance is let finish first."""
+        actions = reconcile_node(self._slice, self._runtime.observe())
+        for instance in actions.start:
+            if instance.id not in self._busy:
+                self._begin(instance.id, self._start(instance))
+        for instance_id in actions.stop:
+            if instance_id not in self._busy:
+                self._begin(instance_id, self._stop(instance_id))
+
+    def report(self) -> NodeReport:
+        """What is seen now; every report has a higher number."""
+        self._sequence += 1
+        reserved = Resources()
+        for instance in self._slice.instances:
+            reserved += instance.version.limits.reserve
+        return NodeReport(
+            node=replace(self._node, reserved=reserved, pid=os.getpid()),
+            epoch=self._epoch,
+            sequence=self._sequence,
+            slice_generation=self._slice.generation,
+            instances=self._runtime.observe(),
+        )
+
+    def _begin(self, instance_id: InstanceId, work: Coroutine[Any, Any, None]) -> None:
+        task = self._group.create_task(work)
+        self._busy[instance_id] = task
+        task.add_done_callback(lambda _: self._finished(instance_id))
+
+    def _finished(self, instance_id: InstanceId) -> None:
+        self._busy.pop(instance_id, None)
+        self._wake.set()
+
+    async def _start(self, instance: NodeInstance) -> None:
+        try:
+            async with self._starts:
+                await self._runtime.start(instance)
+        except RuntimeFault as fault:
+            log.error("start_failed", instance=instance.id, error=str(fault))
+            await self._clock.sleep_ms(self._settings.retry_ms_max)
+        except LinkError as error:
+            log.warning("start_waits", instance=instance.id, error=str(error))
+            await self._clock.sleep_ms(self._settings.retry_ms_max)
+
+    async def _stop(self, instance_id: InstanceId) -> None:
+        try:
+            await self._runtime.stop(instance_id, grace_ms=self._settings.stop_grace_ms)
+        except RuntimeFault as fault:
+            log.error("stop_failed", instance=instance_id, error=str(fault))
+            await self._clock.sleep_ms(self._settings.retry_ms_max)
+
+    async def _reconcile_loop(self) -> None:
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            self.step()
+
+    async def _watch_runtime(self) -> None:
+        async for _ in self._runtime.changes():
+            self._wake.set()
+            self._report_due.set()
+
+    async def _report_loop(self) -> None:
+        """Report at once when something changed, else as a heartbeat; keep trying when nobody answers."""
+        delay_ms = self._settings.retry_ms_min
+        while True:
+            self._report_due.clear()
+            try:
+                await self._link.report(self.report())
+                delay_ms = self._settings.retry_ms_min
+            except LinkError as error:
+                log.debug("report_failed", error=str(error))
+                await self._clock.sleep_ms(delay_ms)
+                delay_ms = min(delay_ms * 2, self._settings.retry_ms_max)
+                continue
+            await wait_event(self._report_due, self._settings.heartbeat_ms)
+
+    async def _slice_loop(self) -> None:
+        delay_ms = self._settings.retry_ms_min
+        while True:
+            try:
+                slice_ = await self._link.next_slice(after=self._slice.generation, wait_ms=self._settings.wait_ms)
+                delay_ms = self._settings.retry_ms_min
+                if slice_ is not None:
+                    self.accept(slice_)
+            except LinkError as error:
+                log.debug("slice_failed", error=str(error))
+                await self._clock.sleep_ms(delay_ms)
+                delay_ms = min(delay_ms * 2, self._settings.retry_ms_max)
+
+
+async def wait_event(event: asyncio.Event, timeout_ms: int) -> None:
+    """Wait for the event, at most so long."""
+    try:
+        async with asyncio.timeout(timeout_ms / 1000):
+            await event.wait()
+    except TimeoutError:
+        return

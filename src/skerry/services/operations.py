@@ -1,0 +1,257 @@
+"""What operators and developers ask of the running platform; the own API's `Operations`."""
+
+from msgspec.structs import replace
+
+from skerry.core.placement.explain import explain
+from skerry.core.types.account import Account
+from skerry.core.types.app import App, Deployment, Version
+from skerry.core.types.control import PlanHead, SiteIntent
+from skerry.core.types.ids import AccountId, AppName, NodeId, SiteId, VersionId
+from skerry.core.types.plan import Blocked, Evaluation, Plan, Release
+from skerry.core.types.slices import SERVING_STATES, SiteInstance
+from skerry.core.types.view import (
+    Amounts,
+    AppView,
+    DrainView,
+    Explanation,
+    InstanceView,
+    NodeView,
+    RolloutView,
+    SiteView,
+    Status,
+)
+from skerry.kit import record
+from skerry.ports.clock import Clock
+from skerry.ports.operations import Conflict as NotNow
+from skerry.ports.operations import NotFound as Missing
+from skerry.ports.store import Conflict, Op, Put, Store
+from skerry.services.control import keys
+from skerry.services.control.mirror import Mirror
+from skerry.services.control.observed import Observed
+from skerry.services.control.placer import Placer
+
+TRIES_MAX = 5  # compare-and-set races with other operators
+
+
+class PlatformOperations:
+    """Reads the mirror and the reports; writes operators' intent."""
+
+    def __init__(
+        self,
+        store: Store,
+        mirror: Mirror,
+        observed: Observed,
+        placer: Placer,
+        clock: Clock,
+        *,
+        suffix: str,
+        public_port: int,
+    ) -> None:
+        self._store = store
+        self._mirror = mirror
+        self._observed = observed
+        self._placer = placer
+        self._clock = clock
+        self._suffix = suffix
+        self._port = public_port
+
+    def url(self, account_name: str, app: str) -> str:
+        port = "" if self._port == 80 else f":{self._port}"
+        return f"http://{app}.{account_name}.{self._suffix}{port}"
+
+    async def status(self, account: AccountId | None) -> Status:
+        intents = tuple(self._mirror.select(keys.SITES, SiteIntent))
+        held = [(intent.site.id, item) for intent in intents for item in self._observed.instances(intent.site.id)]
+        visible = [pair for pair in held if account in (None, pair[1].instance.account)]
+        return Status(
+            sites=tuple(self._site_view(intent) for intent in intents),
+            nodes=self._node_views(intents) if account is None else (),
+            instances=tuple(self._instance_view(site, item) for site, item in visible),
+            apps=tuple(self._app_views(account, visible)),
+            now_ms=self._clock.now_ms(),
+        )
+
+    async def drain(self, target: str) -> DrainView:
+        return await self._set_draining(target, draining=True)
+
+    async def undrain(self, target: str) -> DrainView:
+        return await self._set_draining(target, draining=False)
+
+    async def explain(self, account: AccountId, app: AppName, site: SiteId | None) -> Explanation:
+        key = (account, app)
+        record_of_app = self._mirror.get(keys.app(*key), App)
+        if record_of_app is None:
+            raise Missing(f"there is no app {app} in this account", hint="`skerry apps` lists them")
+        if site is not None and self._mirror.get(keys.site(site), SiteIntent) is None:
+            raise Missing(f"there is no site {site}", hint="`skerry sites` lists them")
+        head = self._mirror.get(keys.plan_head(*key), PlanHead)
+        plan = self._mirror.get(keys.plan(*key, head.generation), Plan) if head else None
+        world, _ = self._placer.preview(key)
+        blocked = self._mirror.get(keys.blocked(*key), Blocked)
+        said = explain(record_of_app, plan, world, site)
+        return replace(
+            said,
+            placements=tuple(replace(p, serving=self._serving(key, p.site, p.version)) for p in said.placements),
+            blocked_since_ms=blocked.since_ms if blocked else None,
+        )
+
+    def _site_view(self, intent: SiteIntent) -> SiteView:
+        site = intent.site
+        report = self._observed.report(site.id)
+        lost = self._observed.is_lost(site.id)
+        nodes = report.nodes if report else ()
+        return SiteView(
+            site=site.id,
+            city=site.city,
+            country=site.country,
+            address=site.address,
+            state=self._observed.site_state(intent),
+            pid=report.pid if report and not lost else None,
+            ingress_pid=(report.ingress_pid or None) if report and not lost else None,
+            nodes=len(nodes),
+            nodes_up=0 if lost else sum(node.state != "down" for node in nodes),
+            generation=report.slice_generation if report else 0,
+            seen_ms=self._observed.seen_at_ms(site.id),
+        )
+
+    def _node_views(self, intents: tuple[SiteIntent, ...]) -> tuple[NodeView, ...]:
+        views: list[NodeView] = []
+        for intent in intents:
+            lost = self._observed.is_lost(intent.site.id)
+            on_nodes = [held.node for held in self._observed.instances(intent.site.id)]
+            for node in self._observed.nodes(intent.site.id):
+                draining = node.id in intent.draining_nodes and node.state == "up"
+                down = lost or node.state == "down"
+                views.append(
+                    NodeView(
+                        node=node.id,
+                        site=node.site,
+                        address=node.address,
+                        state="down" if down else "draining" if draining else node.state,
+                        pid=None if down else node.pid or None,
+                        capacity=Amounts.of(node.capacity),
+                        reserved=Amounts.of(node.reserved),
+                        instances=on_nodes.count(node.id),
+                    )
+                )
+        return tuple(views)
+
+    def _instance_view(self, site: SiteId, held: SiteInstance) -> InstanceView:
+        seen = held.instance
+        return InstanceView(
+            instance=seen.id,
+            account=seen.account,
+            account_name=self._account_name(seen.account),
+            app=seen.app,
+            version=seen.version,
+            site=site,
+            node=held.node,
+            state=seen.state,
+            pid=seen.pid,
+            since_ms=seen.since_ms,
+            address=seen.address,
+            restarts=seen.restarts,
+            memory_bytes=seen.memory_bytes,
+            detail=seen.detail,
+        )
+
+    def _app_views(self, account: AccountId | None, held: list[tuple[SiteId, SiteInstance]]) -> list[AppView]:
+        by_app: dict[tuple[AccountId, AppName], list[tuple[SiteId, SiteInstance]]] = {}
+        for site, item in held:
+            by_app.setdefault((item.instance.account, item.instance.app), []).append((site, item))
+        views: list[AppView] = []
+        for app in self._mirror.select(keys.APPS, App):
+            if account not in (None, app.account):
+                continue
+            own = by_app.get((app.account, app.name), [])
+            serving = [(site, item) for site, item in own if item.instance.state in SERVING_STATES]
+            name = self._account_name(app.account)
+            views.append(
+                AppView(
+                    account=app.account,
+                    account_name=name,
+                    app=app.name,
+                    version=self._newest_version(app),
+                    url=self.url(name, app.name),
+                    rollout=self._rollout(app),
+                    sites=tuple(sorted({site for site, _ in serving})),
+                    instances=len(own),
+                    serving=len(serving),
+                    modified_ms=app.modified_ms,
+                )
+            )
+        return views
+
+    def _rollout(self, app: App) -> RolloutView:
+        key = (app.account, app.name)
+        if app.deployment is None:
+            return RolloutView(state="none")
+        release = self._mirror.get(keys.release(*key), Release)
+        blocked = self._mirror.get(keys.blocked(*key), Blocked)
+        pending = any(self._mirror.select(f"{keys.EVALUATIONS}{app.account}/{app.name}/", Evaluation))
+        if release is None or pending:
+            return RolloutView(state="pending")
+        if blocked is not None and release.state == "done":
+            detail = "; ".join(f"{r.place}: {r.detail or r.reason}" for r in blocked.rejections)
+            return RolloutView(state="blocked", wave=len(release.waves), waves=len(release.waves), detail=detail)
+        wave = min(release.wave + 1, len(release.waves))
+        return RolloutView(state=release.state, wave=wave, waves=len(release.waves), detail=release.detail)
+
+    def _newest_version(self, app: App) -> VersionId | None:
+        deployments = self._mirror.select(f"{keys.DEPLOYMENTS}{app.account}/{app.name}/", Deployment)
+        current = next((d for d in deployments if d.id == app.deployment), None)
+        if current is None:
+            return None
+        found = [self._mirror.get(keys.version(app.account, app.name, s.version), Version) for s in current.shares]
+        known = [version for version in found if version is not None]
+        return max(known, key=lambda version: version.number).id if known else None
+
+    def _serving(self, key: tuple[AccountId, AppName], site: SiteId, version: VersionId) -> int:
+        seen = [held.instance for held in self._observed.instances(site)]
+        return sum((i.account, i.app, i.version) == (*key, version) and i.state in SERVING_STATES for i in seen)
+
+    def _account_name(self, account: AccountId) -> str:
+        found = self._mirror.get(f"{keys.ACCOUNTS}{account}", Account)
+        return found.name if found else account
+
+    async def _set_draining(self, target: str, *, draining: bool) -> DrainView:
+        for _ in range(TRIES_MAX):
+            intent = self._intent_of(target)
+            changed = _with_draining(intent, target, draining=draining)
+            if changed == intent:
+                return self._drain_view(intent, target, draining=draining)
+            ops: list[Op] = [Put(key=keys.site(intent.site.id), value=record.encode(changed))]
+            try:
+                revision = await self._store.transact([self._mirror.check(keys.site(intent.site.id))], ops)
+            except Conflict:
+                await self._mirror.wait_beyond(self._mirror.revision, wait_ms=100)
+                continue
+            while self._mirror.revision < revision:
+                await self._mirror.wait_beyond(self._mirror.revision, wait_ms=100)
+            return self._drain_view(changed, target, draining=draining)
+        raise NotNow(f"{target} is being changed by somebody else", hint="try again")
+
+    def _intent_of(self, target: str) -> SiteIntent:
+        intent = self._mirror.get(keys.site(SiteId(target)), SiteIntent)
+        if intent is not None:
+            return intent
+        site = keys.site_of_node(NodeId(target))
+        intent = self._mirror.get(keys.site(site), SiteIntent)
+        if intent is None or all(node.id != target for node in self._observed.nodes(site)):
+            raise Missing(f"there is no site or node {target}", hint="`skerry sites` and `skerry nodes` list them")
+        return intent
+
+    def _drain_view(self, intent: SiteIntent, target: str, *, draining: bool) -> DrainView:
+        is_site = intent.site.id == target
+        held = self._observed.instances(intent.site.id)
+        moving = sum(is_site or item.node == target for item in held) if draining else 0
+        kind, state = ("site" if is_site else "node"), ("draining" if draining else "up")
+        return DrainView(target=target, kind=kind, state=state, moving=moving)
+
+
+def _with_draining(intent: SiteIntent, target: str, *, draining: bool) -> SiteIntent:
+    if intent.site.id == target:
+        return replace(intent, site=replace(intent.site, state="draining" if draining else "up"))
+    nodes = set(intent.draining_nodes)
+    (nodes.add if draining else nodes.discard)(NodeId(target))
+    return replace(intent, draining_nodes=tuple(sorted(nodes)))

@@ -1,0 +1,284 @@
+"""A site's controller: packs its slice on its nodes, routes to what serves, and reports to control.
+
+Everything that it needs is on its own disk: the last slice and the memory of what it decided. Cut off from control
+it goes on packing, restarting and routing; restarted, it moves nothing that runs.
+
+    slice from control ┐
+    reports of nodes   ├─> decide_site (pure) ─> ingress routes ─> node slices ─> report to control
+    memory on disk     ┘
+"""
+
+import asyncio
+
+import structlog
+
+from skerry.core.checks.site import site_violations
+from skerry.core.reconcile.site import decide_site, remember
+from skerry.core.reconcile.site_types import SiteDecision, SiteInput, SiteMemory
+from skerry.core.types.ids import InstanceId, NodeId, SiteId
+from skerry.core.types.routes import RouteTable
+from skerry.core.types.slices import NodeInstance, NodeReport, NodeSlice, SiteInstance, SiteReport, SiteSlice
+from skerry.kit.record import Record
+from skerry.ports.clock import Clock
+from skerry.ports.ingress import Ingress, IngressFault
+from skerry.ports.links import ControlLink, LinkError
+from skerry.ports.recordfile import RecordFile
+from skerry.services.site.nodes import Nodes
+
+log = structlog.get_logger()
+
+
+class ControllerSettings(Record):
+    """`first_look_ms`: how long a controller without a memory waits for its nodes to report before it decides."""
+
+    heartbeat_ms: int = 1_000
+    wait_ms: int = 20_000
+    look_ms: int = 500
+    stats_ms: int = 200  # while something drains
+    first_look_ms: int = 3_000
+    retry_ms_min: int = 50
+    retry_ms_max: int = 2_000
+
+
+class SiteController:
+    """Call `start`, then run `run` as one task. The ingress and the link are the caller's to close."""
+
+    def __init__(
+        self,
+        site: SiteId,
+        expected: tuple[NodeId, ...],
+        ingress: Ingress,
+        link: ControlLink,
+        *,
+        nodes: Nodes,
+        clock: Clock,
+        slice_file: RecordFile[SiteSlice],
+        memory_file: RecordFile[SiteMemory],
+        epoch: str,
+        pid: int = 0,
+        settings: ControllerSettings | None = None,
+    ) -> None:
+        self._site = site
+        self._expected = expected
+        self._ingress = ingress
+        self._link = link
+        self._nodes = nodes
+        self._clock = clock
+        self._slice_file = slice_file
+        self._memory_file = memory_file
+        self._epoch = epoch
+        self._pid = pid
+        self._settings = settings or ControllerSettings()
+        self._slice: SiteSlice | None = None
+        self._memory: SiteMemory | None = None
+        self._decision: SiteDecision | None = None
+        self._table: RouteTable | None = None
+        self._in_flight: dict[InstanceId, int] | None = None
+        self._handed: dict[NodeId, NodeSlice] = {}
+        self._met: set[NodeId] = set()
+        self._sequence = 0
+        self._started_ms = 0
+        self._wake = asyncio.Event()
+        self._report_due = asyncio.Event()
+        self._handed_out = asyncio.Event()
+
+    async def start(self) -> None:
+        """Load what is known and start the ingress (or take over one that runs). Raises `IngressFault`."""
+        self._slice = self._slice_file.load()
+        self._memory = self._memory_file.load()
+        self._started_ms = self._clock.monotonic_ms()
+        await self._ingress.start()
+
+    async def run(self) -> None:
+        self._wake.set()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._decide_loop())
+            group.create_task(self._look_loop())
+            group.create_task(self._slice_loop())
+            group.create_task(self._report_loop())
+
+    def known(self, node: NodeId) -> bool:
+        return node in self._expected
+
+    def hear(self, report: NodeReport) -> None:
+        """A node's report, by its API."""
+        if self._nodes.hear(report):
+            self._wake.set()
+
+    async def next_slice(self, node: NodeId, *, after: int, wait_ms: int) -> NodeSlice | None:
+        """What `node` has to run, if it is newer than `after`; None after `wait_ms`."""
+        deadline_ms = self._clock.monotonic_ms() + wait_ms
+        while True:
+            slice_ = self._slice_for(node, after)
+            left_ms = deadline_ms - self._clock.monotonic_ms()
+            if slice_ is not None or left_ms <= 0:
+                return slice_
+            await _wait(self._handed_out, left_ms)
+
+    def accept(self, slice_: SiteSlice) -> bool:
+        """Take a newer slice, durably; another site's or an older generation changes nothing."""
+        if slice_.site != self._site or (self._slice is not None and slice_.generation <= self._slice.generation):
+            return False
+        self._slice_file.save(slice_)
+        self._slice = slice_
+        self._wake.set()
+        return True
+
+    def report(self) -> SiteReport:
+        """What is seen now; every report has a higher number."""
+        self._sequence += 1
+        decision = self._decision
+        instances = tuple(
+            SiteInstance(node=heard.report.node.id, instance=seen)
+            for heard in self._nodes.reports()
+            if heard.report.node.id not in self._nodes.lost
+            for seen in heard.report.instances
+        )
+        heard_nodes = tuple(heard.report.node for heard in self._nodes.reports())
+        return SiteReport(
+            site=self._site,
+            epoch=self._epoch,
+            sequence=self._sequence,
+            slice_generation=self._slice.generation if self._slice else 0,
+            nodes=decision.nodes if decision else heard_nodes,
+            instances=instances,
+            refused=decision.refused if decision else (),
+            pid=self._pid,
+            ingress_pid=self._ingress.pid,
+        )
+
+    async def step(self) -> int | None:
+        """Decide once and carry it out; when to decide again by time alone. Raises `IngressFault`."""
+        if self._slice is None or not self._may_decide():
+            return None
+        if self._memory is None:
+            self._memory = remember(self._slice, self._nodes.reports())
+        given = SiteInput(
+            slice_=self._slice,
+            memory=self._memory,
+            reports=self._nodes.reports(),
+            lost=self._nodes.lost,
+            in_flight=self._in_flight,
+            now_ms=self._clock.now_ms(),
+        )
+        decision = decide_site(given)
+        found = site_violations(given, decision)
+        if found:
+            log.error("decision_violates", violations=found)
+        await self._carry_out(decision)
+        return decision.wake_ms
+
+    def _may_decide(self) -> bool:
+        """A controller that lost its memory first hears what runs, lest it starts everything twice."""
+        if self._memory is not None or all(self._nodes.heard(node) for node in self._expected):
+            return True
+        return self._clock.monotonic_ms() - self._started_ms > self._settings.first_look_ms
+
+    async def _carry_out(self, decision: SiteDecision) -> None:
+        """Routes first, then slices: what leaves a slice has left the routes before."""
+        if decision.memory != self._memory or self._decision is None:
+            self._memory_file.save(decision.memory)
+        self._memory = decision.memory
+        if decision.routes != self._table:
+            await self._ingress.apply(decision.routes)
+            self._table = decision.routes
+        self._decision = decision
+        for contents in decision.slices:
+            self._hand_out(contents.node, contents.instances)
+        self._report_due.set()
+
+    def _hand_out(self, node: NodeId, instances: tuple[NodeInstance, ...]) -> None:
+        last = self._handed.get(node)
+        if last is not None and last.instances == instances:
+            return
+        generation = last.generation + 1 if last else 1
+        self._handed[node] = NodeSlice(node=node, generation=generation, instances=instances)
+        _announce(self._handed_out)
+
+    def _slice_for(self, node: NodeId, after: int) -> NodeSlice | None:
+        """The node's slice if it does not have it.
+
+        At its first call a node may hold a generation of an earlier controller: then ours is numbered behind it,
+        since nobody knows what the old one said.
+        """
+        slice_ = self._handed.get(node)
+        if slice_ is None:
+            return None
+        if node not in self._met:
+            self._met.add(node)
+            slice_ = NodeSlice(node=node, generation=max(after, slice_.generation) + 1, instances=slice_.instances)
+            self._handed[node] = slice_
+        return slice_ if slice_.generation > after else None
+
+    async def _decide_loop(self) -> None:
+        while True:
+            self._wake.clear()
+            wake_ms: int | None = None
+            try:
+                wake_ms = await self.step()
+            except IngressFault as fault:
+                log.error("ingress_fault", error=str(fault))
+                wake_ms = self._clock.now_ms() + self._settings.retry_ms_max
+            draining = self._memory is not None and bool(self._memory.retiring)
+            due_ms = self._settings.look_ms if self._decision is None else 3_600_000
+            if wake_ms is not None:
+                due_ms = min(due_ms, max(1, wake_ms - self._clock.now_ms()))
+            if draining:
+                due_ms = min(due_ms, self._settings.stats_ms)
+            await _wait(self._wake, due_ms)
+            self._in_flight = await self._count_in_flight() if draining else None
+
+    async def _count_in_flight(self) -> dict[InstanceId, int] | None:
+        try:
+            return {InstanceId(stats.instance): stats.in_flight for stats in await self._ingress.stats()}
+        except IngressFault as fault:
+            log.warning("stats_fault", error=str(fault))
+            return None
+
+    async def _look_loop(self) -> None:
+        while True:
+            await self._clock.sleep_ms(self._settings.look_ms)
+            if await self._nodes.look():
+                self._wake.set()
+
+    async def _slice_loop(self) -> None:
+        delay_ms = self._settings.retry_ms_min
+        while True:
+            held = self._slice.generation if self._slice else 0
+            try:
+                slice_ = await self._link.next_slice(after=held, wait_ms=self._settings.wait_ms)
+                delay_ms = self._settings.retry_ms_min
+                if slice_ is not None:
+                    self.accept(slice_)
+            except LinkError as error:
+                log.debug("slice_failed", error=str(error))
+                await self._clock.sleep_ms(delay_ms)
+                delay_ms = min(delay_ms * 2, self._settings.retry_ms_max)
+
+    async def _report_loop(self) -> None:
+        delay_ms = self._settings.retry_ms_min
+        while True:
+            self._report_due.clear()
+            try:
+                await self._link.report(self.report())
+                delay_ms = self._settings.retry_ms_min
+            except LinkError as error:
+                log.debug("report_failed", error=str(error))
+                await self._clock.sleep_ms(delay_ms)
+                delay_ms = min(delay_ms * 2, self._settings.retry_ms_max)
+                continue
+            await _wait(self._report_due, self._settings.heartbeat_ms)
+
+
+def _announce(event: asyncio.Event) -> None:
+    """Wake everybody who waits now."""
+    event.set()
+    event.clear()
+
+
+async def _wait(event: asyncio.Event, timeout_ms: int) -> None:
+    try:
+        async with asyncio.timeout(timeout_ms / 1000):
+            await event.wait()
+    except TimeoutError:
+        return

@@ -1,0 +1,95 @@
+"""What a site knows of its nodes: their latest reports, and what their silence means.
+
+A killed agent leaves its instances running, so silence alone loses nothing: a silent node's instances are tried by
+a TCP connect. If none of them accepts, the node is lost at once; as long as one does, only its agent is missing,
+and it is given `agent_back_ms` to return.
+"""
+
+from collections.abc import Awaitable, Callable
+
+from msgspec.structs import replace
+
+from skerry.core.reconcile.site_types import NodeHeard
+from skerry.core.types.ids import InstanceId, NodeId
+from skerry.core.types.slices import SERVING_STATES, NodeReport
+from skerry.kit.record import Record
+from skerry.ports.clock import Clock
+
+Probe = Callable[[str], Awaitable[bool]]
+"""Whether something accepts connections at host:port; answers within a fraction of a second."""
+
+
+class NodeSettings(Record):
+    """Times in milliseconds since the last report of a node."""
+
+    suspect_after_ms: int = 1_500  # three heartbeats
+    lost_after_ms: int = 4_000  # a node without instances, or none of which accepts, is lost now
+    agent_back_ms: int = 30_000  # a node whose instances accept is lost only now
+
+
+class Nodes:
+    def __init__(self, clock: Clock, probe: Probe, settings: NodeSettings | None = None) -> None:
+        self._clock = clock
+        self._probe = probe
+        self._settings = settings or NodeSettings()
+        self._heard: dict[NodeId, NodeHeard] = {}
+        self._silent_instances: dict[NodeId, frozenset[InstanceId]] = {}
+        self.lost: frozenset[NodeId] = frozenset()
+
+    def hear(self, report: NodeReport) -> bool:
+        """Take a report in; whether it says anything new."""
+        node = report.node.id
+        last = self._heard.get(node)
+        if last is not None and last.report.epoch == report.epoch and report.sequence <= last.report.sequence:
+            return False
+        self._heard[node] = NodeHeard(report=report, heard_ms=self._clock.monotonic_ms())
+        was_silent = node in self.lost or bool(self._silent_instances.pop(node, None))
+        self.lost -= {node}
+        return was_silent or last is None or _content(last.report) != _content(report)
+
+    def heard(self, node: NodeId) -> bool:
+        return node in self._heard
+
+    def reports(self) -> tuple[NodeHeard, ...]:
+        """The latest of each node; instances found dead while their agent is silent are shown so."""
+        return tuple(self._shown(self._heard[node]) for node in sorted(self._heard))
+
+    async def look(self) -> bool:
+        """Try what silent nodes run, and give up what is lost; whether anything is different now."""
+        before = (self.lost, dict(self._silent_instances))
+        for node, heard in sorted(self._heard.items()):
+            silent_ms = self._clock.monotonic_ms() - heard.heard_ms
+            if silent_ms > self._settings.suspect_after_ms and node not in self.lost:
+                await self._look_at(node, heard, silent_ms)
+        return before != (self.lost, self._silent_instances)
+
+    async def _look_at(self, node: NodeId, heard: NodeHeard, silent_ms: int) -> None:
+        serving = [i for i in heard.report.instances if i.state in SERVING_STATES and i.address is not None]
+        answers = {i.id: await self._probe(i.address) for i in serving if i.address is not None}
+        if self._heard.get(node) is not heard:
+            return  # it spoke while we were looking
+        dead = frozenset(name for name, accepts in answers.items() if not accepts)
+        self._silent_instances[node] = dead
+        all_dead = len(dead) == len(answers)
+        limit_ms = self._settings.lost_after_ms if all_dead else self._settings.agent_back_ms
+        if silent_ms > limit_ms:
+            self.lost |= {node}
+
+    def _shown(self, heard: NodeHeard) -> NodeHeard:
+        dead = self._silent_instances.get(heard.report.node.id, frozenset())
+        if not dead:
+            return heard
+        instances = tuple(
+            replace(i, state="backoff", pid=None, detail="its agent is silent and it does not accept connections")
+            if i.id in dead
+            else i
+            for i in heard.report.instances
+        )
+        return replace(heard, report=replace(heard.report, instances=instances))
+
+
+def _content(report: NodeReport) -> tuple[object, ...]:
+    """What makes a report news: not its number, and not readings that change by themselves."""
+    node = report.node
+    instances = tuple((i.id, i.state, i.address, i.pid, i.restarts, i.detail) for i in report.instances)
+    return (report.epoch, report.slice_generation, node.capacity, node.address, node.features, node.pid, instances)
