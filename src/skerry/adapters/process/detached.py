@@ -284,6 +284,11 @@ def write_private(path: Path, data: bytes) -> None:
     temporary.rename(path)
 
 
+def mounts() -> tuple[str, ...]:
+    """Lines of this process's mount table."""
+    return tuple(Path("/proc/self/mounts").read_text().splitlines())
+
+
 def boot_id() -> str:
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 

@@ -6,7 +6,7 @@ attaches to what the first one started. Instances follow the same machine as the
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable
 from dataclasses import dataclass, field
 
 import msgspec
@@ -14,11 +14,10 @@ import msgspec
 from skerry.adapters.runtime.changes import Changes
 from skerry.core.machines import instance as machine
 from skerry.core.machines.instance import Backoff, Event, Life
-from skerry.core.types.app import Version
 from skerry.core.types.ids import InstanceId, VersionId
 from skerry.core.types.slices import NodeInstance, ObservedInstance
 from skerry.ports.clock import Clock
-from skerry.ports.runtime import Capabilities, Checked, StartupError, Unavailable
+from skerry.ports.runtime import Capabilities, Unavailable
 
 FIRST_PID, FIRST_PORT = 1000, 20_000
 
@@ -56,6 +55,11 @@ class _Cell:
     process: int = 0
     changed: asyncio.Event = field(default_factory=asyncio.Event)
 
+    def tell(self) -> None:
+        """Wake whoever waits now; whoever waits later waits for the next change."""
+        self.changed.set()
+        self.changed = asyncio.Event()
+
 
 @dataclass
 class SimulatedMachine:
@@ -65,8 +69,8 @@ class SimulatedMachine:
     faults: Faults = field(default_factory=Faults)
     cells: dict[InstanceId, _Cell] = field(default_factory=dict[InstanceId, _Cell])
     crashed: dict[InstanceId, str] = field(default_factory=dict[InstanceId, str])  # not yet noticed by a runtime
-    pids: itertools.count[int] = field(default_factory=lambda: itertools.count(FIRST_PID))
-    ports: itertools.count[int] = field(default_factory=lambda: itertools.count(FIRST_PORT))
+    pids: "itertools.count[int]" = field(default_factory=lambda: itertools.count(FIRST_PID))
+    ports: "itertools.count[int]" = field(default_factory=lambda: itertools.count(FIRST_PORT))
 
     def crash(self, instance_id: InstanceId, reason: str = "killed") -> None:
         """The process ends now; nobody is told but by looking."""
@@ -75,8 +79,8 @@ class SimulatedMachine:
             return
         cell.pid = None
         cell.process += 1
-        cell.changed.set()
         self.crashed[instance_id] = reason
+        cell.tell()
 
     def power_off(self) -> None:
         """Every process of the machine ends."""
@@ -166,9 +170,13 @@ class SimulatedRuntime:
                 case "starting" | "stopping":
                     await cell.changed.wait()
 
-    async def aclose(self, *, stop_instances: bool) -> None:
+    def abandon(self) -> None:
+        """As kill -9 of the agent: its work ends between two steps, the machine's processes go on."""
         for task in self._tasks:
             task.cancel()
+
+    async def aclose(self, *, stop_instances: bool) -> None:
+        self.abandon()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if stop_instances:
             self._sim.cells.clear()
@@ -182,14 +190,13 @@ class SimulatedRuntime:
             reason = self._sim.crashed.pop(cell.instance.id, None)
             if reason is not None:
                 self._feed(cell, machine.Exited(reason=reason))
-            cell.changed.clear()
             await cell.changed.wait()
 
     def _feed(self, cell: _Cell, event: Event) -> None:
         cell.life, commands = machine.step(cell.life, event, self._clock.now_ms(), self._backoff)
         for command in commands:
             self._execute(cell, command)
-        cell.changed.set()
+        cell.tell()
         self._changes.notify()
 
     def _execute(self, cell: _Cell, command: machine.Command) -> None:
@@ -231,24 +238,6 @@ class SimulatedRuntime:
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-
-@dataclass
-class SimulatedChecker:
-    """Accepts every version but those `faults` names. `unavailable`: it cannot be asked."""
-
-    faults: Faults = field(default_factory=Faults)
-    on_check: Callable[[Version], None] | None = None
-
-    async def check(self, version: Version) -> Checked:
-        if self.on_check is not None:
-            self.on_check(version)
-        if self.faults.unavailable:
-            raise Unavailable(self.faults.unavailable)
-        text = self.faults.own_fault.get(version.id)
-        if text is not None:
-            raise StartupError(text)
-        return Checked(startup_time_ms=1, handlers=("fetch",), exports=("default",))
 
 
 def _observed(cell: _Cell) -> ObservedInstance:

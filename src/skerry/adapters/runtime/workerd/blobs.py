@@ -1,0 +1,75 @@
+"""The node's own copy of blobs: what instances start from when the city is cut off.
+
+Files by digest, each whole and verified before it has its name. Kept as long as an instance of this node refers to them.
+"""
+
+import asyncio
+import hashlib
+from collections.abc import Awaitable, Callable, Iterable
+from pathlib import Path
+
+from skerry.adapters.process.detached import write_private
+from skerry.core.types.ids import Digest
+
+FETCHES_AT_ONCE = 8  # towards the site: enough to hide the round trip, few enough to share
+ASSET_MTIME_S = 1_000_000_000  # one for all: workerd's ETag has the time in it, and must be equal in all cities
+
+Fetch = Callable[[Digest], Awaitable[bytes]]
+
+
+class BadBlob(Exception):
+    """What was fetched is not what was asked for."""
+
+
+class NodeBlobs:
+    """`get` reads here and fetches at most once; callers that want the same at the same time share one fetch."""
+
+    def __init__(self, directory: Path, fetch: Fetch) -> None:
+        self._directory = directory
+        self._fetch = fetch
+        self._running: dict[Digest, asyncio.Task[None]] = {}
+        self._slots = asyncio.Semaphore(FETCHES_AT_ONCE)
+
+    def path(self, digest: Digest) -> Path:
+        if len(digest) != 64 or not set(digest) <= set("0123456789abcdef"):
+            raise BadBlob(f"no digest: {digest[:80]!r}")
+        return self._directory / digest
+
+    async def get(self, digest: Digest) -> bytes:
+        """Raises `BadBlob`, or what the fetch raises."""
+        path = await self.ensure(digest)
+        return await asyncio.to_thread(path.read_bytes)
+
+    async def ensure(self, digest: Digest) -> Path:
+        """The file of that blob, there."""
+        path = self.path(digest)
+        if not path.exists():
+            task = self._running.get(digest)
+            if task is None:
+                task = self._running[digest] = asyncio.create_task(self._load(digest, path))
+                task.add_done_callback(lambda _: self._running.pop(digest, None))
+            await asyncio.shield(task)
+        return path
+
+    async def ensure_all(self, digests: Iterable[Digest]) -> None:
+        async with asyncio.TaskGroup() as group:
+            for digest in sorted(set(digests)):
+                group.create_task(self.ensure(digest))
+
+    def keep_only(self, digests: frozenset[Digest]) -> None:
+        """Remove the rest, and what a killed agent left half written."""
+        for path in self._directory.iterdir():
+            if path.name not in digests:
+                path.unlink(missing_ok=True)
+
+    async def _load(self, digest: Digest, path: Path) -> None:
+        async with self._slots:
+            data = await self._fetch(digest)
+            await asyncio.to_thread(_store, digest, path, data)
+
+
+def _store(digest: Digest, path: Path, data: bytes) -> None:
+    actual = hashlib.sha256(data).hexdigest()
+    if actual != digest:
+        raise BadBlob(f"blob {digest} arrived with the content of {actual}")
+    write_private(path, data)

@@ -1,0 +1,234 @@
+"""The contract of `skerry.ports.runtime.Runtime`, as tests. Subclass it and give it a `harness` fixture."""
+
+import asyncio
+from typing import Protocol
+
+import pytest
+
+from skerry.core.types.ids import InstanceId
+from skerry.core.types.slices import SERVING_STATES, NodeInstance, ObservedInstance
+from skerry.ports.runtime import Runtime
+
+DEADLINE_S = 60  # for what would otherwise wait for ever when the contract is broken
+GRACE_MS = 1000
+
+
+class RuntimeHarness(Protocol):
+    """How the suite reaches one adapter. All runtimes that it opens stand for agents of the same node, one after the other."""
+
+    async def open(self) -> Runtime:
+        """A new runtime, attached. The one before was closed, or abandoned by `kill_agent`."""
+        ...
+
+    async def kill_agent(self, runtime: Runtime) -> None:
+        """As kill -9 of the runtime's process: nothing is cleaned up, instances go on."""
+        ...
+
+    def good(self, name: str) -> NodeInstance:
+        """An instance of a version that answers 200."""
+        ...
+
+    def broken(self, name: str) -> NodeInstance:
+        """An instance of a version whose code throws `boom` at start-up."""
+        ...
+
+    async def request(self, address: str) -> int:
+        """The status of the answer to a GET; raises `ConnectionRefusedError` when nobody listens."""
+        ...
+
+    async def kill_process(self, runtime: Runtime, instance_id: InstanceId) -> None:
+        """As kill -9 of the instance's process."""
+        ...
+
+    async def leftovers(self) -> list[str]:
+        """What there is of this node's instances: processes, groups, mounts, sockets."""
+        ...
+
+
+def find(runtime: Runtime, instance_id: InstanceId) -> ObservedInstance | None:
+    return next((seen for seen in runtime.observe() if seen.id == instance_id), None)
+
+
+async def becomes(runtime: Runtime, instance_id: InstanceId, *states: str) -> ObservedInstance:
+    """Wait by `changes` until the instance is in one of the states."""
+    async with asyncio.timeout(DEADLINE_S):
+        changes = runtime.changes()
+        try:
+            waiting = asyncio.ensure_future(anext(changes))  # listens from here on: no change can slip through
+            await asyncio.sleep(0)
+            while (seen := find(runtime, instance_id)) is None or seen.state not in states:
+                await waiting
+                waiting = asyncio.ensure_future(anext(changes))
+            waiting.cancel()
+            return seen
+        except TimeoutError:
+            raise AssertionError(f"{instance_id} is {find(runtime, instance_id)}, not {states}") from None
+
+
+def address_of(seen: ObservedInstance) -> str:
+    assert seen.address is not None
+    return seen.address
+
+
+class RuntimeContract:
+    @pytest.fixture
+    async def runtime(self, harness: RuntimeHarness) -> Runtime:
+        return await harness.open()
+
+    async def test_has_an_address_at_once_and_requests_wait_for_it(self, runtime: Runtime, harness: RuntimeHarness) -> None:
+        seen = await runtime.start(harness.good("a"))
+        assert seen.state == "starting"
+        assert await harness.request(address_of(seen)) == 200
+        running = await becomes(runtime, seen.id, "running")
+        assert running.pid
+        assert running.address == seen.address
+
+    async def test_start_is_idempotent(self, runtime: Runtime, harness: RuntimeHarness) -> None:
+        wanted = harness.good("a")
+        await runtime.start(wanted)
+        first = await becomes(runtime, wanted.id, "running")
+        assert await runtime.start(wanted) == first
+        assert [seen.id for seen in runtime.observe()] == [wanted.id]
+
+    async def test_instances_are_apart(self, runtime: Runtime, harness: RuntimeHarness) -> None:
+        seen = [await runtime.start(harness.good(name)) for name in "abc"]
+        assert len({address_of(one) for one in seen}) == 3
+        assert [await harness.request(address_of(one)) for one in seen] == [200, 200, 200]
+
+    async def test_an_own_fault_fails_with_its_text_and_a_503_at_once(self, runtime: Runtime, harness: RuntimeHarness) -> None:
+        seen = await runtime.start(harness.broken("a"))
+        assert await harness.request(address_of(seen)) == 503  # waited, then refused
+        failed = await becomes(runtime, seen.id, "failed")
+        assert "boom" in failed.detail
+        assert failed.pid is None
+        assert await harness.request(address_of(seen)) == 503
+
+    async def test_stop_leaves_nothing_and_may_come_twice(self, runtime: Runtime, harness: RuntimeHarness) -> None:
+        wanted = harness.good("a")
+        await runtime.start(wanted)
+        seen = await becomes(runtime, wanted.id, "running")
+        await runtime.stop(wanted.id, grace_ms=GRACE_MS)
+        assert runtime.observe() == ()
+        await runtime.stop(wanted.id, grace_ms=GRACE_MS)
+        with pytest.raises(ConnectionRefusedError):
+            await harness.request(address_of(seen))
+        assert await harness.leftovers() == []
+
+    async def test_stop_without_a_start(self, runtime: Runtime) -> None:
+        await runtime.stop("0123456789abcdef", grace_ms=GRACE_MS)
+
+    async def test_stop_during_a_start(self, runtime: Runtime, harness: RuntimeHarness) -> None:
+        wanted = harness.good("a")
+        await runtime.start(wanted)
+        await runtime.stop(wanted.id, grace_ms=GRACE_MS)
+        assert runtime.observe() == ()
+        assert await harness.leftovers() == []
+
+    async def test_stop_of_a_failed_one(self, runtime: Runtime, harness: RuntimeHarness) -> None:
+        wanted = harness.broken("a")
+        await runtime.start(wanted)
+        await becomes(runtime, wanted.id, "failed")
+        await runtime.stop(wanted.id, grace_ms=GRACE_MS)
+        assert runtime.observe() == ()
+        assert await harness.leftovers() == []
+
+    async def test_starts_again_after_a_stop(self, runtime: Runtime, harness: RuntimeHarness) -> None:
+        wanted = harness.good("a")
+        await runtime.start(wanted)
+        await runtime.stop(wanted.id, grace_ms=GRACE_MS)
+        seen = await runtime.start(wanted)
+        assert await harness.request(address_of(seen)) == 200
+
+    async def test_a_killed_process_is_back_and_requests_wait(self, runtime: Runtime, harness: RuntimeHarness) -> None:
+        wanted = harness.good("a")
+        await runtime.start(wanted)
+        before = await becomes(runtime, wanted.id, "running")
+        await harness.kill_process(runtime, wanted.id)
+        await becomes(runtime, wanted.id, "starting")
+        assert await harness.request(address_of(before)) == 200
+        after = await becomes(runtime, wanted.id, "running")
+        assert after.pid not in (None, before.pid)
+        assert after.address == before.address
+        assert after.restarts == 1
+
+    async def test_one_that_keeps_dying_is_held_back_then_tried_again(self, runtime: Runtime, harness: RuntimeHarness) -> None:
+        wanted = harness.good("a")
+        await runtime.start(wanted)
+        await becomes(runtime, wanted.id, "running")
+        await harness.kill_process(runtime, wanted.id)
+        await becomes(runtime, wanted.id, "starting")
+        await becomes(runtime, wanted.id, "running")
+        await harness.kill_process(runtime, wanted.id)
+        seen = await becomes(runtime, wanted.id, "starting", "backoff")
+        assert seen.state == "backoff"
+        assert seen.detail
+        assert await harness.request(address_of(seen)) in (200, 503)  # it may be back before the request is
+        again = await becomes(runtime, wanted.id, "running")
+        assert again.restarts == 2
+
+    async def test_the_next_agent_takes_over(self, runtime: Runtime, harness: RuntimeHarness) -> None:
+        wanted = [harness.good(name) for name in "ab"]
+        for one in wanted:
+            await runtime.start(one)
+        before = [await becomes(runtime, one.id, "running") for one in wanted]
+        await harness.kill_agent(runtime)
+        assert [await harness.request(address_of(one)) for one in before] == [200, 200]
+        runtime = await harness.open()
+        after = [await becomes(runtime, one.id, "running") for one in wanted]
+        assert [(one.pid, one.address) for one in after] == [(one.pid, one.address) for one in before]
+        assert [(await runtime.start(one)).pid for one in wanted] == [one.pid for one in before]
+        await harness.kill_process(runtime, wanted[0].id)
+        await becomes(runtime, wanted[0].id, "starting")
+        assert await harness.request(address_of(before[0])) == 200  # it is looked after as before
+        await runtime.stop(wanted[0].id, grace_ms=GRACE_MS)
+        await runtime.stop(wanted[1].id, grace_ms=GRACE_MS)
+        assert await harness.leftovers() == []
+
+    async def test_the_next_agent_starts_what_died_meanwhile(self, runtime: Runtime, harness: RuntimeHarness) -> None:
+        wanted = harness.good("a")
+        await runtime.start(wanted)
+        await becomes(runtime, wanted.id, "running")
+        await harness.kill_agent(runtime)
+        await harness.kill_process(runtime, wanted.id)
+        runtime = await harness.open()
+        seen = await becomes(runtime, wanted.id, "running")
+        assert await harness.request(address_of(seen)) == 200
+
+    async def test_detached_instances_go_on(self, runtime: Runtime, harness: RuntimeHarness) -> None:
+        wanted = harness.good("a")
+        await runtime.start(wanted)
+        before = await becomes(runtime, wanted.id, "running")
+        await runtime.aclose(stop_instances=False)
+        assert await harness.request(address_of(before)) == 200
+        runtime = await harness.open()
+        assert (await becomes(runtime, wanted.id, "running")).pid == before.pid
+
+    async def test_closing_with_stop_leaves_nothing(self, runtime: Runtime, harness: RuntimeHarness) -> None:
+        for name in "ab":
+            await runtime.start(harness.good(name))
+        await runtime.start(harness.broken("c"))
+        await runtime.aclose(stop_instances=True)
+        assert await harness.leftovers() == []
+        assert (await harness.open()).observe() == ()
+
+    async def test_asleep_is_woken_by_a_request(self, runtime: Runtime, harness: RuntimeHarness) -> None:
+        wanted = harness.good("a")
+        await runtime.start(wanted)
+        before = await becomes(runtime, wanted.id, "running")
+        await runtime.sleep(wanted.id)
+        expected = "asleep" if runtime.capabilities.sleep else "running"
+        assert (await becomes(runtime, wanted.id, expected)).pid == before.pid
+        assert await harness.request(address_of(before)) == 200
+        assert (await becomes(runtime, wanted.id, "running")).pid == before.pid
+
+    async def test_serving_states_answer(self, runtime: Runtime, harness: RuntimeHarness) -> None:
+        wanted = harness.good("a")
+        seen = await runtime.start(wanted)
+        seen = await becomes(runtime, wanted.id, *SERVING_STATES)
+        assert await harness.request(address_of(seen)) == 200
+
+    async def test_what_is_missing_is_named(self, runtime: Runtime) -> None:
+        capabilities = runtime.capabilities
+        named = {name for name, _ in capabilities.missing}
+        assert capabilities.limits or "limits" in named
+        assert capabilities.sleep or "sleep" in named
