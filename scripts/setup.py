@@ -62,6 +62,7 @@ class Progress:
 
 
 progress = Progress()
+held: list[int] = []  # descriptors that steps inherit
 
 
 # The steps, in order
@@ -71,21 +72,21 @@ def main(level: str) -> None:
     use_new_enough_python()
     os.chdir(ROOT)
     CACHE.mkdir(exist_ok=True)
-    with one_at_a_time():
-        # What installs dev packages once keeps them: `make run` after `make test` changes nothing.
-        dev = level == "dev" or stamp_path("dev").exists()
-        make_venv()
-        install_uv()
-        install_packages(dev=dev)
-        install_project()
-        if level == "python":
-            return
-        compile_source()
-        install_npm(ROOT, "workerd and wrangler, from npm")
-        if level == "dev":
-            install_npm(CLIENTS, "older wrangler for the tests, from npm")
-        install_bubblewrap()
-        check_machine(strict=level == "run")
+    held.append(take_lock())
+    # What installs dev packages once keeps them: `make run` after `make test` changes nothing.
+    dev = level == "dev" or stamp_path("dev").exists()
+    make_venv()
+    install_uv()
+    install_packages(dev=dev)
+    install_project()
+    if level == "python":
+        return
+    compile_source()
+    install_npm(ROOT, "workerd and wrangler, from npm")
+    if level == "dev":
+        install_npm(CLIENTS, "older wrangler for the tests, from npm")
+    install_bubblewrap()
+    check_machine(strict=level == "run")
 
 
 def use_new_enough_python() -> None:
@@ -264,19 +265,18 @@ def check_machine(*, strict: bool) -> None:
 # How steps run and are remembered
 
 
-class one_at_a_time:
-    """Two `make`s in one tree: the second waits for the first."""
+def take_lock() -> int:
+    """Two `make`s in one tree: the second waits for the first.
 
-    def __enter__(self) -> None:
-        self.file = (CACHE / "setup.lock").open("w")
-        try:
-            fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print("Another set-up runs in this tree; waiting for it", file=sys.stderr, flush=True)
-            fcntl.flock(self.file, fcntl.LOCK_EX)
-
-    def __exit__(self, *_: object) -> None:
-        self.file.close()
+    Steps inherit the descriptor, so what a killed set-up left running (npm, half-way) is waited for as well.
+    """
+    lock = os.open(CACHE / "setup.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        print("Another set-up runs in this tree; waiting for it", file=sys.stderr, flush=True)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+    return lock
 
 
 def python() -> str:
@@ -308,7 +308,7 @@ def run(command: list[str], *, cwd: Path = ROOT, env: dict[str, str] | None = No
         start = log.tell()
         log.write(("$ " + " ".join(command) + "\n").encode())
         log.flush()
-        process = subprocess.Popen(command, cwd=cwd, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        process = subprocess.Popen(command, cwd=cwd, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=held)
         while True:
             try:
                 code = process.wait(timeout=0.2 if progress.live else None)
