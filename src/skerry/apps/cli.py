@@ -1,0 +1,407 @@
+"""The `skerry` command. Exit status: 0 done, 1 refused or failed, 2 wrong usage, 3 no platform answers.
+
+Every command reads as: find the platform, ask it, print. What only one command needs is imported inside it, so
+that the others start fast.
+"""
+
+import os
+import shlex
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from skerry.kit.record import encode
+
+if TYPE_CHECKING:
+    from skerry.apps.client import Client
+    from skerry.core.types.view import AccountView, WhoView
+
+EXPIRES_DAYS_MAX = 3650
+
+app = typer.Typer(
+    name="skerry",
+    help="An edge application platform on your own servers.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+account_app = typer.Typer(help="Accounts: the tenants of the platform.", no_args_is_help=True, rich_markup_mode=None)
+token_app = typer.Typer(help="Tokens: who may do what.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(account_app, name="account")
+app.add_typer(token_app, name="token")
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+DataDirOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--data-dir", metavar="DIR", help="Where the platform keeps its state (or SKERRY_DATA_DIR).", show_default=False
+    ),
+]
+AccountOption = Annotated[
+    str | None, typer.Option("--account", help="Name or id of the account (or SKERRY_ACCOUNT).", show_default=False)
+]
+
+
+@app.command(epilog="Example: skerry up --cities lhr:3,cur:3,sin:2 --port 8080")
+def up(
+    *,
+    cities: Annotated[
+        str, typer.Option(metavar="CODE:NODES,…", help="Cities by IATA code, each with its number of nodes.")
+    ] = "lhr:3,cur:3,sin:2",
+    data_dir: DataDirOption = None,
+    port: Annotated[int, typer.Option(help="Where apps answer; the two ports after it are used too.")] = 8080,
+    api_port: Annotated[int, typer.Option(help="Where the API answers.")] = 8787,
+    suffix: Annotated[str, typer.Option(help="Apps answer at <app>.<account>.<suffix>.")] = "localhost",
+    example: Annotated[bool, typer.Option("--example/--no-example", help="Deploy examples/hello-edge first.")] = True,
+    detach: Annotated[bool, typer.Option("--detach", help="Run in the background; returns when it serves.")] = False,
+    node_cpu: Annotated[
+        int | None, typer.Option(metavar="N", help="Millicores of each node (default: a share of the machine).")
+    ] = None,
+    node_memory: Annotated[
+        int | None, typer.Option(metavar="N", help="MiB of each node (default: a share of the machine).")
+    ] = None,
+    allow_egress: Annotated[
+        list[str] | None, typer.Option(metavar="CIDR", help="A network that apps may reach besides the public internet.")
+    ] = None,
+    json: JsonOption = False,
+) -> None:
+    """Start every plane on this machine: control, cities, nodes. Ctrl-C ends all of it."""
+    from skerry.apps import up as module
+    from skerry.apps.supervisor.layout import Options
+
+    options = Options(
+        data_dir=str(_data_dir(data_dir)),
+        cities=cities,
+        port=port,
+        api_port=api_port,
+        suffix=suffix,
+        example=example,
+        node_cpu_millicores=node_cpu,
+        node_memory_mib=node_memory,
+        egress_allow=tuple(allow_egress or ()),
+    )
+    if not detach:
+        raise typer.Exit(module.up(options, json=json))
+    started = module.up_detached(options)
+    if json:
+        _print_json(started)
+    else:
+        print(f"Ready after {started.seconds:.1f} s (pid {started.pid}); API: {started.api_url}")
+        print(f"`skerry status` shows it, `skerry down` ends it; logs: {started.data_dir}/logs")
+
+
+@app.command(epilog="Example: skerry down")
+def down(data_dir: DataDirOption = None, json: JsonOption = False) -> None:
+    """End the platform that runs in the background, and remove what a killed one left."""
+    from skerry.apps import up as module
+
+    said = module.down(_data_dir(data_dir))
+    if json:
+        _print_json({"done": said})
+    else:
+        print(said)
+
+
+@app.command(epilog="Example: skerry status --json | jq .instances")
+def status(data_dir: DataDirOption = None, json: JsonOption = False) -> None:
+    """Show sites, nodes, apps and instances."""
+    with _client(data_dir) as client:
+        found = client.status()
+    if json:
+        return _print_json(found)
+    from skerry.apps.tables import print_status
+
+    return print_status(found)
+
+
+@app.command(epilog='Example: eval "$(skerry env)" && npx wrangler deploy')
+def env(data_dir: DataDirOption = None, account: AccountOption = None, json: JsonOption = False) -> None:
+    """Print the variables that point wrangler at this platform, for `eval`."""
+    from skerry.apps.wrangling import wrangler_env
+
+    with _client(data_dir) as client:
+        chosen = _account(client, client.whoami(), account)
+        values = wrangler_env(client.target.dialect_url, client.target.token, chosen.account)
+    if json:
+        return _print_json(values)
+    for name, value in values.items():
+        print(f"export {name}={shlex.quote(value)}")
+    return None
+
+
+@app.command(
+    epilog="Example: skerry wrangler deploy",
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "allow_interspersed_args": False},
+)
+def wrangler(context: typer.Context) -> None:
+    """Run the stock wrangler client that came with the installation, pointed at this platform.
+
+    Everything behind `wrangler` is wrangler's own: `skerry wrangler deploy --help` is its help.
+    """
+    from skerry.apps import wrangling
+
+    with _client(None) as client:
+        who = client.whoami()
+        given = os.environ.get("CLOUDFLARE_ACCOUNT_ID")
+        known = given if given in {account.account for account in who.accounts} else None
+        chosen = _account(client, who, known)
+        values = wrangling.wrangler_env(client.target.dialect_url, client.target.token, chosen.account)
+        command = wrangling.command(context.args)
+        with wrangling.output_file() as output:
+            result = _run_in_foreground(command, {**os.environ, "WRANGLER_OUTPUT_FILE_PATH": str(output), **values})
+            deployed = wrangling.read_deployed(output) if result == 0 else ()
+        if deployed:
+            _print_urls(client, chosen, tuple(dict.fromkeys(entry.worker_name or "" for entry in deployed)))
+    raise typer.Exit(result)
+
+
+@app.command(epilog="Example: skerry apps")
+def apps(data_dir: DataDirOption = None, json: JsonOption = False) -> None:
+    """List the apps with their URLs and how far their rollouts are."""
+    with _client(data_dir) as client:
+        found = client.apps()
+    if json:
+        return _print_json({"apps": found})
+    from skerry.apps.tables import print_apps
+
+    return print_apps(found)
+
+
+@app.command(epilog="Example: skerry explain hello-edge cur")
+def explain(
+    name: Annotated[str, typer.Argument(metavar="APP", help="The app.")],
+    site: Annotated[str | None, typer.Argument(metavar="[SITE]", help="Look inside this city too.", show_default=False)] = None,
+    *,
+    data_dir: DataDirOption = None,
+    account: AccountOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Say where an app runs, and why there and not elsewhere."""
+    with _client(data_dir) as client:
+        chosen = _account(client, client.whoami(), account)
+        said = client.explain(chosen.account, name, site)
+    if json:
+        return _print_json(said)
+    from skerry.apps.tables import print_explanation
+
+    return print_explanation(said)
+
+
+@app.command(epilog="Example: skerry sites")
+def sites(data_dir: DataDirOption = None, json: JsonOption = False) -> None:
+    """List the cities."""
+    with _client(data_dir) as client:
+        found = client.sites()
+    if json:
+        return _print_json({"sites": found})
+    from skerry.apps.tables import print_sites
+
+    return print_sites(found)
+
+
+@app.command(epilog="Example: skerry nodes --json")
+def nodes(data_dir: DataDirOption = None, json: JsonOption = False) -> None:
+    """List the nodes with what they have and what is reserved."""
+    with _client(data_dir) as client:
+        found = client.nodes()
+    if json:
+        return _print_json({"nodes": found})
+    from skerry.apps.tables import print_nodes
+
+    return print_nodes(found)
+
+
+TargetArgument = Annotated[str, typer.Argument(metavar="NODE|SITE", help="A node (lhr-1) or a whole city (lhr).")]
+
+
+@app.command(epilog="Example: skerry drain lhr-1")
+def drain(target: TargetArgument, data_dir: DataDirOption = None, json: JsonOption = False) -> None:
+    """Move everything off a node or a city, and put nothing new there."""
+    with _client(data_dir) as client:
+        done = client.drain(target)
+    if json:
+        return _print_json(done)
+    moving = f"; {done.moving} instances are moving away" if done.moving else ""
+    return print(f"{done.kind} {done.target} is {done.state}{moving}. `skerry undrain {done.target}` takes it back.")
+
+
+@app.command(epilog="Example: skerry undrain lhr-1")
+def undrain(target: TargetArgument, data_dir: DataDirOption = None, json: JsonOption = False) -> None:
+    """Take a drained node or city back into service."""
+    with _client(data_dir) as client:
+        done = client.undrain(target)
+    return _print_json(done) if json else print(f"{done.kind} {done.target} is {done.state}")
+
+
+@account_app.command("create", epilog="Example: skerry account create team-a")
+def account_create(
+    name: Annotated[str, typer.Argument(help="Part of the apps' host names: lower-case letters, digits, hyphens.")],
+    data_dir: DataDirOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Create an account."""
+    with _client(data_dir) as client:
+        made = client.create_account(name)
+    if json:
+        return _print_json(made)
+    print(f"account {made.name}: {made.account}")
+    return print(f"`skerry token create NAME --account {made.name}` makes a token for it")
+
+
+@account_app.command("list", epilog="Example: skerry account list")
+def account_list(data_dir: DataDirOption = None, json: JsonOption = False) -> None:
+    """List the accounts."""
+    with _client(data_dir) as client:
+        found = client.accounts()
+    if json:
+        return _print_json({"accounts": found})
+    from skerry.apps.tables import print_accounts
+
+    return print_accounts(found)
+
+
+@token_app.command("create", epilog="Example: skerry token create ci --account team-a --scope write --days 90")
+def token_create(
+    name: Annotated[str, typer.Argument(help="What the token is for.")],
+    *,
+    account: Annotated[str | None, typer.Option(help="The account it is for; without it: an operator's token.")] = None,
+    scope: Annotated[
+        str | None, typer.Option(help="read, write or admin.", show_default="write, or admin without account")
+    ] = None,
+    days: Annotated[int | None, typer.Option(min=1, max=EXPIRES_DAYS_MAX, help="Days until it expires.")] = None,
+    data_dir: DataDirOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Create a token. Its secret is shown once, now."""
+    import time
+
+    expires_ms = None if days is None else int(time.time() * 1000) + days * 86_400_000
+    with _client(data_dir) as client:
+        made = client.create_token(name, scope or ("write" if account else "admin"), account, expires_ms)
+    if json:
+        return _print_json(made)
+    print(made.secret)
+    return print(f"token {made.token} ({made.scope}); the secret above is not shown again", file=sys.stderr)
+
+
+@token_app.command("list", epilog="Example: skerry token list --account team-a")
+def token_list(account: AccountOption = None, data_dir: DataDirOption = None, json: JsonOption = False) -> None:
+    """List the tokens, without their secrets."""
+    with _client(data_dir) as client:
+        found = client.tokens(account)
+        names: dict[str, str] = {item.account: item.name for item in client.accounts()}
+    if json:
+        return _print_json({"tokens": found})
+    from skerry.apps.tables import print_tokens
+
+    return print_tokens(found, names)
+
+
+@token_app.command("revoke", epilog="Example: skerry token revoke 0123456789abcdef0123456789abcdef")
+def token_revoke(
+    token: Annotated[str, typer.Argument(help="The token's id, as `skerry token list` shows it.")],
+    data_dir: DataDirOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Revoke a token: from now on nobody is let in with it."""
+    with _client(data_dir) as client:
+        gone = client.revoke_token(token)
+    return _print_json(gone) if json else print(f"token {gone.token} ({gone.name}) is revoked")
+
+
+@app.command(epilog="Example: skerry doctor")
+def doctor(
+    json: JsonOption = False,
+    required: Annotated[bool, typer.Option("--required", help="Only what keeps Skerry from running.")] = False,
+) -> None:
+    """Tell what this machine has, what it lacks, what that disables and how to get it."""
+    from skerry.apps.doctor import doctor as examine
+
+    raise typer.Exit(examine(json=json, required=required))
+
+
+def main() -> None:
+    from skerry.adapters.tools import ToolMissing
+    from skerry.apps.client import ClientError
+    from skerry.apps.supervisor.errors import UpError
+
+    try:
+        app()
+    except ToolMissing as error:
+        _fail(str(error), hint="`skerry doctor` tells what else this machine lacks", code=1)
+    except UpError as error:
+        _fail(str(error), hint=error.hint, code=error.code)
+    except ClientError as error:
+        _fail(str(error), hint=error.hint, code=error.exit_code)
+
+
+def _data_dir(given: Path | None) -> Path:
+    from skerry.apps.supervisor.layout import default_data_dir
+
+    return given.absolute() if given is not None else default_data_dir()
+
+
+def _client(data_dir: Path | None) -> "Client":
+    from skerry.apps.client import Client, find_target
+
+    return Client(find_target(_data_dir(data_dir)))
+
+
+def _account(client: "Client", who: "WhoView", asked: str | None) -> "AccountView":
+    """The account that is meant: named, the token's only one, or the platform's first."""
+    from skerry.apps.client import ClientError
+
+    asked = asked or os.environ.get("SKERRY_ACCOUNT") or None
+    wanted = asked or client.target.default_account
+    found = next((account for account in who.accounts if wanted in (account.name, account.account)), None)
+    if found is None and asked is None and len(who.accounts) == 1:
+        found = who.accounts[0]
+    if found is None:
+        raise ClientError(f"there is no account {wanted!r}", hint="`skerry account list` shows them; name one with --account")
+    return found
+
+
+def _run_in_foreground(command: list[str], environment: dict[str, str]) -> int:
+    """Its exit status as a shell gives it. Ctrl-C is the child's."""
+    child = subprocess.Popen(command, env=environment)
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        status = child.wait()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    return status if status >= 0 else 128 - status
+
+
+def _print_urls(client: "Client", account: "AccountView", names: tuple[str, ...]) -> None:
+    """Where the apps really answer: wrangler prints a workers.dev address, which is not here."""
+    from skerry.apps.client import ClientError
+
+    try:
+        found = client.status()
+    except ClientError:
+        return
+    for item in found.apps:
+        if item.account == account.account and item.app in names:
+            print(f"\nOn this platform {item.app} answers at {item.url}")
+            for site in found.sites:
+                print(f"  {site.site}  {site.city:<16} curl --connect-to ::{site.address} {item.url}/")
+
+
+def _print_json(value: object) -> None:
+    print(encode(value).decode(), flush=True)
+
+
+def _fail(message: str, *, hint: str, code: int) -> None:
+    print(f"skerry: {message}", file=sys.stderr)
+    if hint:
+        print(f"  {hint}", file=sys.stderr)
+    raise SystemExit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,204 @@
+"""The client of the own API, and how it finds the platform.
+
+SKERRY_API_URL and SKERRY_API_TOKEN      another machine's platform
+--data-dir, SKERRY_DATA_DIR, the default  the one that `skerry up` runs here
+"""
+
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import Self, TypeVar
+
+import httpx
+import msgspec
+
+from skerry.apps.supervisor.lock import open_supervisor, read_platform
+from skerry.core.types.view import AccountView, AppView, DrainView, Explanation, NodeView, SiteView, Status, TokenView, WhoView
+from skerry.kit.record import Record, decode, encode
+
+TIMEOUT_S = 30.0
+ANSWER_BYTES_MAX = 64 << 20  # the status of 300 sites
+DIALECT_PATH = "/client/v4"
+
+T = TypeVar("T", bound=Record)
+
+
+class ClientError(Exception):
+    """For people: what is wrong and what to do next. `exit_code`: 1 the caller's doing, 3 not reachable."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, hint: str = "", code: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint
+        self.code = code
+
+
+class NotReachable(ClientError):
+    """No platform answers."""
+
+    exit_code = 3
+
+
+class Target(Record):
+    """Where a platform answers, and the token for it."""
+
+    api_url: str
+    token: str
+    default_account: str = "default"
+
+    @property
+    def dialect_url(self) -> str:
+        """What wrangler calls its API base."""
+        return self.api_url + DIALECT_PATH
+
+
+class Sites(Record, forbid_unknown_fields=False):
+    sites: tuple[SiteView, ...]
+
+
+class Nodes(Record, forbid_unknown_fields=False):
+    nodes: tuple[NodeView, ...]
+
+
+class Apps(Record, forbid_unknown_fields=False):
+    apps: tuple[AppView, ...]
+
+
+class AccountList(Record, forbid_unknown_fields=False):
+    accounts: tuple[AccountView, ...]
+
+
+class TokenList(Record, forbid_unknown_fields=False):
+    tokens: tuple[TokenView, ...]
+
+
+class _Error(Record, forbid_unknown_fields=False):
+    code: str = "unknown"
+    message: str = ""
+    hint: str = ""
+
+
+class _ErrorAnswer(Record, forbid_unknown_fields=False):
+    error: _Error
+
+
+def find_target(data_dir: Path) -> Target:
+    """Raises `NotReachable` when nothing runs on `data_dir`, `ClientError` when its token cannot be read."""
+    url = os.environ.get("SKERRY_API_URL", "").rstrip("/")
+    if url:
+        if not url.startswith(("http://", "https://")):
+            raise ClientError(f"SKERRY_API_URL={url}: not an http:// or https:// address")
+        token = os.environ.get("SKERRY_API_TOKEN", "")
+        if not token:
+            raise ClientError("SKERRY_API_URL is set but SKERRY_API_TOKEN is not", hint="`skerry token create` makes one")
+        return Target(api_url=url, token=token)
+    platform = read_platform(data_dir)
+    supervisor = open_supervisor(platform) if platform else None
+    if platform is None or supervisor is None:
+        raise NotReachable(f"no platform runs on {data_dir}", hint="start one with `skerry up`, or name it with --data-dir")
+    supervisor.close()
+    path = Path(platform.admin_token_path)
+    try:
+        token = path.read_text("ascii").strip()
+    except FileNotFoundError:
+        raise NotReachable("the platform is still starting", hint="try again in a moment") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ClientError(f"{path}: {error}", hint="only the user who started the platform may read it") from error
+    return Target(api_url=platform.api_url, token=token, default_account=platform.default_account)
+
+
+class Client:
+    """One method per request of the API; each raises `ClientError` or `NotReachable`."""
+
+    def __init__(self, target: Target, *, transport: httpx.BaseTransport | None = None) -> None:
+        self.target = target
+        # Proxies of the environment are for the internet, not for the operator's own machines.
+        self._http = httpx.Client(
+            base_url=target.api_url,
+            headers={"authorization": f"Bearer {target.token}"},
+            timeout=TIMEOUT_S,
+            transport=transport,
+            trust_env=False,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._http.close()
+
+    def whoami(self) -> WhoView:
+        return self._call("GET", "/v1/whoami", WhoView)
+
+    def status(self) -> Status:
+        return self._call("GET", "/v1/status", Status)
+
+    def sites(self) -> tuple[SiteView, ...]:
+        return self._call("GET", "/v1/sites", Sites).sites
+
+    def nodes(self) -> tuple[NodeView, ...]:
+        return self._call("GET", "/v1/nodes", Nodes).nodes
+
+    def apps(self) -> tuple[AppView, ...]:
+        return self._call("GET", "/v1/apps", Apps).apps
+
+    def explain(self, account: str, app: str, site: str | None) -> Explanation:
+        query = {} if site is None else {"site": site}
+        return self._call("GET", f"/v1/apps/{_segment(account)}/{_segment(app)}/explain", Explanation, query=query)
+
+    def drain(self, target: str) -> DrainView:
+        return self._call("POST", "/v1/drain", DrainView, body={"target": target})
+
+    def undrain(self, target: str) -> DrainView:
+        return self._call("POST", "/v1/undrain", DrainView, body={"target": target})
+
+    def accounts(self) -> tuple[AccountView, ...]:
+        return self._call("GET", "/v1/accounts", AccountList).accounts
+
+    def create_account(self, name: str) -> AccountView:
+        return self._call("POST", "/v1/accounts", AccountView, body={"name": name})
+
+    def tokens(self, account: str | None) -> tuple[TokenView, ...]:
+        query = {} if account is None else {"account": account}
+        return self._call("GET", "/v1/tokens", TokenList, query=query).tokens
+
+    def create_token(self, name: str, scope: str, account: str | None, expires_ms: int | None) -> TokenView:
+        body = {"name": name, "scope": scope, "account": account, "expires_ms": expires_ms}
+        return self._call("POST", "/v1/tokens", TokenView, body=body)
+
+    def revoke_token(self, token: str) -> TokenView:
+        return self._call("DELETE", f"/v1/tokens/{_segment(token)}", TokenView)
+
+    def _call(self, method: str, path: str, as_type: type[T], *, query: dict[str, str] | None = None, body: object = None) -> T:
+        content = None if body is None else encode(body)
+        try:
+            answer = self._http.request(method, path, params=query, content=content, headers={"content-type": "application/json"})
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            raise NotReachable(
+                f"{self.target.api_url} does not answer: {error}", hint="is the platform running? `skerry up` starts it"
+            ) from error
+        if not answer.is_success:
+            raise _error_of(answer)
+        try:
+            return decode(answer.content[:ANSWER_BYTES_MAX], as_type)
+        except msgspec.DecodeError as error:
+            raise ClientError(
+                f"{self.target.api_url}{path} answers something else: {error}", hint="is it a Skerry API?"
+            ) from error
+
+
+def _error_of(answer: httpx.Response) -> ClientError:
+    try:
+        said = decode(answer.content, _ErrorAnswer).error
+    except msgspec.DecodeError:
+        return ClientError(f"{answer.url} answered {answer.status_code}", hint="is it a Skerry API?")
+    return ClientError(said.message or f"error {answer.status_code}", hint=said.hint, code=said.code)
+
+
+def _segment(text: str) -> str:
+    """One segment of a path, whatever is in it. Dots alone would be another path."""
+    from urllib.parse import quote
+
+    quoted = quote(text, safe="")
+    return quoted.replace(".", "%2E") if quoted in (".", "..") else quoted or "%20"

@@ -1,0 +1,309 @@
+"""Who gets which directory, address and share of the machine. Nothing is touched here; `make_directories` does.
+
+<data>/ lock platform.json example.json logs/ control/ sites/<site>/ nodes/<node>/
+<run>/  planes/ (records) config/ control/ <site>/ <node>/      sockets and pids, removed at the end
+"""
+
+import ipaddress
+import os
+import shutil
+import stat
+from pathlib import Path
+
+from skerry.apps.config import ControlConfig, EgressRules, Engines, NodeConfig, SiteConfig
+from skerry.apps.supervisor.cities import DEFAULT_CITIES, CityAsk
+from skerry.apps.supervisor.errors import UpError
+from skerry.apps.supervisor.ports import Wanted
+from skerry.core.types.ids import NodeId, SiteId
+from skerry.core.types.place import Node, Site
+from skerry.core.types.resources import Resources
+from skerry.kit.hashing import stable_id
+from skerry.kit.record import Record
+
+SHARED_HOST = "127.0.0.1"  # every site binds it: the machine's "anycast" address
+PORTS_PER_SITE = 3  # users, peers, the controller's API
+PLATFORM_MEMORY_PERCENT = 20  # of the machine: planes, HAProxy, page cache
+CPU_OVERCOMMIT = 8  # an idle worker reserves 10 millicores and uses none; busy ones share by weight
+MEMORY_MIB_MIN = 64
+RUN_PATH_CHARS_MAX = 60  # a Unix socket's path has 107 bytes, and planes put their own names behind it
+
+
+class Options(Record):
+    """What the operator asked for; `None` capacities are computed from the machine."""
+
+    data_dir: str
+    cities: str = DEFAULT_CITIES
+    port: int = 8080
+    api_port: int = 8787
+    suffix: str = "localhost"
+    example: bool = True
+    node_cpu_millicores: int | None = None
+    node_memory_mib: int | None = None
+    egress_allow: tuple[str, ...] = ()
+
+
+class Layout(Record):
+    """Everything that is decided before the first process starts."""
+
+    options: Options
+    run_dir: str
+    sites: tuple[Site, ...]
+    nodes: tuple[Node, ...]
+
+    @property
+    def data(self) -> Path:
+        return Path(self.options.data_dir)
+
+    @property
+    def run(self) -> Path:
+        return Path(self.run_dir)
+
+    @property
+    def logs(self) -> Path:
+        return self.data / "logs"
+
+    @property
+    def records(self) -> Path:
+        return self.run / "planes"
+
+    @property
+    def configs(self) -> Path:
+        return self.run / "config"
+
+    @property
+    def admin_token(self) -> Path:
+        return self.data / "control/admin-token"
+
+    @property
+    def join_secret(self) -> Path:
+        return self.data / "control/join-secret"
+
+    @property
+    def tag(self) -> str:
+        """In the environment of every plane."""
+        return platform_tag(self.data)
+
+    @property
+    def api_address(self) -> str:
+        return f"{SHARED_HOST}:{self.options.api_port}"
+
+    @property
+    def api_url(self) -> str:
+        return f"http://{self.api_address}"
+
+    def site_dir(self, site: SiteId) -> Path:
+        return self.data / "sites" / site
+
+    def node_dir(self, node: NodeId) -> Path:
+        return self.data / "nodes" / node
+
+    def nodes_of(self, site: SiteId) -> tuple[Node, ...]:
+        return tuple(node for node in self.nodes if node.site == site)
+
+
+def plan_layout(options: Options, asks: tuple[CityAsk, ...], machine: Resources) -> Layout:
+    """`machine` is what all nodes share. Raises `UpError` (usage)."""
+    _check(options)
+    total = sum(ask.nodes for ask in asks)
+    capacity = _share(options, machine, total)
+    sites: list[Site] = []
+    nodes: list[Node] = []
+    for index, ask in enumerate(asks, start=1):
+        site = _site(options, ask, host=f"127.0.{index}.1")
+        sites.append(site)
+        nodes += [_node(site, number, f"127.0.{index}.{10 + number}", capacity) for number in range(1, ask.nodes + 1)]
+    data = Path(options.data_dir)
+    return Layout(options=options, run_dir=str(run_dir_of(data)), sites=tuple(sites), nodes=tuple(nodes))
+
+
+def _check(options: Options) -> None:
+    for name, port, room in (("--port", options.port, PORTS_PER_SITE - 1), ("--api-port", options.api_port, 0)):
+        if not 1 <= port <= 65535 - room:
+            raise UpError(f"{name} {port}: a port is 1 to {65535 - room} here", code=2)
+    if options.port == options.api_port:
+        raise UpError(f"--port and --api-port are both {options.port}", hint="they are two listeners on one address", code=2)
+    if not options.suffix or len(options.suffix) > 200 or not _is_host(options.suffix):
+        raise UpError(f"--suffix {options.suffix[:60]!r} is not a host name", hint="an example: --suffix localhost", code=2)
+    for network in options.egress_allow:
+        try:
+            ipaddress.ip_network(network)
+        except ValueError as error:
+            raise UpError(
+                f"--allow-egress {network[:60]}: {error}", hint="an example: --allow-egress 10.0.0.0/8", code=2
+            ) from None
+    for name, value in (("cpu", options.node_cpu_millicores), ("memory", options.node_memory_mib)):
+        if value is not None and value < 1:
+            raise UpError(f"a node's {name} has to be at least 1", code=2)
+
+
+def _is_host(text: str) -> bool:
+    labels = text.split(".")
+    return all(
+        0 < len(label) <= 63 and label.isascii() and label.replace("-", "").isalnum() and label.lower() == label
+        for label in labels
+    ) and not any(label.startswith("-") or label.endswith("-") for label in labels)
+
+
+def _share(options: Options, machine: Resources, nodes: int) -> Resources:
+    memory = machine.memory_mib * (100 - PLATFORM_MEMORY_PERCENT) // 100 // nodes
+    return Resources(
+        cpu_millicores=options.node_cpu_millicores or max(1, machine.cpu_millicores * CPU_OVERCOMMIT // nodes),
+        memory_mib=options.node_memory_mib or max(MEMORY_MIB_MIN, memory),
+        disk_mib=max(1, machine.disk_mib // nodes),
+    )
+
+
+def _site(options: Options, ask: CityAsk, *, host: str) -> Site:
+    return Site(
+        id=SiteId(ask.city.code),
+        city=ask.city.name,
+        country=ask.city.country,
+        region=ask.city.region,
+        lat=ask.city.lat,
+        lon=ask.city.lon,
+        address=f"{host}:{options.port}",
+        peer_address=f"{host}:{options.port + 1}",
+    )
+
+
+def _node(site: Site, number: int, address: str, capacity: Resources) -> Node:
+    return Node(id=NodeId(f"{site.id}-{number}"), site=site.id, address=address, capacity=capacity)
+
+
+def controller_address(site: Site) -> str:
+    """Where the site controller's API is: beside its ingress."""
+    host, _, port = site.peer_address.rpartition(":")
+    return f"{host}:{int(port) + 1}"
+
+
+def wanted_ports(layout: Layout) -> tuple[Wanted, ...]:
+    options = layout.options
+    wanted = [
+        Wanted(host=SHARED_HOST, port=options.api_port, use="the API", option="--api-port"),
+        Wanted(host=SHARED_HOST, port=options.port, use="apps in every city", option="--port"),
+    ]
+    uses = ("apps", "other cities' requests", "its nodes")
+    for site in layout.sites:
+        host = site.address.rpartition(":")[0]
+        for offset, use in enumerate(uses):
+            wanted.append(Wanted(host=host, port=options.port + offset, use=f"{use} in {site.id}", option="--port"))
+    return tuple(wanted)
+
+
+def control_config(layout: Layout, engines: Engines) -> ControlConfig:
+    return ControlConfig(
+        listen=layout.api_address,
+        data_dir=str(layout.data / "control"),
+        run_dir=str(layout.run / "control"),
+        admin_token_path=str(layout.admin_token),
+        join_secret_path=str(layout.join_secret),
+        suffix=layout.options.suffix,
+        public_port=layout.options.port,
+        sites=layout.sites,
+        engines=engines,
+    )
+
+
+def site_config(layout: Layout, site: Site, engines: Engines) -> SiteConfig:
+    return SiteConfig(
+        site=site,
+        listen=controller_address(site),
+        shared_address=f"{SHARED_HOST}:{layout.options.port}",
+        control_url=layout.api_url,
+        data_dir=str(layout.site_dir(site.id)),
+        run_dir=str(layout.run / site.id),
+        join_secret_path=str(layout.join_secret),
+        suffix=layout.options.suffix,
+        nodes=tuple(node.id for node in layout.nodes_of(site.id)),
+        engines=engines,
+    )
+
+
+def node_config(layout: Layout, node: Node, engines: Engines) -> NodeConfig:
+    site = next(site for site in layout.sites if site.id == node.site)
+    return NodeConfig(
+        node=node,
+        site_url=f"http://{controller_address(site)}",
+        data_dir=str(layout.node_dir(node.id)),
+        run_dir=str(layout.run / node.id),
+        join_secret_path=str(layout.join_secret),
+        egress=EgressRules(allow=layout.options.egress_allow),
+        engines=engines,
+    )
+
+
+def measure_machine(data: Path) -> Resources:
+    """Cores, memory and free disk that this process may use."""
+    memory_kib = next(
+        int(line.split()[1]) for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("MemTotal:")
+    )
+    existing = next(path for path in (data, *data.parents) if path.exists())
+    return Resources(
+        cpu_millicores=len(os.sched_getaffinity(0)) * 1000,
+        memory_mib=memory_kib // 1024,
+        disk_mib=shutil.disk_usage(existing).free >> 20,
+    )
+
+
+def default_data_dir() -> Path:
+    """/var/lib/skerry for root, else the user's own data directory."""
+    chosen = os.environ.get("SKERRY_DATA_DIR")
+    if chosen:
+        return Path(chosen).absolute()
+    if os.geteuid() == 0:
+        return Path("/var/lib/skerry")
+    base = os.environ.get("XDG_DATA_HOME", "")
+    return (Path(base) if base.startswith("/") else Path.home() / ".local/share") / "skerry"
+
+
+def platform_tag(data: Path) -> str:
+    return stable_id(str(data), length=8)
+
+
+def run_parent() -> Path:
+    """Where this user's platforms have their sockets: short, and gone after a boot."""
+    if os.geteuid() == 0:
+        return Path("/run/skerry")
+    runtime = os.environ.get("XDG_RUNTIME_DIR", "")
+    if runtime.startswith("/") and len(runtime) < RUN_PATH_CHARS_MAX - 20 and os.access(runtime, os.W_OK):
+        return Path(runtime) / "skerry"
+    return Path(f"/tmp/skerry-{os.geteuid()}")  # noqa: S108 - made private, and refused if it is another's
+
+
+def run_dir_of(data: Path) -> Path:
+    return run_parent() / platform_tag(data)
+
+
+def make_directories(layout: Layout) -> None:
+    """All of them, 0700. Raises `UpError` when one is another user's or cannot be made."""
+    planes = ["control", *(site.id for site in layout.sites), *(node.id for node in layout.nodes)]
+    private = [
+        layout.data,
+        layout.logs,
+        layout.data / "control",
+        layout.data / "sites",
+        layout.data / "nodes",
+        *(layout.site_dir(site.id) for site in layout.sites),
+        *(layout.node_dir(node.id) for node in layout.nodes),
+        layout.run.parent,
+        layout.run,
+        layout.records,
+        layout.configs,
+        *(layout.run / name for name in planes),
+    ]
+    for path in private:
+        make_private(path)
+
+
+def make_private(path: Path) -> None:
+    """A directory that only this user enters; parents as usual. Raises `UpError`."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.mkdir(mode=0o700, exist_ok=True)
+        found = path.lstat()
+    except OSError as error:
+        raise UpError(f"{path}: {(error.strerror or 'cannot be made').lower()}", hint="choose another with --data-dir") from error
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
+        raise UpError(f"{path} is not a directory of this user's", hint="remove it, or choose another with --data-dir")
+    if found.st_mode & 0o077:
+        path.chmod(0o700)

@@ -1,0 +1,125 @@
+"""What an earlier supervisor left when it was killed: found again and removed; and the proof that nothing is left.
+
+Planes end by themselves when their supervisor dies, but they can be killed with it. Whatever they started is found by
+its record, by the tag in its environment, by its control group, or by its place under the data and run directories.
+"""
+
+import asyncio
+import contextlib
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+from skerry.adapters.cgroup.base import CgroupError
+from skerry.adapters.cgroup.probe import end_group, find_tree
+from skerry.adapters.process.detached import attach, find_tagged, kill_tagged, names
+from skerry.apps.supervisor.layout import platform_tag, run_dir_of
+from skerry.kit.hashing import stable_id
+from skerry.kit.record import Record
+
+PLANES_END_MS = 4000  # a plane whose supervisor was killed is busy shutting down: let it
+_ESCAPE = re.compile(r"\\([0-7]{3})")
+
+
+class Leftovers(Record):
+    """What is there that should not be, in words."""
+
+    processes: tuple[int, ...] = ()
+    mounts: tuple[str, ...] = ()
+    groups: tuple[str, ...] = ()
+    sockets: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.processes or self.mounts or self.groups or self.sockets)
+
+    def __str__(self) -> str:
+        said = [
+            ("processes", [str(pid) for pid in self.processes]),
+            ("mounts", list(self.mounts)),
+            ("control groups", list(self.groups)),
+            ("sockets", list(self.sockets)),
+        ]
+        return "; ".join(f"{kind}: {', '.join(items)}" for kind, items in said if items)
+
+
+async def remove_leftovers(data: Path) -> Leftovers:
+    """Remove all that an earlier run on `data` left; what could not be removed. Call it with the data lock held."""
+    run = run_dir_of(data)
+    await _end_planes(run / "planes")
+    for tag in tags_of(data):
+        await kill_tagged(tag)
+        await _remove_groups(tag)
+    for mount in mounts_below(data, run):
+        _unmount(mount)
+    left = find_leftovers(data)
+    if not left.mounts:  # never delete through a mount
+        shutil.rmtree(run, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            run.parent.rmdir()  # if no other platform has its own there
+        return find_leftovers(data)
+    return left
+
+
+def find_leftovers(data: Path) -> Leftovers:
+    run = run_dir_of(data)
+    tags = tags_of(data)
+    return Leftovers(
+        processes=tuple(sorted({pid for tag in tags for pid in find_tagged(tag)})),
+        mounts=mounts_below(data, run),
+        groups=tuple(f"{group_tree(tag)}/{name}" for tag in tags for name in _groups(tag)),
+        sockets=tuple(str(path) for path in sorted(run.rglob("*")) if path.is_socket()) if run.is_dir() else (),
+    )
+
+
+def tags_of(data: Path) -> tuple[str, ...]:
+    """The platform's own, and those of every site and node that ever had a directory in `data`."""
+    owners = [path for kind in ("sites", "nodes") for path in sorted((data / kind).glob("*"))]
+    return (platform_tag(data), *(stable_id(str(path), length=8) for path in owners))
+
+
+def group_tree(tag: str) -> str:
+    return f"skerry-{tag}"
+
+
+def mounts_below(*places: Path) -> tuple[str, ...]:
+    """Mount points under any of the places, the deepest first."""
+    try:
+        lines = Path("/proc/self/mountinfo").read_text().splitlines()
+    except OSError:
+        return ()
+    points = [Path(_ESCAPE.sub(lambda found: chr(int(found.group(1), 8)), line.split(" ")[4])) for line in lines]
+    found = [str(point) for point in points if any(point.is_relative_to(place) for place in places)]
+    return tuple(sorted(found, key=lambda point: (-point.count("/"), point)))
+
+
+def _unmount(place: str) -> None:
+    # In the loop's own thread: a child of another thread could be reaped by the loop before it is waited for.
+    subprocess.run(["umount", "--lazy", place], check=False, capture_output=True)
+
+
+async def _end_planes(records: Path) -> None:
+    """Wait for planes that shut down by themselves, then kill."""
+    found = [process for name in names(records) if (process := attach(name, records=records)) is not None]
+    if found:
+        waits = [asyncio.create_task(process.wait()) for process in found]
+        await asyncio.wait(waits, timeout=PLANES_END_MS / 1000)
+        for wait in waits:
+            wait.cancel()
+    for process in found:
+        await process.stop(grace_ms=0)
+
+
+async def _remove_groups(tag: str) -> None:
+    tree, _ = find_tree(group_tree(tag))
+    if tree is None:
+        return
+    for name in tree.names():
+        with contextlib.suppress(CgroupError):  # reported as a leftover
+            await end_group(tree, name)
+    tree.remove()
+
+
+def _groups(tag: str) -> tuple[str, ...]:
+    tree, _ = find_tree(group_tree(tag))
+    return () if tree is None else tree.names()

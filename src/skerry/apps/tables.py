@@ -1,0 +1,155 @@
+"""The CLI's answers for people, as rich tables."""
+
+import time
+from collections.abc import Sequence
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from skerry.apps.supervisor.picture import STYLES
+from skerry.core.types.plan import REASON_TEXT
+from skerry.core.types.view import AccountView, AppView, Explanation, InstanceView, NodeView, SiteView, Status, TokenView
+
+ID_CHARS_SHOWN = 8
+
+
+def console() -> Console:
+    return Console(highlight=False)
+
+
+def print_status(status: Status) -> None:
+    print_sites(status.sites)
+    if status.nodes:
+        print_nodes(status.nodes)
+    print_apps(status.apps)
+    if status.instances:
+        print_instances(status.instances, status.now_ms)
+
+
+def print_sites(sites: Sequence[SiteView]) -> None:
+    table = _table("site", "city", "state", "address", "nodes", "pid", "ingress")
+    for site in sites:
+        nodes = f"{site.nodes_up}/{site.nodes}"
+        table.add_row(site.site, site.city, _state(site.state), site.address, nodes, _pid(site.pid), _pid(site.ingress_pid))
+    console().print(table)
+
+
+def print_nodes(nodes: Sequence[NodeView]) -> None:
+    table = _table("node", "state", "address", "pid", "instances", "memory", "cpu")
+    for node in nodes:
+        memory = f"{node.reserved.memory_mib} of {node.capacity.memory_mib} MiB"
+        cpu = f"{node.reserved.cpu_millicores} of {node.capacity.cpu_millicores} m"
+        table.add_row(node.node, _state(node.state), node.address, _pid(node.pid), str(node.instances), memory, cpu)
+    console().print(table)
+
+
+def print_apps(apps: Sequence[AppView]) -> None:
+    if not apps:
+        console().print("no apps yet: deploy one with `skerry wrangler deploy` in a Worker project")
+        return
+    table = _table("app", "version", "rollout", "serving", "cities", "URL")
+    for app in apps:
+        version = (app.version or "none")[:ID_CHARS_SHOWN]
+        rollout = Text(app.rollout.state, style=STYLES.get(app.rollout.state, ""))
+        if app.rollout.state == "running":
+            rollout.append(f" {app.rollout.wave}/{app.rollout.waves}")
+        cities = " ".join(app.sites) or "none"
+        table.add_row(f"{app.account_name}/{app.app}", version, rollout, f"{app.serving}/{app.instances}", cities, app.url)
+    console().print(table)
+    for app in apps:
+        if app.rollout.detail:
+            console().print(f"{app.account_name}/{app.app}: {app.rollout.detail}", markup=False)
+
+
+def print_instances(instances: Sequence[InstanceView], now_ms: int) -> None:
+    table = _table("instance", "app", "version", "node", "state", "pid", "since", "memory", "restarts")
+    for item in instances:
+        table.add_row(
+            item.instance[:ID_CHARS_SHOWN],
+            f"{item.account_name}/{item.app}",
+            item.version[:ID_CHARS_SHOWN],
+            item.node,
+            _state(item.state),
+            _pid(item.pid),
+            _ago(now_ms - item.since_ms),
+            f"{item.memory_bytes / (1 << 20):.1f} MiB" if item.memory_bytes else "",
+            str(item.restarts) if item.restarts else "",
+        )
+    console().print(table)
+
+
+def print_explanation(said: Explanation) -> None:
+    out = console()
+    out.print(Text(f"{said.app}: {_decision(said)}", style="bold"))
+    if said.blocked_since_ms is not None:
+        out.print(f"Some of it has found no place since {_when(said.blocked_since_ms)}.")
+    if said.placements:
+        table = _table("city", "version", "instances", "serving")
+        for placement in said.placements:
+            table.add_row(placement.site, placement.version[:ID_CHARS_SHOWN], str(placement.count), str(placement.serving))
+        out.print(table)
+    for verdict in said.verdicts:
+        mark = Text("chosen  ", style="green") if verdict.chosen else Text("not     ", style="yellow")
+        out.print(Text.assemble(f"  {verdict.site:<6}", mark, "; ".join(verdict.reasons)))
+    for node in said.nodes:
+        held = f"{len(node.instances)} here" if node.instances else "none here"
+        out.print(Text(f"    {node.node:<10}{held}  {'; '.join(node.reasons)}"))
+    if not said.verdicts:
+        for rejection in said.rejections:
+            text = REASON_TEXT.get(rejection.reason, str(rejection.reason))
+            out.print(Text(f"  {rejection.place}: {text}{f' ({rejection.detail})' if rejection.detail else ''}"))
+    for number, sentence in enumerate(said.report, start=1):
+        out.print(Text(f"  {number}. {sentence}", style="dim"))
+
+
+def print_accounts(accounts: Sequence[AccountView]) -> None:
+    table = _table("name", "account", "created")
+    for account in accounts:
+        table.add_row(account.name, account.account, _when(account.created_ms))
+    console().print(table)
+
+
+def print_tokens(tokens: Sequence[TokenView], names: dict[str, str]) -> None:
+    """`names` are the accounts' by id."""
+    table = _table("token", "name", "scope", "account", "created", "expires")
+    for token in tokens:
+        account = "every account" if token.account is None else names.get(token.account, token.account)
+        expires = _when(token.expires_ms) if token.expires_ms else "never"
+        table.add_row(token.token, token.name, token.scope, account, _when(token.created_ms), expires)
+    console().print(table)
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
+
+
+def _state(state: str) -> Text:
+    return Text(state, style=STYLES.get(state, ""))
+
+
+def _pid(pid: int | None) -> str:
+    return str(pid) if pid else ""
+
+
+def _decision(said: Explanation) -> str:
+    if said.plan is None:
+        return "nothing is decided yet"
+    when = f", decided {_when(said.decided_ms)}" if said.decided_ms else ""
+    return f"plan {said.plan[:ID_CHARS_SHOWN]}, generation {said.generation}{when}, because of: {said.cause}"
+
+
+def _when(ms: int | None) -> str:
+    return "" if ms is None else time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(ms / 1000))
+
+
+def _ago(ms: int) -> str:
+    seconds = max(0, ms) // 1000
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds // size} {unit}"
+    return f"{seconds} s"

@@ -1,0 +1,72 @@
+"""Pointing the stock wrangler client at a platform."""
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import msgspec
+
+from skerry.adapters import tools
+from skerry.kit.record import Record
+
+OUTPUT_BYTES_MAX = 1 << 20
+SIGNALLED = 128  # a shell's exit status for a child that a signal ended: this plus the signal
+
+
+class Deployed(Record, forbid_unknown_fields=False):
+    """A line of wrangler's machine-readable output."""
+
+    type: str = ""
+    worker_name: str | None = None
+    version_id: str | None = None
+
+
+def wrangler_env(dialect_url: str, token: str, account_id: str) -> dict[str, str]:
+    """The variables that redirect wrangler, and those that keep it from calling anybody else."""
+    return {
+        "CLOUDFLARE_API_BASE_URL": dialect_url,
+        "CLOUDFLARE_API_TOKEN": token,
+        "CLOUDFLARE_ACCOUNT_ID": account_id,
+        "WRANGLER_SEND_METRICS": "false",
+        "WRANGLER_SEND_ERROR_REPORTS": "false",
+        "WRANGLER_HIDE_BANNER": "true",  # the banner asks npm's registry for a newer wrangler
+        "NO_PROXY": _no_proxy(os.environ, dialect_url),
+    }
+
+
+def command(arguments: Sequence[str]) -> list[str]:
+    """node, wrangler's script, the arguments. Raises `tools.ToolMissing`."""
+    return [str(tools.find_node().require()), str(tools.find_wrangler().require()), *arguments]
+
+
+def read_deployed(path: Path) -> tuple[Deployed, ...]:
+    """What wrangler says it deployed; lines that are not understood are left out."""
+    found: list[Deployed] = []
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        for line in file.read(OUTPUT_BYTES_MAX).splitlines():
+            with contextlib.suppress(msgspec.DecodeError):
+                found.append(msgspec.json.decode(line, type=Deployed))
+    return tuple(entry for entry in found if entry.type in ("deploy", "version-deploy") and entry.worker_name)
+
+
+@contextlib.contextmanager
+def output_file():
+    """A place for wrangler's machine-readable output, removed afterwards."""
+    directory = Path(tempfile.mkdtemp(prefix="skerry-wrangler-"))
+    try:
+        yield directory / "output.ndjson"
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def _no_proxy(environment: Mapping[str, str], dialect_url: str) -> str:
+    """The environment's exceptions and the platform: a proxy for the internet cannot reach it."""
+    import urllib.parse
+
+    host = urllib.parse.urlsplit(dialect_url).hostname or "127.0.0.1"
+    given = environment.get("NO_PROXY") or environment.get("no_proxy") or ""
+    names = [name.strip() for name in given.split(",") if name.strip()]
+    return ",".join(dict.fromkeys([*names, host, "localhost"]))
