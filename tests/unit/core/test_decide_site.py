@@ -7,6 +7,7 @@ from skerry.core.reconcile.site import decide_site, remember
 from skerry.core.reconcile.site_types import DRAIN_MAX_MS, DRAIN_MIN_MS, NodeHeard, SiteDecision, SiteInput, SiteMemory
 from skerry.core.types.app import Version
 from skerry.core.types.ids import AppName, InstanceId, NodeId, SiteId
+from skerry.core.types.resources import Resources
 from skerry.core.types.routes import RouteTable
 from skerry.core.types.slices import InstanceState, ObservedInstance, Peer, SiteSlice, SliceApp, SliceVersion
 from skerry.testing.builders import ACCOUNT, make_node, make_observed, make_report, make_version
@@ -325,8 +326,9 @@ def test_the_checks_find_planted_violations() -> None:
     def table(*routes: object) -> SiteDecision:
         return replace(good, routes=replace(good.routes, routes=routes))
 
+    shrunk = tuple(replace(node, capacity=Resources()) for node in good.nodes)
     planted = [
-        ("more is promised than the node has", given, replace(good, nodes=tuple(replace(n, capacity=n.reserved.less(n.reserved)) for n in good.nodes))),
+        ("more is promised than the node has", given, replace(good, nodes=shrunk)),
         ("on a lost node", replace(given, lost=frozenset({held[0].node})), good),
         ("draining node", replace(given, slice_=replace(given.slice_, draining_nodes=(held[0].node,))), good),
         ("stands 2 times", given, replace(good, slices=(*good.slices, good.slices[0]))),

@@ -1,0 +1,114 @@
+"""Placement over any small world: allowed by the checks, independent of order, quiet when nothing changes."""
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from skerry.core.checks.plan import plan_violations
+from skerry.core.machines.rollout import waves
+from skerry.core.placement.explain import explain
+from skerry.core.placement.ledger import reservations
+from skerry.core.placement.simple import place, same_decision
+from skerry.core.placement.world import SiteView, World
+from skerry.core.types.app import App, Scale, Version
+from skerry.core.types.ids import SiteId
+from skerry.core.types.plan import Plan
+from skerry.core.types.resources import Resources
+from skerry.core.types.slices import Refused
+from skerry.testing.builders import ACCOUNT, make_app, make_evaluation, make_node, make_site, make_version
+
+NAMES = ("lhr", "cur", "sin", "fra", "nrt")
+STATES = st.sampled_from(("up", "up", "up", "draining", "down", "cut_off"))
+PLACES = (*NAMES, "country:GB", "region:weur", "region:apac")
+VERSIONS = tuple(make_version(number, memory_mib=memory) for number, memory in ((1, 12), (2, 40), (3, 100)))
+
+
+@st.composite
+def views(draw: st.DrawFn, name: str) -> SiteView:
+    nodes = tuple(
+        make_node(
+            f"{name}-{number}",
+            memory_mib=draw(st.sampled_from((8, 50, 120, 1000))),
+            state=draw(st.sampled_from(("up", "up", "draining", "down"))),
+            features=draw(st.sampled_from(((), ("kvm",), ("kvm", "gpu")))),
+        )
+        for number in range(1, draw(st.integers(0, 3)) + 1)
+    )
+    others = Resources(memory_mib=draw(st.sampled_from((0, 0, 30, 100, 2000))))
+    return SiteView(site=make_site(name, state=draw(STATES)), nodes=nodes, others=others)
+
+
+@st.composite
+def worlds(draw: st.DrawFn) -> World:
+    return World(sites=tuple(draw(views(name)) for name in NAMES))
+
+
+@st.composite
+def scales(draw: st.DrawFn) -> Scale:
+    return Scale(
+        min_per_site=draw(st.integers(0, 3)),
+        max_total=draw(st.none() | st.integers(0, 8)),
+        allow=tuple(draw(st.lists(st.sampled_from(PLACES), max_size=3, unique=True))),
+        deny=tuple(draw(st.lists(st.sampled_from(PLACES), max_size=2, unique=True))),
+        features=draw(st.sampled_from(((), (), ("kvm",), ("gpu", "kvm")))),
+        pin=tuple(SiteId(name) for name in draw(st.lists(st.sampled_from(NAMES), max_size=2, unique=True))),
+    )
+
+
+SHARES = st.lists(
+    st.tuples(st.sampled_from(VERSIONS), st.sampled_from((0.5, 10.0, 90.0))), max_size=3, unique_by=lambda s: s[0].id
+)
+
+
+def decide(world: World, app: App, shares: tuple[tuple[Version, float], ...], parent: Plan | None) -> Plan:
+    plan = place(world, app, shares, evaluation=make_evaluation(), parent=parent, now_ms=0)
+    assert plan_violations(plan, world, app, shares, parent) == ()
+    return plan
+
+
+@settings(max_examples=300, deadline=None)
+@given(data=st.data(), before=worlds(), after=worlds(), scale=scales(), shares=SHARES)
+def test_every_plan_keeps_the_promises_in_any_order_and_stays(
+    data: st.DataObject, before: World, after: World, scale: Scale, shares: list[tuple[Version, float]]
+) -> None:
+    app = make_app(scale=scale)
+    first = decide(before, app, tuple(shares), None)
+    second = decide(after, app, tuple(shares), first)
+    shuffled = World(sites=tuple(data.draw(st.permutations(after.sites))))
+    assert decide(shuffled, app, tuple(data.draw(st.permutations(shares))), first) == second
+    assert same_decision(decide(after, app, tuple(shares), second), second)
+    assert {held.site for held in reservations(second, {version.id: version for version in VERSIONS})} == {
+        entry.site for entry in second.placements
+    }
+    groups = waves(second, first, tuple(view.site for view in after.sites))
+    assert sorted(site for group in groups for site in group) == sorted(
+        {entry.site for entry in first.placements} | {entry.site for entry in second.placements}
+    )
+    said = explain(app, second, after)
+    assert all(verdict.reasons for verdict in said.verdicts)
+
+
+@settings(max_examples=100, deadline=None)
+@given(world=worlds(), count=st.integers(1, 3), missing=st.integers(1, 3), name=st.sampled_from(NAMES))
+def test_refusals_come_to_rest(world: World, count: int, missing: int, name: str) -> None:
+    """A site that goes on refusing is asked for less each time, and the decision stops changing."""
+    app, shares = make_app(scale=Scale(min_per_site=count)), ((VERSIONS[0], 100.0),)
+    plan = decide(world, app, shares, None)
+    for _ in range(count + 2):
+        placed = sum(entry.count for entry in plan.placements if entry.site == name)
+        refused = Refused(
+            account=ACCOUNT,
+            app=app.name,
+            version=VERSIONS[0].id,
+            plan_generation=plan.generation,
+            missing=min(missing, placed),
+            rejections=(),
+        )
+        refusing = World(
+            sites=tuple(
+                SiteView(site=v.site, nodes=v.nodes, others=v.others, refused=(refused,) if placed and v.site.id == name else ())
+                for v in world.sites
+            )
+        )
+        plan = decide(refusing, app, shares, plan)
+    assert not [entry for entry in plan.placements if entry.site == name]
+    assert same_decision(decide(world, app, shares, plan), plan)
