@@ -13,6 +13,7 @@ import pytest
 
 from skerry.adapters.store import sqlite as adapter
 from skerry.adapters.store.lock import Locked
+from skerry.adapters.store.restored import advance_revision
 from skerry.adapters.store.sqlite import SqliteStore
 from skerry.adapters.store.sqlite_file import MIGRATIONS
 from skerry.ports.store import VALUE_BYTES_MAX, Compacted, Put, Unavailable
@@ -282,3 +283,44 @@ async def test_a_backup_of_a_running_store_is_a_store(store: SqliteStore, path: 
     assert page.entries[0].key == "before"
     assert len({entry.value for entry in page.entries if entry.key.startswith("k/")}) <= 1
     await restored.aclose()
+
+
+async def test_a_restored_store_is_ahead_of_all_that_was_seen(path: Path) -> None:
+    store = await SqliteStore.open(path)
+    for number in range(20):
+        await store.put(f"k/{number % 7}", b"%d" % number)
+    before = await store.range("")
+    await store.aclose()
+
+    os.chmod(path, 0o644)
+    revision = advance_revision(path, by=1000)
+
+    assert _mode(path) == 0o600
+    assert revision == before.revision + 1000
+    store = await SqliteStore.open(path)
+    page = await store.range("")
+    assert page.revision == revision
+    assert [(entry.key, entry.value) for entry in page.entries] == [(entry.key, entry.value) for entry in before.entries]
+    with pytest.raises(Compacted):
+        await take(store, "", after=before.revision, count=1)
+    with pytest.raises(Compacted):  # what was seen after the backup was made
+        await take(store, "", after=before.revision + 5, count=1)
+    assert await store.put("later", b"") == revision + 1
+    assert [batch[0].key for batch in await take(store, "later", after=revision, count=1)] == ["later"]
+    await store.aclose()
+
+
+async def test_a_store_in_use_is_not_moved_ahead(path: Path, store: SqliteStore) -> None:
+    await store.put("a", b"")
+    with pytest.raises(Locked):
+        advance_revision(path)
+    assert (await store.range("")).revision == 1
+
+
+async def test_what_need_not_or_cannot_be_moved_ahead(path: Path) -> None:
+    with pytest.raises(Unavailable):
+        advance_revision(path)
+    await (await SqliteStore.open(path)).aclose()
+    assert advance_revision(path) == 0
+    with pytest.raises(ValueError, match="ahead"):
+        advance_revision(path, by=0)

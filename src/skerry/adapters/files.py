@@ -1,7 +1,7 @@
 """Files that survive kill -9 and power loss: whole or not there, readable by their owner only."""
 
+import fcntl
 import os
-import secrets
 from pathlib import Path
 
 FILE_MODE = 0o600
@@ -36,12 +36,15 @@ def write_all(descriptor: int, data: bytes) -> None:
 def replace_durably(path: Path, data: bytes, *, mode: int = FILE_MODE) -> None:
     """Write `path` whole: readers see the old content or the new one, and after the return the new one stays.
 
-    Raises OSError, and then leaves the old content and no temporary (a kill in between can leave one: `<name>.<hex>.tmp`).
+    Raises OSError, and then leaves the old content. What a kill in between leaves, `<name>.tmp`, is taken over by the
+    next call. Calls for one path, of any thread or process, take turns.
     """
-    temporary = path.with_name(f"{path.name}.{secrets.token_hex(8)}.tmp")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    temporary = path.with_name(path.name + ".tmp")
+    descriptor = _open_locked(temporary, mode)
     try:
+        os.ftruncate(descriptor, 0)
         write_all(descriptor, data)
+        os.fchmod(descriptor, mode)  # one that was left may have another
         os.fsync(descriptor)
         temporary.replace(path)
     except BaseException:
@@ -50,3 +53,19 @@ def replace_durably(path: Path, data: bytes, *, mode: int = FILE_MODE) -> None:
     finally:
         os.close(descriptor)
     sync_directory(path.parent)
+
+
+def _open_locked(path: Path, mode: int) -> int:
+    """A descriptor of the file at `path` that nobody else has locked: its last holder may just have moved it away."""
+    while True:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT, mode)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            if path.stat().st_ino == os.fstat(descriptor).st_ino:
+                return descriptor
+        except FileNotFoundError:
+            pass
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)
