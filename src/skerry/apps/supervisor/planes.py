@@ -291,5 +291,8 @@ class Planes:
 
 
 def passed_on() -> dict[str, str]:
-    """What of our environment planes get: no tokens of other tools."""
-    return {name: value for name, value in os.environ.items() if name in _PASSED_ON or name.startswith(_PASSED_ON_PREFIXES)}
+    """What of our environment planes get: no tokens of other tools. They run in another directory than we."""
+    found = {n: value for n, value in os.environ.items() if n in _PASSED_ON or n.startswith(_PASSED_ON_PREFIXES)}
+    if places := found.get("PYTHONPATH"):
+        found["PYTHONPATH"] = os.pathsep.join(str(Path(place).absolute()) for place in places.split(os.pathsep))
+    return found

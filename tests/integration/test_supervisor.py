@@ -1,0 +1,260 @@
+"""The supervisor over real processes: starting, restarting, reaping, ending, and cleaning up after a killed one."""
+
+import asyncio
+import os
+import re
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from skerry.adapters.process.detached import find_tagged, open_pid
+from skerry.apps.supervisor import leftovers
+from skerry.apps.supervisor.layout import Options, platform_tag, run_dir_of
+from skerry.apps.up import down
+from skerry.kit.record import encode
+
+PROGRAM = Path(__file__).parent / "programs/supervise.py"
+DEADLINE_S = 60
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+class Running:
+    """A supervisor that the test started."""
+
+    def __init__(self, process: asyncio.subprocess.Process, data: Path) -> None:
+        self.process = process
+        self.data = data
+        self.lines: list[str] = []
+
+    async def line(self, pattern: str) -> re.Match[str]:
+        """The next line that matches."""
+        assert self.process.stdout is not None
+        async with asyncio.timeout(DEADLINE_S):
+            while raw := await self.process.stdout.readline():
+                self.lines.append(raw.decode().rstrip())
+                if found := re.search(pattern, self.lines[-1]):
+                    return found
+        raise AssertionError(f"no line like {pattern!r} in {self.lines}")
+
+    async def pid_of(self, plane: str) -> int:
+        return int((await self.line(rf"{plane}: (?:ready|back) \(pid (\d+)\)")).group(1))
+
+    async def end(self, number: int = signal.SIGTERM) -> int:
+        self.process.send_signal(number)
+        return await self.ended()
+
+    async def ended(self) -> int:
+        assert self.process.stdout is not None
+        async with asyncio.timeout(DEADLINE_S):
+            self.lines += (await self.process.stdout.read()).decode().splitlines()
+            return await self.process.wait()
+
+
+@asynccontextmanager
+async def supervisor(data: Path, *planes: str, **options: object) -> AsyncIterator[Running]:
+    ports = {"port": free_port(), "api_port": free_port()}
+    asked = Options(data_dir=str(data), cities="lhr:1", example=False, **{**ports, **options})  # type: ignore[arg-type]
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, str(PROGRAM), encode(asked).decode(), *planes,
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+    )  # fmt: skip
+    try:
+        yield Running(process, data)
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+        await leftovers.remove_leftovers(data)
+
+
+async def eventually(holds: Callable[[], bool]) -> None:
+    async with asyncio.timeout(DEADLINE_S):
+        while not holds():
+            await asyncio.sleep(0.01)
+
+
+def is_running(pid: int) -> bool:
+    """A zombie is not: it waits for a parent that may be nobody of ours."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def states_of_children(pid: int) -> list[str]:
+    """The state letters of a process's children."""
+    pids = [p for path in Path(f"/proc/{pid}/task").glob("*/children") for p in path.read_text().split()]
+    return [Path(f"/proc/{p}/stat").read_text().rpartition(")")[2].split()[0] for p in pids if Path(f"/proc/{p}").exists()]
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    return tmp_path / "data"
+
+
+async def test_it_starts_all_planes_and_leaves_nothing_when_it_ends(data: Path) -> None:
+    async with supervisor(data, "control=serve", "lhr=serve", "lhr-1=serve") as running:
+        await running.line("Ready after")
+        for plane in ("control", "lhr", "lhr-1"):
+            assert any(f"{plane}: ready" in line for line in running.lines)
+        assert run_dir_of(data).is_dir()
+        assert await running.end() == 0
+        assert not leftovers.find_leftovers(data)
+        assert not run_dir_of(data).exists()
+        assert not (data / "platform.json").exists()
+        assert not any("force" in line for line in running.lines)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+async def test_ctrl_c_and_a_closed_terminal_end_it_too(data: Path, number: int) -> None:
+    async with supervisor(data, "control=serve") as running:
+        await running.line("Ready after")
+        assert await running.end(number) == 0
+        assert not leftovers.find_leftovers(data)
+
+
+async def test_a_killed_plane_is_started_again(data: Path) -> None:
+    async with supervisor(data, "control=serve", "lhr=serve") as running:
+        first = await running.pid_of("lhr")
+        await running.line("Ready after")
+        os.kill(first, signal.SIGKILL)
+        await running.line(r"lhr: ended \(signal 9\)")
+        assert await running.pid_of("lhr") != first
+        assert await running.end() == 0
+
+
+async def test_what_a_killed_plane_started_lives_on_and_is_reaped_when_it_ends(data: Path) -> None:
+    async with supervisor(data, "control=parent") as running:
+        plane = await running.pid_of("control")
+        await running.line("Ready after")
+        child = int((data / "control.child").read_text())
+        os.kill(plane, signal.SIGKILL)
+        await running.line("control: back")
+        assert Path(f"/proc/{child}").exists()
+        os.kill(child, signal.SIGKILL)
+        await eventually(lambda: not Path(f"/proc/{child}").exists())
+        assert "Z" not in states_of_children(running.process.pid)
+        assert await running.end() == 0
+
+
+async def test_children_that_planes_forgot_are_ended_with_it(data: Path) -> None:
+    async with supervisor(data, "control=parent") as running:
+        await running.line("Ready after")
+        child = int((data / "control.child").read_text())
+        assert await running.end() == 0
+        await eventually(lambda: not is_running(child))
+
+
+async def test_a_plane_that_will_not_end_is_ended_by_force(data: Path) -> None:
+    async with supervisor(data, "control=serve", "lhr=stubborn") as running:
+        await running.line("Ready after")
+        assert await running.end() == 0
+        assert any("Ended by force: lhr" in line for line in running.lines)
+        assert not leftovers.find_leftovers(data)
+
+
+async def test_a_second_signal_does_not_wait(data: Path) -> None:
+    async with supervisor(data, "control=stubborn") as running:
+        await running.line("Ready after")
+        running.process.send_signal(signal.SIGINT)
+        await running.line("Ending")
+        assert await running.end(signal.SIGINT) == 0
+        assert not leftovers.find_leftovers(data)
+
+
+async def test_a_plane_that_cannot_start_is_named_with_its_last_words(data: Path) -> None:
+    async with supervisor(data, "control=serve", "lhr=broken") as running:
+        error = await running.line("error: (.*)")
+        assert "lhr does not start" in error.group(1)
+        assert await running.ended() == 1
+        assert "the flux capacitor is missing" in "\n".join(running.lines)
+        assert not leftovers.find_leftovers(data)
+
+
+async def test_two_on_one_directory_are_refused_with_the_pid_and_the_first_goes_on(data: Path) -> None:
+    async with supervisor(data, "control=serve") as running:
+        await running.line("Ready after")
+        async with supervisor(data, "control=serve") as second:
+            error = await second.line("error: (.*)")
+            assert str(running.process.pid) in error.group(1)
+            assert await second.ended() == 1
+            assert running.process.returncode is None
+            assert find_tagged(platform_tag(data))
+            assert await running.end() == 0
+
+
+async def test_a_taken_port_is_named_with_its_holder(data: Path) -> None:
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        holder.listen()
+        port = holder.getsockname()[1]
+        async with supervisor(data, "control=serve", api_port=port) as running:
+            error = (await running.line("error: (.*)")).group(1)
+            assert f"port {port}" in error
+            assert f"(pid {os.getpid()})" in error
+            assert "--api-port" in error
+            assert await running.ended() == 1
+
+
+async def test_planes_end_by_themselves_when_their_supervisor_is_killed(data: Path) -> None:
+    async with supervisor(data, "control=serve", "lhr=serve") as running:
+        plane = open_pid(await running.pid_of("control"))
+        assert plane is not None
+        await running.line("Ready after")
+        running.process.kill()
+        await running.process.wait()
+        async with asyncio.timeout(DEADLINE_S):
+            await plane.wait()
+        plane.close()
+        await eventually(lambda: not find_tagged(platform_tag(data)))
+
+
+async def test_the_next_start_removes_what_a_killed_one_left(data: Path) -> None:
+    async with supervisor(data, "control=serve", "lhr=stubborn") as running:
+        left = await running.pid_of("lhr")
+        await running.line("Ready after")
+        running.process.kill()
+        await running.process.wait()
+        async with supervisor(data, "control=serve") as second:
+            await second.line("Removing what an earlier run left")
+            await second.line("Ready after")
+            assert not is_running(left)
+            assert await second.end() == 0
+
+
+async def test_down_ends_it_and_is_harmless_twice(data: Path) -> None:
+    async with supervisor(data, "control=serve") as running:
+        await running.line("Ready after")
+        assert await asyncio.to_thread(down, data) == "ended"
+        assert await running.ended() == 0
+        assert "nothing runs" in await asyncio.to_thread(down, data)
+
+
+async def test_down_removes_what_a_killed_one_left(data: Path) -> None:
+    async with supervisor(data, "control=serve", "lhr=stubborn") as running:
+        left = await running.pid_of("lhr")
+        await running.line("Ready after")
+        running.process.kill()
+        await running.process.wait()
+        assert "removed what an earlier run left" in await asyncio.to_thread(down, data)
+        assert not is_running(left)
+        assert not (data / "platform.json").exists()
+
+
+async def test_a_directory_with_other_things_in_it_is_refused(data: Path) -> None:
+    data.mkdir()
+    (data / "thesis.txt").write_text("years of work")
+    async with supervisor(data, "control=serve") as running:
+        assert "not empty" in (await running.line("error: (.*)")).group(1)
+        assert await running.ended() == 1
+        assert (data / "thesis.txt").read_text() == "years of work"
