@@ -273,6 +273,18 @@ def test_a_restarted_controller_neither_moves_nor_unroutes_what_it_has_not_heard
     assert site.memory.held == memory.held
 
 
+def test_what_went_while_its_node_was_silent_is_forgotten_whole() -> None:
+    site = Site(nodes=1)
+    site.ask(app_slice((V1, 1, 256)))
+    site.settle(V1)
+    site.silent = {NodeId("lhr-1")}
+    site.ask()
+    site.decide()
+    site.now_ms += DRAIN_MIN_MS
+    site.decide()
+    assert (site.memory.held, site.memory.retiring, site.memory.serving, site.memory.versions) == ((), (), (), ())
+
+
 def test_a_controller_without_memory_takes_over_what_runs() -> None:
     site = Site(nodes=2)
     site.ask(app_slice((V1, 2, 256)))

@@ -39,12 +39,13 @@ def decide_site(given: SiteInput) -> SiteDecision:
     wanted = packing.held
     retiring = _retire(given, current, wanted, serving)
     versions = _versions(given, wanted, retiring)
+    staying = {held.instance for held in wanted} | {entry.held.instance for entry in retiring}
     decided = SiteMemory(
         held=wanted,
         retiring=retiring,
         versions=tuple(versions[name] for name in sorted(versions)),
         nodes=nodes,
-        serving=tuple(Serving(instance=name, address=serving[name]) for name in sorted(serving)),
+        serving=tuple(Serving(instance=name, address=serving[name]) for name in sorted(serving) if name in staying),
     )
     return SiteDecision(
         memory=decided,
