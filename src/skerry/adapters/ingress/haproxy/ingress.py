@@ -1,0 +1,255 @@
+"""`HAProxyIngress`: the ingress port on a HAProxy of its own, detached, so that it outlives the site controller.
+
+    apply(table) ─► assign slots ─► lay out ─► files ─► plan(what the worker holds) ─► runtime commands | reload
+
+Files come first: whatever dies in between, what starts next has the new table. What the worker holds is followed in
+memory and read from the worker itself when that may be wrong (a takeover, a refused command); if reading does not help
+either, a reload from the files does.
+"""
+
+import asyncio
+import contextlib
+from pathlib import Path
+
+import structlog
+
+from skerry.adapters import tools
+from skerry.adapters.ingress.haproxy import files, listening
+from skerry.adapters.ingress.haproxy.layout import (
+    Assignment,
+    Full,
+    Layout,
+    app_backend,
+    assign,
+    empty,
+    lay_out,
+    once,
+    peer_backend,
+)
+from skerry.adapters.ingress.haproxy.plan import Delete, Loaded, Plan, applied, loaded, plan, sweep
+from skerry.adapters.ingress.haproxy.process import Master
+from skerry.adapters.ingress.haproxy.runtime import Refused, Traffic, execute, old_traffic, quiet, read_loaded, session, traffic
+from skerry.adapters.ingress.haproxy.settings import Settings
+from skerry.core.types.routes import RouteTable
+from skerry.ports.ingress import TargetStats, Unavailable
+
+RESTARTS_PER_MINUTE = 30  # faster than that it is not killed but broken
+RESTART_DELAY_S_MAX = 2.0
+SWEEP_S = 1.0
+_log = structlog.get_logger()
+
+
+class HAProxyIngress:
+    """One site's. `start` before all else; `apply` calls may overlap, they are done one after the other."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._lock = asyncio.Lock()
+        self._master: Master | None = None
+        self._assignment: Assignment = empty(settings.limits)
+        self._layout: Layout = lay_out(self._assignment, RouteTable(site=settings.site.id), limits=settings.limits)
+        self._loaded: Loaded | None = None  # None: has to be read from the worker
+        self._totals: dict[str, int] = {}  # of workers that a reload replaced
+        self._tasks: list[asyncio.Task[None]] = []
+
+    @property
+    def pid(self) -> int:
+        return self._master.pid if self._master is not None and self._master.alive() else 0
+
+    async def start(self) -> None:
+        """Raises `Unavailable`: no HAProxy, a taken port, a configuration it refuses. Call it once."""
+        async with self._lock:
+            settings = self._settings
+            files.make_directories(settings)
+            state = files.read_state(settings)
+            if state is not None:
+                self._assignment, self._layout = state.assignment, state.layout
+            master = Master(settings, _program(settings))
+            if await master.attach():
+                self._master = master
+                await self._take_over(master)
+            else:
+                _refuse_taken_ports(settings)
+                await self._launch(master)
+        self._tasks = [asyncio.create_task(self._keep_running()), asyncio.create_task(self._keep_tidy())]
+
+    async def apply(self, table: RouteTable) -> None:
+        """Raises `Unavailable` if HAProxy is down or refuses; the files then hold the table, and so will its next start.
+
+        `ValueError` for a table with a name or an address that is none; nothing is changed then.
+        """
+        async with self._lock:
+            limits = self._settings.limits
+            try:
+                assignment = assign(self._assignment, table, cooled=await self._cooled(), limits=limits)
+            except Full as error:
+                raise Unavailable(str(error)) from error
+            layout = lay_out(assignment, table, limits=limits)
+            if (assignment, layout) != (self._assignment, self._layout):
+                state = files.State(assignment=assignment, layout=layout)
+                await asyncio.to_thread(files.write_state, self._settings, state)
+                self._assignment, self._layout = assignment, layout
+            await self._bring_up_to_date()
+
+    async def stats(self) -> tuple[TargetStats, ...]:
+        """Empty while HAProxy is down."""
+        if not self.pid:
+            return ()
+        try:
+            async with session(self._settings.stats_socket) as worker:
+                now = await traffic(worker, self._layout)
+            leaving = await old_traffic(self._settings.master_socket)
+        except Refused:
+            return ()
+        return _summed(now, leaving, self._totals)
+
+    async def aclose(self, *, stop: bool) -> None:
+        """With `stop` no process, socket or generated file is left; the state file is the data directory's."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._tasks = []
+        async with self._lock:
+            if self._master is not None and stop:
+                await self._master.stop()
+            elif self._master is not None:
+                self._master.close()
+            self._master = None
+            if stop:
+                files.remove_derived(self._settings)
+
+    async def _take_over(self, master: Master) -> None:
+        """A HAProxy that an earlier controller started: only what differs is changed."""
+        if master.fixed_digest != files.fixed_digest(self._settings):
+            await self._reload()
+        else:
+            await self._bring_up_to_date()
+
+    async def _launch(self, master: Master) -> None:
+        await asyncio.to_thread(files.write_derived, self._settings, self._layout)
+        await master.launch(files.fixed_digest(self._settings))
+        self._master = master
+        self._loaded = loaded(self._layout)
+        self._totals = {}
+
+    async def _bring_up_to_date(self) -> None:
+        if not self.pid:
+            raise Unavailable("HAProxy is down and being started")
+        for _ in range(2):  # the second time on what the worker says it holds
+            try:
+                await self._apply_at_run_time()
+                return
+            except Refused as error:
+                _log.warning("haproxy.refused", error=str(error))
+                self._loaded = None
+        await self._reload()
+
+    async def _apply_at_run_time(self) -> None:
+        if self._loaded is not None and plan(self._loaded, self._layout) == Plan():
+            return
+        async with session(self._settings.stats_socket) as worker:
+            if self._loaded is None:
+                self._loaded = await read_loaded(worker, self._settings)
+            todo = plan(self._loaded, self._layout)
+            if todo.reload:
+                await self._reload()
+                return
+            for command in todo.commands:
+                if await execute(worker, self._settings, command):
+                    self._loaded = applied(self._loaded, command)
+                elif self._is_wanted(command):
+                    raise Refused(f"{command} is still in use, and wanted again")
+
+    def _is_wanted(self, command: object) -> bool:
+        return isinstance(command, Delete) and any(
+            server.name == command.name for server in self._layout.servers.get(command.backend, ())
+        )
+
+    async def _reload(self) -> None:
+        """The files become what HAProxy runs; connections of before end in the worker they began in."""
+        assert self._master is not None
+        with contextlib.suppress(Refused):
+            async with session(self._settings.stats_socket) as worker:
+                for row in await traffic(worker, self._layout):
+                    self._totals[row.name] = self._totals.get(row.name, 0) + row.total
+        await asyncio.to_thread(files.write_derived, self._settings, self._layout)
+        self._loaded = None
+        await self._master.reload(files.fixed_digest(self._settings))
+        self._loaded = loaded(self._layout)
+        _log.info("haproxy.reloaded", app_slots=self._layout.app_slots)
+
+    async def _cooled(self) -> frozenset[str]:
+        """Backends that were given up and in which nothing is left to be done."""
+        asked = [app_backend(slot) for slot in self._assignment.cooling]
+        for slot in self._assignment.peers_cooling:
+            asked += [peer_backend(slot), once(peer_backend(slot))]
+        if not asked or not self.pid:
+            return frozenset()
+        leaving = self._loaded.leaving if self._loaded is not None else dict.fromkeys(asked, frozenset[str]())
+        try:
+            async with session(self._settings.stats_socket) as worker:
+                return await quiet(worker, [backend for backend in asked if backend not in leaving])
+        except Refused:
+            return frozenset()
+
+    async def _keep_running(self) -> None:
+        """HAProxy that ends without our word is started again from the files."""
+        loop = asyncio.get_running_loop()
+        starts: list[float] = []
+        while True:
+            assert self._master is not None
+            await self._master.wait()
+            starts = [at for at in starts if at > loop.time() - 60] + [loop.time()]
+            if len(starts) > RESTARTS_PER_MINUTE:
+                await asyncio.sleep(RESTART_DELAY_S_MAX)
+            _log.warning("haproxy.ended", log=self._master.log_tail())
+            async with self._lock:
+                try:
+                    await self._launch(self._master)
+                except Unavailable as error:
+                    _log.error("haproxy.start_failed", error=str(error))
+                    await asyncio.sleep(min(RESTART_DELAY_S_MAX, 0.1 * len(starts)))
+
+    async def _keep_tidy(self) -> None:
+        """Servers that had requests when they were removed are deleted when those have ended."""
+        while True:
+            await asyncio.sleep(SWEEP_S)
+            async with self._lock:
+                if self._master is not None:
+                    self._master.trim_log()
+                if self._loaded is None or not self._loaded.leaving or not self.pid:
+                    continue
+                with contextlib.suppress(Refused):
+                    async with session(self._settings.stats_socket) as worker:
+                        for command in sweep(self._loaded).commands:
+                            if await execute(worker, self._settings, command):
+                                self._loaded = applied(self._loaded, command)
+
+
+def _program(settings: Settings) -> str:
+    if settings.program and Path(settings.program).is_file():
+        return settings.program
+    found = tools.find_haproxy()
+    if settings.program or not found.usable:
+        raise Unavailable(f"HAProxy: {settings.program or found.problem} cannot be used; {found.remedy}")
+    return found.path
+
+
+def _refuse_taken_ports(settings: Settings) -> None:
+    own = (settings.site.address, settings.site.peer_address)
+    problems = [listening.problem_of(address, shared=False) for address in own]
+    problems += [listening.problem_of(address, shared=True) for address in settings.shared]
+    for problem in problems:
+        if problem:
+            raise Unavailable(problem)
+
+
+def _summed(now: tuple[Traffic, ...], leaving: tuple[Traffic, ...], before: dict[str, int]) -> tuple[TargetStats, ...]:
+    in_flight: dict[str, int] = {}
+    for row in (*now, *leaving):
+        in_flight[row.name] = in_flight.get(row.name, 0) + row.in_flight
+    totals = {row.name: row.total + before.get(row.name, 0) for row in now}
+    return tuple(
+        TargetStats(instance=name, in_flight=count, total=totals.get(name, before.get(name, 0)))
+        for name, count in sorted(in_flight.items())
+    )

@@ -1,0 +1,136 @@
+"""An ingress in memory. `reach` is the network: how an address answers."""
+
+from collections.abc import Awaitable, Callable, Iterator
+from typing import final
+
+from skerry.core.types.ids import SiteId
+from skerry.core.types.routes import Route, RouteTable, Target
+from skerry.kit.record import Record
+from skerry.ports.ingress import TargetStats, Unavailable
+
+IDEMPOTENT = frozenset(("GET", "HEAD", "OPTIONS", "PUT", "DELETE"))
+NOT_HERE = 425  # between sites: nothing was done, ask the next one
+UNKNOWN_HOST, BROKEN, NO_COPY = 404, 502, 503
+
+
+class BrokenOff(Exception):
+    """The connection ended before a byte of an answer came."""
+
+
+class Answer(Record):
+    """`by` names the instance that answered, or the site that a fallback belongs to; empty for an error of the ingress."""
+
+    status: int
+    by: str = ""
+
+
+Reach = Callable[[str, str, str], Awaitable[int]]
+"""(address, method, host) -> status. Raises `ConnectionRefusedError` (nothing was sent) or `BrokenOff`."""
+
+
+async def nobody(address: str, method: str, host: str) -> int:
+    """A network in which nobody listens."""
+    raise ConnectionRefusedError(f"{method} {host} at {address}")
+
+
+@final
+class SimulatedIngress:
+    """`table` is the last one applied; it survives `crash`, as files do. `applies` counts changes."""
+
+    def __init__(self, site: SiteId, *, reach: Reach = nobody) -> None:
+        self.table = RouteTable(site=site)
+        self.applies = 0
+        self._reach = reach
+        self._pid = 0
+        self._starts = 0
+        self._in_flight: dict[str, int] = {}
+        self._totals: dict[str, int] = {}
+        self._credit: dict[str, int] = {}  # smooth weighted round robin
+
+    async def start(self) -> None:
+        if not self._pid:
+            self.revive()
+
+    async def apply(self, table: RouteTable) -> None:
+        if table != self.table:
+            self.table = table
+            self.applies += 1
+        if not self._pid:
+            raise Unavailable("the ingress is down")
+
+    async def stats(self) -> tuple[TargetStats, ...]:
+        names = sorted({target.instance for route in self.table.routes for target in route.targets} | self._in_flight.keys())
+        return tuple(
+            TargetStats(instance=name, in_flight=self._in_flight.get(name, 0), total=self._totals.get(name, 0)) for name in names
+        )
+
+    @property
+    def pid(self) -> int:
+        return self._pid
+
+    async def aclose(self, *, stop: bool) -> None:
+        if stop:
+            self.crash()
+
+    def crash(self) -> None:
+        """As kill -9. A real one is back within a second: `revive`."""
+        self._pid = 0
+        self._in_flight.clear()
+        self._totals.clear()
+
+    def revive(self) -> None:
+        self._starts += 1
+        self._pid = self._starts
+
+    async def request(self, host: str, *, method: str = "GET", peer: bool = False) -> Answer:
+        """By the users' frontend, or by the peers'. Raises `ConnectionRefusedError` while it is down."""
+        if not self._pid:
+            raise ConnectionRefusedError("the ingress is down")
+        route = self._route_of(host)
+        if route is None:
+            return Answer(status=NOT_HERE if peer else UNKNOWN_HOST)
+        broken = False
+        for name, address, own in self._tries(route, fallbacks=not peer):
+            try:
+                status = await self._ask(name if own else None, address, method, host)
+            except ConnectionRefusedError:
+                continue
+            except BrokenOff:
+                broken = True
+                if method not in IDEMPOTENT:
+                    break
+                continue
+            if own or status != NOT_HERE:
+                return Answer(status=status, by=name)
+        return Answer(status=BROKEN if broken else NOT_HERE if peer else NO_COPY)
+
+    def _route_of(self, host: str) -> Route | None:
+        name = host.partition(":")[0].rstrip(".").lower()
+        return next((route for route in self.table.routes if name in route.hosts), None)
+
+    def _tries(self, route: Route, *, fallbacks: bool) -> Iterator[tuple[str, str, bool]]:
+        yield from ((target.instance, target.address, True) for target in self._in_turn(route.targets))
+        if fallbacks:
+            yield from ((site, address, False) for site, address in route.fallbacks)
+
+    def _in_turn(self, targets: tuple[Target, ...]) -> list[Target]:
+        """The one whose turn it is, then the others that take requests."""
+        able = [target for target in targets if target.weight > 0]
+        total = sum(target.weight for target in able)
+        for target in able:
+            self._credit[target.instance] = self._credit.get(target.instance, 0) + target.weight
+        able.sort(key=lambda target: (-self._credit[target.instance], target.instance))
+        if able:
+            self._credit[able[0].instance] -= total
+        return able
+
+    async def _ask(self, instance: str | None, address: str, method: str, host: str) -> int:
+        if instance is None:
+            return await self._reach(address, method, host)
+        self._in_flight[instance] = self._in_flight.get(instance, 0) + 1
+        self._totals[instance] = self._totals.get(instance, 0) + 1
+        try:
+            return await self._reach(address, method, host)
+        finally:
+            if instance in self._in_flight:
+                self._in_flight[instance] -= 1
