@@ -9,6 +9,8 @@ from skerry.core.types.ids import AccountId, AppName, InstanceId, NodeId, Versio
 from skerry.core.types.resources import Resources
 from skerry.core.types.slices import SERVING_STATES, ObservedInstance
 
+AppKey = tuple[AccountId, AppName]
+
 
 def site_violations(given: SiteInput, decision: SiteDecision) -> tuple[str, ...]:
     """Every promise the decision breaks, in words; empty: it may be carried out. Never raises on a wrong decision."""
@@ -108,20 +110,21 @@ class _Checker:
 
     def make_before_break(self) -> Iterator[str]:
         """Where something that is here can serve, something takes traffic: an app asked for here is never left without."""
+        able: dict[AppKey, list[Held]] = {}
+        for held in self.remembered:
+            if self.address(held.instance) is not None:
+                able.setdefault((held.account, held.app), []).append(held)
+        routed = {
+            (held.account, held.app)
+            for held in (*self.held.values(), *(entry.held for entry in self.retiring.values()))
+            if self.weights.get(held.instance, 0) > 0
+        }
         for app in self.given.slice_.apps:
             weight_of = {entry.version.id: entry.weight for entry in app.versions if entry.count > 0}
-            if not any(weight_of.values()):
-                continue
-            able = [
-                held
-                for held in self.remembered
-                if (held.account, held.app) == (app.account, app.app)
-                and weight_of.get(held.version, 1) > 0
-                and self.address(held.instance) is not None
-            ]
-            mine = [name for name, held in self._all().items() if (held.account, held.app) == (app.account, app.app)]
-            if able and not any(self.weights.get(name, 0) > 0 for name in mine):
-                yield f"{app.app}: {len(able)} instance(s) could serve, none is routed"
+            key = (app.account, app.app)
+            could = [held for held in able.get(key, []) if weight_of.get(held.version, 1) > 0]
+            if any(weight_of.values()) and could and key not in routed:
+                yield f"{app.app}: {len(could)} instance(s) could serve, none is routed"
 
     def address(self, name: InstanceId) -> str | None:
         """Where an instance serves; None: it does not."""
@@ -130,7 +133,4 @@ class _Checker:
             again = seen.state == "starting" and self.served.get(name) == seen.address
             return seen.address if seen.state in SERVING_STATES or again else None
         node = self.node_before.get(name)
-        return self.served.get(name) if node is not None and node not in self.heard | self.given.lost else None
-
-    def _all(self) -> dict[InstanceId, Held]:
-        return self.held | {name: entry.held for name, entry in self.retiring.items()}
+        return self.served.get(name) if node is not None and node not in self.heard and node not in self.given.lost else None

@@ -7,6 +7,7 @@ and a swap that had to wait for room could never begin on a full node.
 
 from collections import Counter
 from collections.abc import Sequence
+from heapq import heapify, heappop, heapreplace
 
 from skerry.core.policy.capacity import has_features, shortage
 from skerry.core.policy.state import node_state_rejection
@@ -108,17 +109,28 @@ class _Desk:
                 self._hold(ask, held.node, held.instance)
 
     def place_rest(self, ask: Ask) -> Refused | None:
-        """Place what is missing, one by one; the reasons per node for what does not fit."""
-        while self._count[_ask_key(ask)] < ask.count:
-            node = self._best_node(ask)
-            if node is None:
-                return self._refusal(ask)
-            self._hold(ask, node.id, self._new_id(ask, node.id))
-        return None
+        """Place what is missing, one by one; the reasons per node for what does not fit.
+
+        Best is the node with the fewest instances of the app, then the most free memory. Placing changes only the node
+        that was taken, so a heap stays exact; a node that is full stays full.
+        """
+        reserve = ask.version.limits.reserve
+        missing = ask.count - self._count[_ask_key(ask)]
+        heap = [self._rank(ask, node) for node in self._nodes if self._may_run(ask, node)] if missing > 0 else []
+        heapify(heap)
+        while missing > 0 and heap:
+            node = heap[0][-1]
+            if not reserve.fits_in(self._free[node]):
+                heappop(heap)
+                continue
+            self._hold(ask, node, self._new_id(ask, node))
+            missing -= 1
+            heapreplace(heap, self._rank(ask, self._by_id[node]))
+        return self._refusal(ask) if missing > 0 else None
 
     def _may_stay(self, held: Held, ask: Ask) -> bool:
         node = self._by_id.get(held.node)
-        return node is not None and node.state == "up" and has_features(node, ask.features)
+        return node is not None and self._may_run(ask, node)
 
     def _hold(self, ask: Ask, node: NodeId, instance: InstanceId) -> None:
         reserve = ask.version.limits.reserve
@@ -129,20 +141,12 @@ class _Desk:
         self._app_on_node[(ask.account, ask.app, node)] += 1
         self._count[_ask_key(ask)] += 1
 
-    def _best_node(self, ask: Ask) -> Node | None:
-        """The node with the fewest instances of the app, then the most free memory."""
-        reserve = ask.version.limits.reserve
-        fitting = [
-            node
-            for node in self._nodes
-            if node.state == "up" and reserve.fits_in(self._free[node.id]) and has_features(node, ask.features)
-        ]
+    def _may_run(self, ask: Ask, node: Node) -> bool:
+        return node.state == "up" and has_features(node, ask.features)
 
-        def rank(node: Node) -> tuple[int, int, int, str]:
-            on_node = self._app_on_node[(ask.account, ask.app, node.id)]
-            return (on_node, -self._free[node.id].memory_mib, stable_hash(ask.account, ask.app, node.id), node.id)
-
-        return min(fitting, key=rank, default=None)
+    def _rank(self, ask: Ask, node: Node) -> tuple[int, int, int, NodeId]:
+        on_node = self._app_on_node[(ask.account, ask.app, node.id)]
+        return (on_node, -self._free[node.id].memory_mib, stable_hash(ask.account, ask.app, node.id), node.id)
 
     def _new_id(self, ask: Ask, node: NodeId) -> InstanceId:
         ordinal = 0

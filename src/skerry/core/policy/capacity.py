@@ -5,7 +5,6 @@ from collections.abc import Iterable, Sequence
 from skerry.core.types.place import Node, Site
 from skerry.core.types.plan import Reason, Rejection
 from skerry.core.types.resources import Resources
-from skerry.kit.hashing import stable_hash
 
 
 def nodes_up(nodes: Iterable[Node]) -> tuple[Node, ...]:
@@ -14,7 +13,7 @@ def nodes_up(nodes: Iterable[Node]) -> tuple[Node, ...]:
 
 
 def has_features(node: Node, features: Sequence[str]) -> bool:
-    return all(feature in node.features for feature in features)
+    return not features or set(features) <= set(node.features)
 
 
 def total_capacity(nodes: Iterable[Node]) -> Resources:
@@ -84,7 +83,7 @@ class Room:
         fitting = [name for name, room in self._nodes.items() if reserve.fits_in(room)]
         if not fitting or not reserve.fits_in(self.free):
             return False
-        name = max(fitting, key=lambda name: (self._nodes[name].memory_mib, stable_hash(name), name))
+        name = max(fitting, key=lambda name: (self._nodes[name].memory_mib, name))
         self._nodes[name] = self._nodes[name].less(reserve)
         self.free = self.free.less(reserve)
         return True

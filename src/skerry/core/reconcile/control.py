@@ -31,12 +31,12 @@ def site_slice_apps(  # noqa: PLR0917 (control's whole intent, each by its noun)
     is missing is a broken store: KeyError, so that sites keep the slice they have.
     """
     entries: list[SliceApp] = []
+    order = fallback_order(site, sites)
     for release in sorted(releases, key=lambda release: (release.account, release.app)):
         app = apps.get((release.account, release.app))
         if app is None:
             continue
         executed = _executed(release, site.id, plans)
-        running = tuple(other for other in sites if other.id != site.id and _runs(_executed(release, other.id, plans), other.id))
         name = account_names.get(release.account)
         entry = SliceApp(
             account=release.account,
@@ -45,7 +45,7 @@ def site_slice_apps(  # noqa: PLR0917 (control's whole intent, each by its noun)
             plan_generation=executed.generation if executed else 0,
             versions=_slice_versions(site.id, executed, versions, deployments) if executed else (),
             hosts=(f"{release.app}.{name}.{suffix}",) if app.enabled and name else (),
-            fallbacks=fallback_order(site, running),
+            fallbacks=tuple(other for other in order if _runs(_executed(release, other, plans), other)),
             features=app.scale.features,
         )
         if entry.hosts or entry.versions:
