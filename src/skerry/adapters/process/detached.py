@@ -38,13 +38,13 @@ _PIPE_BYTES_MAX = 1 << 20  # what an unprivileged process may ask of F_SETPIPE_S
 _DEFAULT_SIGNALS = (signal.SIGPIPE, signal.SIGINT)  # Python ignores the first, a shell may have the second
 _SPARE_FD = 200  # where descriptors are parked before they get their number in the child
 
-# $1: "null" or "rest" (what stdin is after the gate); $2: file size limit in 512-byte blocks; then the files
-# to join, "--" and the program.
+# $1: "null" or "rest" (what stdin is after the gate); $2: file size limit in 512-byte blocks; $3: limit of CPU seconds;
+# then the files to join, "--" and the program.
 # SIGXFSZ is ignored, so a full log loses lines and never kills.
 _GATE = """
 read -r go || exit 111
-umask 077; trap '' 25; ulimit -f "$2" 2>/dev/null
-stdin=$1; shift 2
+umask 077; trap '' 25; ulimit -f "$2" 2>/dev/null; ulimit -t "$3"
+stdin=$1; shift 3
 while [ "$1" != -- ]; do echo 0 > "$1" || exit 112; shift; done
 shift; cd /
 if [ "$stdin" = null ]; then exec "$@" </dev/null; fi
@@ -57,7 +57,8 @@ class Spawn(Record):
 
     `fds` become 3, 4, … in the child (see `FIRST_FD`). `stdin` is what it reads, then end-of-file; None: /dev/null.
     `log` gets stdout and stderr, appended, at most about `log_bytes_max` (see `trim_log`). `join` are files that
-    the child writes "0" to before exec: the `cgroup.procs` it has to be born in. `tag` names the owner (a data
+    the child writes "0" to before exec: the `cgroup.procs` it has to be born in. Each process of it is killed after
+    `cpu_s_max` seconds on the CPU. `tag` names the owner (a data
     directory, say) in the environment. `note` is kept in the record for whoever attaches.
     """
 
@@ -69,6 +70,7 @@ class Spawn(Record):
     log: str = "/dev/null"
     log_bytes_max: int = 1 << 20
     join: tuple[str, ...] = ()
+    cpu_s_max: int | None = None
     tag: str = ""
     note: dict[str, str] = msgspec.field(default_factory=dict[str, str])
 
@@ -319,7 +321,8 @@ def _fork(what: Spawn, gate: int) -> int:
     actions = [(os.POSIX_SPAWN_DUP2, source, target) for target, source in enumerate(parked)]
     blocks = max(1, what.log_bytes_max * LOG_HARD_FACTOR // 512)
     limit = str(blocks) if what.log != "/dev/null" else "unlimited"
-    argv = ["sh", "-c", _GATE, "sh", "null" if what.stdin is None else "rest", limit, *what.join, "--", *what.argv]
+    cpu = "unlimited" if what.cpu_s_max is None else str(what.cpu_s_max)
+    argv = ["sh", "-c", _GATE, "sh", "null" if what.stdin is None else "rest", limit, cpu, *what.join, "--", *what.argv]
     environment = {"PATH": "/usr/local/bin:/usr/bin:/bin", **what.env, TAG_VARIABLE: what.tag}
     try:
         return os.posix_spawn(

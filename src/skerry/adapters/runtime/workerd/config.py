@@ -13,6 +13,7 @@ from typing import Any, Protocol, cast
 
 from skerry.adapters.runtime.workerd.sandbox import ASSETS_DIRECTORY, EGRESS_DIRECTORY, HEALTH_DIRECTORY
 from skerry.core.types.app import (
+    Assets,
     AssetsBinding,
     Binding,
     BlobBinding,
@@ -129,6 +130,28 @@ def assets_config(services: tuple[AssetsService, ...]) -> Config:
             sockets.append(_socket(f"env-{service.key}", f"files-{service.key}"))
         sockets.append(_socket(f"in-{service.key}", front))
     return {"services": parts, "sockets": sockets}
+
+
+def rules_config(assets: Assets) -> Config:
+    """The rules of assets alone, without a file: whether workerd takes them."""
+    service = {"path": HEALTH_DIRECTORY, "config": assets_rules(assets), "compatibilityDate": _PLATFORM_DATE}
+    return {
+        "services": [_no_network(), _health_service(), {"name": "rules", "assets": service}],
+        "sockets": [_socket(HEALTH_SOCKET, "health")],
+    }
+
+
+def assets_rules(assets: Assets, *, more_headers: str = "") -> str:
+    """The JSON that workerd takes for wrangler's settings of assets."""
+    worker_first = assets.run_worker_first
+    rules = {
+        "html_handling": assets.html_handling,
+        "not_found_handling": assets.not_found_handling,
+        "run_worker_first": worker_first if isinstance(worker_first, bool) else list(worker_first),
+        "headers": more_headers + assets.headers,
+        "redirects": assets.redirects,
+    }
+    return json.dumps(rules)
 
 
 @functools.cache

@@ -47,6 +47,7 @@ class Program(Record):
     sockets: tuple[tuple[str, int], ...]
     box: Sandbox
     limits: Limits
+    cpu_s_max: int | None = None
     owner: str = ""  # the instance; kept in the record
     address: str = ""
 
@@ -114,7 +115,7 @@ class SandboxedProcess:
         """Returns when workerd has ended: its exit status (negative: the signal) if this agent started it."""
         await self._outer.wait()
         status = self._outer.exit_status
-        return status - 128 if status is not None and status > 128 else status
+        return 128 - status if status is not None and status > 128 else status
 
     def out_of_memory(self) -> bool:
         """Whether the kernel killed in its group for lack of memory."""
@@ -210,6 +211,7 @@ def start(fleet: Fleet, program: Program) -> SandboxedProcess:
                 log=str(places.logs / f"{program.name}.log"),
                 log_bytes_max=fleet.log_bytes_max,
                 join=join,
+                cpu_s_max=program.cpu_s_max,
                 tag=program.box.tag,
                 note={"owner": program.owner, "address": program.address},
             ),

@@ -29,7 +29,7 @@ class Settings(Record):
     bloat_bytes: int = 64 * MIB  # private memory of an idle process at which a fresh one takes its place
     log_bytes_max: int = 1 * MIB
     pids_max: int = 64  # threads of one instance: workerd has 2 to 12
-    check_cpu_ms_max: int = 1_000  # Cloudflare's limit on start-up
+    check_cpu_s_max: int = 1  # Cloudflare's limit on start-up
     check_wall_ms_max: int = 10_000
     egress_allow: tuple[str, ...] = ()  # networks (CIDR) that apps may reach besides the public internet
     uid_first: int = UID_FIRST

@@ -4,11 +4,19 @@ import re
 
 TEXT_MAX = 4000  # characters of an error that are kept: a stack, not a book
 _SERVICE = re.compile(r"^service app: (.*)$", re.MULTILINE)
+_RULES = re.compile(r"^service [\w.-]+: (?:Assets service \"[^\"]*\"'s config: )?(.*)", re.MULTILINE | re.DOTALL)
 _NOISE = re.compile(r"^(Unable to find and open the program executable|workerd/|kj/|\*\*\* |stack: ).*$\n?", re.MULTILINE)
 
 MEMORY_EXCEEDED = "Worker exceeded memory limit."
 CPU_EXCEEDED = "Worker exceeded CPU time limit."
+STARTUP_MEMORY_EXCEEDED = "Script startup exceeded memory limits."
 STARTUP_CPU_EXCEEDED = "Script startup exceeded CPU time limit."
+
+
+def rules_error(log: str) -> str | None:
+    """The fault in settings of static assets that keeps them from being served; None if there is none."""
+    found = _RULES.search(log)
+    return found[1].strip()[:TEXT_MAX] if found else None
 
 
 def startup_error(log: str) -> str | None:
