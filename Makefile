@@ -4,7 +4,7 @@ ARGS ?=
 TESTS ?= tests
 BIN := .venv/bin
 
-.PHONY: help setup setup-dev run test check format bench lock clean
+.PHONY: help setup setup-dev run test check check-format check-lint check-types check-layers check-tidy format bench lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -21,12 +21,22 @@ run: setup ## three cities on this machine, with an example deployed (ARGS="--ci
 test: setup-dev ## all tests (TESTS=tests/unit, ARGS="-x -k name")
 	@exec $(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS) $(TESTS)
 
-check: setup-dev ## format, lint, strict types, layers, tidiness
-	$(BIN)/ruff format --check .
-	$(BIN)/ruff check .
-	$(BIN)/basedpyright
-	$(BIN)/lint-imports
-	$(BIN)/python -m pytest -q tests/tidy
+check: check-format check-lint check-types check-layers check-tidy ## format, lint, strict types, layers, tidiness
+
+check-format: setup-dev
+	@$(BIN)/ruff format --check .
+
+check-lint: setup-dev
+	@$(BIN)/ruff check .
+
+check-types: setup-dev
+	@$(BIN)/basedpyright
+
+check-layers: setup-dev
+	@$(BIN)/lint-imports
+
+check-tidy: setup-dev
+	@$(BIN)/python -m pytest -q tests/tidy
 
 format: setup-dev ## put the source into its format
 	$(BIN)/ruff check --fix-only --quiet .

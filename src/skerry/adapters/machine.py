@@ -8,7 +8,6 @@ import contextlib
 import os
 import re
 import resource
-import socket
 import subprocess
 from pathlib import Path
 
@@ -126,18 +125,6 @@ def open_files_max() -> int:
 def memory_available_mib() -> int:
     found = re.search(r"^MemAvailable:\s+(\d+) kB", _read(_PROC / "meminfo"), re.MULTILINE)
     return int(found.group(1)) // 1024 if found else 0
-
-
-def taken(address: str, port: int) -> str:
-    """Why nobody can listen there now; empty if one can."""
-    with socket.socket() as listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind((address, port))
-            listener.listen()
-        except OSError as error:
-            return os.strerror(error.errno or 0)
-    return ""
 
 
 def _sysctl(name: str) -> str:

@@ -12,11 +12,17 @@ from typing import Literal
 import msgspec
 
 from skerry.adapters import machine, tools
+from skerry.apps.supervisor.errors import UpError
+from skerry.apps.supervisor.ports import Wanted, refuse_if_taken
 from skerry.kit.record import Record
 
 OPEN_FILES_MIN = 4096  # 14 per instance, and HAProxy's two per connection
 MEMORY_MIB_MIN = 1024  # for control, three sites and eight nodes, with an app in each
-PORTS = (("127.0.0.1", 8080, "--port"), ("127.0.1.1", 8080, "--port"), ("127.0.0.1", 8787, "--api-port"))
+PORTS = (
+    Wanted(host="127.0.0.1", port=8080, use="users of any city", option="--port"),
+    Wanted(host="127.0.1.1", port=8080, use="users of the first city", option="--port"),
+    Wanted(host="127.0.0.1", port=8787, use="the API", option="--api-port"),
+)
 
 NO_WORKER = "no worker runs: the code of others is never started without a sandbox"
 NO_CLIENT = "`skerry wrangler` and deploying the example"
@@ -177,14 +183,18 @@ def _memory() -> Iterator[Finding]:
 
 
 def _ports() -> Iterator[Finding]:
-    for address, port, option in PORTS:
-        taken = machine.taken(address, port)
+    for wanted in PORTS:
+        problem = ""
+        try:
+            refuse_if_taken((wanted,))
+        except UpError as error:
+            problem = str(error)
         yield _judge(
-            f"{address}:{port}",
-            f"{taken} (perhaps by Skerry: skerry status)" if taken else "free",
-            good=not taken,
-            disables="starting with the usual ports",
-            remedy=f"skerry up {option} N",
+            f"{wanted.host}:{wanted.port}",
+            problem or "free",
+            good=not problem,
+            disables="starting with the usual ports (unless it is Skerry that runs: skerry status)",
+            remedy=f"skerry up {wanted.option} N",
         )
 
 
