@@ -6,6 +6,7 @@ python -m skerry.apps.control --config FILE [--liveness-fd N]
 import os
 import secrets
 from collections.abc import Coroutine
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from starlette.routing import Mount
 
 from skerry.adapters.blobs.directory import DirectoryBlobs
 from skerry.adapters.clock.system import SystemClock
+from skerry.adapters.runtime.workerd.checker import WorkerdChecker
 from skerry.adapters.store.sqlite import SqliteStore
 from skerry.apps.config import ControlConfig
 from skerry.apps.logs import configure_logs
@@ -48,10 +50,11 @@ FAULT_VARIABLE = "SKERRY_FAULT_KILL_AT_COMMIT"  # for tests: "before:N" or "afte
 class Parts:
     """The services of one control, wired together."""
 
-    def __init__(self, config: ControlConfig, store: Store, blobs: Blobs) -> None:
+    def __init__(self, config: ControlConfig, store: Store, blobs: Blobs, checker: WorkerdChecker) -> None:
         self.clock = SystemClock()
         self.store = store
         self.blobs = blobs
+        self.checker = checker
         self.accounts = Accounts(store, self.clock, secrets.token_bytes)
         self.mirror = Mirror(store)
         self.observed = Observed(self.clock)
@@ -77,18 +80,27 @@ async def serve(config: ControlConfig, plane: Plane) -> None:
     configure_logs()
     listener = bind(config.listen)
     data = Path(config.data_dir)
-    store = _with_faults(await SqliteStore.open(data / "store.db"))
-    try:
+    async with AsyncExitStack() as stack:
+        store = _with_faults(await SqliteStore.open(data / "store.db"))
+        stack.push_async_callback(store.aclose)
         blobs = await DirectoryBlobs.open(data / "blobs")
-        parts = Parts(config, store, blobs)
+        parts = Parts(config, store, blobs, await stack.enter_async_context(_checker(config, blobs)))
         await parts.accounts.ensure_admin(Path(config.admin_token_path), account_name=config.default_account)
         await declare_sites(store, config.sites)
         await parts.mirror.load()
         async with running(*parts.loops()), serving(_app(config, parts), listener):
             plane.ready()
             await plane.ended()
-    finally:
-        await store.aclose()
+
+
+def _checker(config: ControlConfig, blobs: Blobs) -> WorkerdChecker:
+    return WorkerdChecker(
+        data_dir=Path(config.data_dir) / "checks",
+        run_dir=Path(config.run_dir),
+        fetch_blob=blobs.get,
+        workerd=config.engines.workerd,
+        bwrap=config.engines.bwrap,
+    )
 
 
 def _app(config: ControlConfig, parts: Parts) -> Starlette:

@@ -12,6 +12,7 @@ from starlette.routing import Mount
 
 from skerry.adapters.clock.system import SystemClock
 from skerry.adapters.ingress.haproxy.ingress import HAProxyIngress
+from skerry.adapters.ingress.haproxy.settings import Settings
 from skerry.adapters.link.http import HttpControlLink
 from skerry.adapters.link.probe import accepts_connections
 from skerry.adapters.recordfile import JsonFile
@@ -23,6 +24,7 @@ from skerry.apps.tasks import running
 from skerry.core.reconcile.site_types import SiteMemory
 from skerry.core.types.ids import Digest, NodeId
 from skerry.core.types.slices import NodeReport, NodeSlice, SiteSlice
+from skerry.kit.hashing import stable_id
 from skerry.ports.links import LinkError
 from skerry.services.site.controller import SiteController
 from skerry.services.site.nodes import Nodes
@@ -36,7 +38,7 @@ async def serve(config: SiteConfig, plane: Plane) -> None:
     data = Path(config.data_dir)
     clock = SystemClock()
     link = HttpControlLink(config.control_url, config.site.id, secret)
-    ingress = make_ingress(config)
+    ingress = _ingress(config)
     controller = SiteController(
         config.site.id,
         config.nodes,
@@ -82,8 +84,20 @@ def _app(controller: SiteController, link: HttpControlLink, secret: str) -> Star
     return Starlette(routes=[Mount("/internal/v1", app=links)])
 
 
-def make_ingress(config: SiteConfig) -> HAProxyIngress:
-    raise NotImplementedError
+def _ingress(config: SiteConfig) -> HAProxyIngress:
+    data, tag = Path(config.data_dir), stable_id(config.data_dir, length=8)
+    return HAProxyIngress(
+        Settings(
+            site=config.site,
+            run_dir=config.run_dir,
+            state_file=str(data / "ingress.json"),
+            records_dir=str(data / "processes"),
+            log=str(data / "haproxy.log"),
+            tag=tag,
+            shared=(config.shared_address,) if config.shared_address else (),
+            program=config.engines.haproxy or "",
+        )
+    )
 
 
 def main() -> None:
