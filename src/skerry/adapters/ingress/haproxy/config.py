@@ -254,7 +254,8 @@ def _peers(settings: Settings, maxconn: int) -> str:
             f"maxconn {maxconn * 2 // 10}",
             f"monitor-uri {ALIVE_PATH}",
             f"http-request del-header {ROUND_HEADER}",
-            f"http-request set-header {HOP_HEADER} unknown unless {{ req.hdr({HOP_HEADER}) -m found }}",
+            f"http-request set-header {HOP_HEADER} unknown if !{{ req.hdr({HOP_HEADER}) -m found }}",
+            f"http-request set-header {HOP_HEADER} unknown if {{ req.hdr({HOP_HEADER}) -m str {settings.site.id} }}",
             "http-request set-var(txn.ray) req.hdr(cf-ray)",
             *_reader(),
             *_lookup(settings),
@@ -284,6 +285,7 @@ def _fresh(settings: Settings) -> str:
 
 def _again(settings: Settings) -> str:
     """Rounds: some for the slot itself, then some for each fallback, nearest first; those that are down are left out."""
+    hopped = f"{{ req.hdr({HOP_HEADER}) -m found }} !{{ req.hdr({HOP_HEADER}) -m str {settings.site.id} }}"
     lines = [
         "\nfrontend again from base",
         f"bind {_abstract(settings, 'again')}",
@@ -294,8 +296,8 @@ def _again(settings: Settings) -> str:
         "http-request set-var(txn.round) int(0)",
         f"http-request set-var(txn.round) req.hdr({ROUND_HEADER}) if {{ req.hdr({ROUND_HEADER}) -m found }}",
         *_rounds("var(txn.slot)", first=0),
-        *pages.returns(pages.BROKEN, f"!{_FOUND} {_HOPPED} {_up('var(txn.slot)')}"),
-        *pages.returns(pages.NO_COPY_HERE, f"!{_FOUND} {_HOPPED}"),
+        *pages.returns(pages.BROKEN, f"!{_FOUND} {hopped} {_up('var(txn.slot)')}"),
+        *pages.returns(pages.NO_COPY_HERE, f"!{_FOUND} {hopped}"),
         f"http-request set-var(txn.peers) var(txn.slot),map_str({settings.fallbacks_file})",
     ]
     for number in range(settings.limits.fallbacks_max):
@@ -311,7 +313,6 @@ def _again(settings: Settings) -> str:
 
 
 _FOUND = "{ var(txn.to) -m found }"
-_HOPPED = f"{{ req.hdr({HOP_HEADER}) -m found }}"
 
 
 def _rounds(backend: str, *, first: int) -> list[str]:

@@ -54,7 +54,7 @@ class HAProxyIngress:
 
     @property
     def pid(self) -> int:
-        return self._master.pid if self._master is not None and self._master.alive() else 0
+        return self._master.pid if self._master is not None else 0
 
     async def start(self) -> None:
         """Raises `Unavailable`: no HAProxy, a taken port, a configuration it refuses. Call it once."""

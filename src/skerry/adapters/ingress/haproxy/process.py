@@ -25,11 +25,13 @@ class Master:
         self._settings = settings
         self._program = program
         self._process: Detached | None = None
+        self._serves = False
         self.fixed_digest = ""  # of the configuration it last read, without the table
 
     @property
     def pid(self) -> int:
-        return 0 if self._process is None else self._process.pid
+        """0 until it serves, and again when it has ended."""
+        return self._process.pid if self._process is not None and self._serves and self.alive() else 0
 
     def alive(self) -> bool:
         return self._process is not None and self._process.alive()
@@ -56,6 +58,7 @@ class Master:
     async def launch(self, digest: str) -> None:
         """Raises `Unavailable` with the end of its log if it does not come up."""
         settings = self._settings
+        self._serves = False
         await self.stop()  # workers of one that was killed
         remove_sockets(settings)
         what = Spawn(
@@ -110,6 +113,7 @@ class Master:
                     if not self.alive():
                         raise Unavailable(f"HAProxy ended at its start: {self.log_tail()}")
                     await asyncio.sleep(POLL_MS / 1000)
+            self._serves = True
         except TimeoutError as error:
             raise Unavailable(f"HAProxy does not answer: {self.log_tail()}") from error
 

@@ -1,0 +1,232 @@
+"""The contract of `skerry.ports.ingress.Ingress`, as tests. Subclass it and give it a `harness` fixture."""
+
+import asyncio
+from typing import Protocol
+
+from skerry.core.types.routes import Route
+from skerry.ports.ingress import Ingress
+from skerry.testing.backends import Mode
+from skerry.testing.haproxy_site import table
+from skerry.testing.waiting import eventually
+
+DEADLINE_S = 30
+NOT_HERE = 425
+
+
+class Served(Protocol):
+    """A target or another site's peer frontend. `mode` as in `skerry.testing.backends.Backend`."""
+
+    name: str
+    mode: Mode
+    address: str
+
+    async def stop(self) -> None: ...
+
+    def release(self) -> None: ...
+
+    @property
+    def count(self) -> int:
+        """Requests that arrived."""
+        ...
+
+
+class IngressHarness(Protocol):
+    """How the suite reaches one adapter. All ingresses that it opens are the same site's, one after the other."""
+
+    async def open(self) -> Ingress: ...
+
+    async def target(self, name: str) -> Served: ...
+
+    def route(self, app: str, *targets: Served | tuple[Served, int], fallbacks: tuple[Served, ...] = ()) -> Route:
+        """At `<app>.test`."""
+        ...
+
+    async def request(self, host: str, *, method: str = "GET", peer: bool = False) -> tuple[int, str]:
+        """Status, and the name of the target or site that answered."""
+        ...
+
+    def kill(self, ingress: Ingress) -> None:
+        """As kill -9 of the engine's main process."""
+        ...
+
+    def leftovers(self) -> list[str]: ...
+
+
+class IngressContract:
+    async def test_an_unknown_host_is_a_404_and_an_app_without_targets_a_503(self, harness: IngressHarness) -> None:
+        ingress = await harness.open()
+        assert await harness.request("app.test") == (404, "")
+        await ingress.apply(table("lhr", harness.route("app")))
+        assert await harness.request("app.test") == (503, "")
+        assert await harness.request("other.test") == (404, "")
+
+    async def test_a_host_is_known_in_any_case_with_any_port(self, harness: IngressHarness) -> None:
+        one = await harness.target("one")
+        await (await harness.open()).apply(table("lhr", harness.route("app", one)))
+        for host in ("app.test", "APP.test:8080", "app.test.", "App.Test.:1"):
+            assert await harness.request(host) == (200, "one")
+
+    async def test_applying_twice_changes_nothing_and_a_new_table_replaces_the_old(self, harness: IngressHarness) -> None:
+        ingress = await harness.open()
+        one, two = await harness.target("one"), await harness.target("two")
+        for _ in range(2):
+            await ingress.apply(table("lhr", harness.route("app", one), harness.route("old", one)))
+            assert await harness.request("app.test") == (200, "one")
+        await ingress.apply(table("lhr", harness.route("app", two)))
+        assert await harness.request("app.test") == (200, "two")
+        assert await harness.request("old.test") == (404, "")
+
+    async def test_weights_share_the_requests_and_zero_takes_none(self, harness: IngressHarness) -> None:
+        one, two, off = [await harness.target(name) for name in ("one", "two", "off")]
+        await (await harness.open()).apply(table("lhr", harness.route("app", (one, 192), (two, 64), (off, 0))))
+        answers = [await harness.request("app.test") for _ in range(80)]
+        assert {status for status, _ in answers} == {200}
+        assert off.count == 0
+        assert 50 <= sum(name == "one" for _, name in answers) <= 70
+
+    async def test_a_drained_target_ends_what_it_has_and_the_statistics_tell_when(self, harness: IngressHarness) -> None:
+        ingress = await harness.open()
+        one, two = await harness.target("one"), await harness.target("two")
+        await ingress.apply(table("lhr", harness.route("app", one)))
+        one.mode = "hold"
+        held = asyncio.create_task(harness.request("app.test"))
+        await eventually(lambda: one.count)
+        await ingress.apply(table("lhr", harness.route("app", (one, 0), two)))
+        assert await harness.request("app.test") == (200, "two")
+        assert await in_flight(ingress) == {"one": 1, "two": 0}
+        one.release()
+        assert await held == (200, "one")
+        assert await in_flight(ingress) == {"one": 0, "two": 0}
+        assert {stats.instance: stats.total >= 1 for stats in await ingress.stats()} == {"one": True, "two": True}
+
+    async def test_a_request_in_a_target_that_is_removed_may_end(self, harness: IngressHarness) -> None:
+        ingress = await harness.open()
+        one, two = await harness.target("one"), await harness.target("two")
+        await ingress.apply(table("lhr", harness.route("app", one)))
+        one.mode = "hold"
+        held = asyncio.create_task(harness.request("app.test"))
+        await eventually(lambda: one.count)
+        await ingress.apply(table("lhr", harness.route("app", two)))
+        one.release()
+        assert await held == (200, "one")
+        await ingress.apply(table("lhr", harness.route("app", one)))  # wanted again, perhaps before the old one is gone
+        assert await harness.request("app.test") == (200, "one")
+
+    async def test_an_idempotent_request_without_an_answer_goes_to_another_target(self, harness: IngressHarness) -> None:
+        one, two = await harness.target("one"), await harness.target("two")
+        await (await harness.open()).apply(table("lhr", harness.route("app", one, two)))
+        one.mode = "break"
+        for method in ("GET", "HEAD", "OPTIONS", "PUT", "DELETE") * 2:
+            assert await harness.request("app.test", method=method) == (200, "two")
+
+    async def test_another_request_is_never_sent_twice(self, harness: IngressHarness) -> None:
+        one, two, far = [await harness.target(name) for name in ("one", "two", "sin")]
+        await (await harness.open()).apply(table("lhr", harness.route("app", one, two, fallbacks=(far,))))
+        one.mode = two.mode = "break"
+        for sent in range(1, 5):
+            assert await harness.request("app.test", method="POST") == (502, "")
+            assert (one.count + two.count, far.count) == (sent, 0)
+
+    async def test_any_request_that_was_refused_goes_to_another_target(self, harness: IngressHarness) -> None:
+        one, two = await harness.target("one"), await harness.target("two")
+        await (await harness.open()).apply(table("lhr", harness.route("app", one, two)))
+        await one.stop()
+        for method in ("POST", "GET") * 5:
+            assert await harness.request("app.test", method=method) == (200, "two")
+
+    async def test_fallbacks_serve_in_order_while_no_target_can(self, harness: IngressHarness) -> None:
+        one, near, far = [await harness.target(name) for name in ("one", "cur", "sin")]
+        await (await harness.open()).apply(table("lhr", harness.route("app", one, fallbacks=(near, far))))
+        assert [await harness.request("app.test") for _ in range(300)] == [(200, "one")] * 300
+        await one.stop()
+        for method in ("GET", "POST") * 5:
+            assert await harness.request("app.test", method=method) == (200, "cur")
+        near.mode = "not_here"
+        for method in ("GET", "POST") * 5:
+            assert await harness.request("app.test", method=method) == (200, "sin")
+        await near.stop()
+        for method in ("GET", "POST") * 5:
+            assert await harness.request("app.test", method=method) == (200, "sin")
+        await far.stop()
+        assert await harness.request("app.test") == (503, "")
+
+    async def test_a_target_that_only_breaks_off_is_passed_over_for_a_fallback(self, harness: IngressHarness) -> None:
+        one, far = await harness.target("one"), await harness.target("sin")
+        await (await harness.open()).apply(table("lhr", harness.route("app", one, fallbacks=(far,))))
+        one.mode = "break"
+        assert [await harness.request("app.test") for _ in range(5)] == [(200, "sin")] * 5
+
+    async def test_an_app_that_only_others_run_is_served_by_them(self, harness: IngressHarness) -> None:
+        far = await harness.target("sin")
+        await (await harness.open()).apply(table("lhr", harness.route("app", fallbacks=(far,))))
+        assert [await harness.request("app.test") for _ in range(5)] == [(200, "sin")] * 5
+
+    async def test_the_peer_frontend_never_uses_fallbacks(self, harness: IngressHarness) -> None:
+        one, far = await harness.target("one"), await harness.target("sin")
+        await (await harness.open()).apply(table("lhr", harness.route("app", one, fallbacks=(far,))))
+        assert await harness.request("app.test", peer=True) == (200, "one")
+        await one.stop()
+        for method in ("GET", "POST") * 3:
+            assert await harness.request("app.test", method=method, peer=True) == (NOT_HERE, "")
+        assert await harness.request("other.test", peer=True) == (NOT_HERE, "")
+        assert far.count == 0
+
+    async def test_changing_targets_fails_no_request(self, harness: IngressHarness) -> None:
+        ingress = await harness.open()
+        one, two = await harness.target("one"), await harness.target("two")
+        await ingress.apply(table("lhr", harness.route("app", one)))
+        answers: list[int] = []
+
+        async def user() -> None:
+            while not done.is_set():
+                answers.append((await harness.request("app.test"))[0])
+
+        done = asyncio.Event()
+        async with asyncio.timeout(DEADLINE_S), asyncio.TaskGroup() as group:
+            for _ in range(4):
+                group.create_task(user())
+            for _ in range(3):
+                for targets in ((one, two), ((one, 0), two), (two,), (two, one), (one,)):
+                    await ingress.apply(table("lhr", harness.route("app", *targets)))
+                    enough = len(answers) + 8
+                    await eventually(lambda enough=enough: len(answers) >= enough)
+            done.set()
+        assert set(answers) == {200}
+
+    async def test_a_killed_ingress_comes_back_with_the_last_table(self, harness: IngressHarness) -> None:
+        ingress = await harness.open()
+        one, two = await harness.target("one"), await harness.target("two")
+        await ingress.apply(table("lhr", harness.route("app", one), harness.route("other", one)))
+        await ingress.apply(table("lhr", harness.route("app", two)))
+        before = ingress.pid
+        harness.kill(ingress)
+        await eventually(lambda: ingress.pid not in {0, before})
+        assert await harness.request("app.test") == (200, "two")
+        assert await harness.request("other.test") == (404, "")
+        await ingress.apply(table("lhr", harness.route("app", one)))
+        assert await harness.request("app.test") == (200, "one")
+
+    async def test_the_next_controller_takes_it_over_as_it_runs(self, harness: IngressHarness) -> None:
+        first = await harness.open()
+        one, two = await harness.target("one"), await harness.target("two")
+        await first.apply(table("lhr", harness.route("app", one), harness.route("old", one)))
+        pid = first.pid
+        await first.aclose(stop=False)
+        assert await harness.request("app.test") == (200, "one")
+        second = await harness.open()
+        assert second.pid == pid
+        assert await harness.request("old.test") == (200, "one")
+        await second.apply(table("lhr", harness.route("app", two)))
+        assert await harness.request("app.test") == (200, "two")
+        assert await harness.request("old.test") == (404, "")
+
+    async def test_stopped_it_leaves_nothing(self, harness: IngressHarness) -> None:
+        ingress = await harness.open()
+        await ingress.apply(table("lhr", harness.route("app", await harness.target("one"))))
+        await ingress.aclose(stop=True)
+        assert ingress.pid == 0
+        assert harness.leftovers() == []
+
+
+async def in_flight(ingress: Ingress) -> dict[str, int]:
+    return {stats.instance: stats.in_flight for stats in await ingress.stats()}
