@@ -19,15 +19,21 @@ class StandIn(Record):
     child_file: str = ""
 
 
+def leave_a_child(file: Path) -> None:
+    if file.exists():
+        return
+    child = subprocess.Popen(["sleep", "600"], start_new_session=True)
+    partial = file.with_name(file.name + ".new")
+    partial.write_text(str(child.pid))
+    partial.rename(file)
+
+
 async def serve(config: StandIn, plane: Plane) -> None:
     if config.behaviour == "broken":
         print("the flux capacitor is missing", file=sys.stderr)
         raise SystemExit(3)
-    if config.behaviour == "parent" and not Path(config.child_file).exists():
-        child = subprocess.Popen(["sleep", "600"], start_new_session=True)
-        partial = Path(config.child_file + ".new")
-        partial.write_text(str(child.pid))
-        partial.rename(config.child_file)
+    if config.behaviour == "parent":
+        leave_a_child(Path(config.child_file))
     if config.behaviour == "stubborn":
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, lambda: None)

@@ -1,6 +1,5 @@
 """What `--cities` may say: `lhr:3,cur:3,sin:2`, IATA codes of known cities with a number of nodes each."""
 
-import difflib
 import re
 from collections.abc import Mapping
 from importlib import resources
@@ -14,6 +13,7 @@ SITES_MAX = 64  # processes of one machine: a city takes one controller and one 
 NODES_MAX = 128  # 50 MiB each
 NODES_PER_SITE_MAX = 100  # addresses 127.0.k.11 to 127.0.k.110
 TEXT_CHARS_MAX = 4096
+GUESSES_SHOWN = 5
 
 _PART = re.compile(r"([a-z]{3})(?::([0-9]{1,4}))?\Z")
 
@@ -52,16 +52,26 @@ def parse_cities(text: str, table: Mapping[str, City]) -> tuple[CityAsk, ...]:
 def _parse_part(part: str, table: Mapping[str, City]) -> CityAsk:
     found = _PART.match(part)
     if found is None:
-        raise _usage(f"--cities: {part[:40]!r} is not CODE:NODES")
+        raise _usage(f"--cities: {part[:40]!r} is not CODE:NODES", hint=_by_name(part, table))
     code, nodes = found.group(1), int(found.group(2) or 1)
     city = table.get(code)
     if city is None:
-        near = difflib.get_close_matches(code, table, n=3, cutoff=0.6)
-        hint = f"did you mean {' or '.join(f'{c} ({table[c].name})' for c in near)}?" if near else ""
-        raise _usage(f"--cities: no city has the code {code!r}", hint=hint)
+        near = [other for other in table if sum(a == b for a, b in zip(code, other, strict=True)) == 2]
+        raise _usage(f"--cities: no city has the code {code!r}", hint=_did_you_mean(near, table))
     if not 1 <= nodes <= NODES_PER_SITE_MAX:
         raise _usage(f"--cities: {code} with {nodes} nodes; a city has 1 to {NODES_PER_SITE_MAX}")
     return CityAsk(city=city, nodes=nodes)
+
+
+def _by_name(part: str, table: Mapping[str, City]) -> str:
+    """A hint for those who wrote `london:3`."""
+    name = part.partition(":")[0].strip()
+    return _did_you_mean([code for code, city in table.items() if len(name) > 2 and name in city.name.lower()], table)
+
+
+def _did_you_mean(codes: list[str], table: Mapping[str, City]) -> str:
+    shown = [f"{code} ({table[code].name})" for code in codes[:GUESSES_SHOWN]]
+    return f"did you mean {' or '.join(shown)}?" if shown else ""
 
 
 def _usage(message: str, *, hint: str = "") -> UpError:

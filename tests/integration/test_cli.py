@@ -1,0 +1,209 @@
+"""The real `skerry` program against the real own API over a made-up platform."""
+
+import asyncio
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import uvicorn
+
+from skerry.testing.own import OwnPlatform, make_own_platform
+
+
+class Served:
+    """The fake platform on a real port, in a thread with an event loop of its own."""
+
+    def __init__(self) -> None:
+        self.platform: OwnPlatform = asyncio.run(make_own_platform())
+        self._listener = socket.socket()
+        self._listener.bind(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        self._server = uvicorn.Server(uvicorn.Config(self.platform.app, lifespan="off", log_config=None))
+        self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [self._listener]})
+        self._listener.listen()
+        self._thread.start()
+
+    def close(self) -> None:
+        self._server.should_exit = True
+        self._thread.join()
+        self._listener.close()
+
+
+@pytest.fixture(scope="module")
+def served() -> Iterator[Served]:
+    server = Served()
+    yield server
+    server.close()
+
+
+def run(*arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("SKERRY_", "CLOUDFLARE_"))}
+    # Wide, so that tables wrap no value that a test looks for.
+    everything = {**kept, "COLUMNS": "200", **(env or {})}
+    command = [sys.executable, "-m", "skerry.apps.cli", *arguments]
+    return subprocess.run(command, env=everything, capture_output=True, text=True, check=False, timeout=60)
+
+
+@pytest.fixture
+def skerry(served: Served):
+    def call(*arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+        found = {"SKERRY_API_URL": served.url, "SKERRY_API_TOKEN": served.platform.admin}
+        return run(*arguments, env={**found, **(env or {})})
+
+    return call
+
+
+def test_status_for_people_and_for_programs(skerry) -> None:
+    shown = skerry("status")
+    assert shown.returncode == 0
+    for word in ("London", "lhr-2", "default/hello", "http://hello.default.localhost:8080", "12 of 1024 MiB", "90 s"):
+        assert word in shown.stdout
+    status = json.loads(skerry("status", "--json").stdout)
+    assert [site["site"] for site in status["sites"]] == ["lhr", "cur"]
+    assert status["instances"][0]["since_ms"]
+
+
+@pytest.mark.parametrize(("command", "key"), [("sites", "sites"), ("nodes", "nodes"), ("apps", "apps")])
+def test_lists(skerry, command: str, key: str) -> None:
+    assert skerry(command).returncode == 0
+    assert json.loads(skerry(command, "--json").stdout)[key]
+
+
+def test_env_can_be_evaluated_by_a_shell(skerry, served: Served) -> None:
+    script = (
+        skerry("env").stdout
+        + '\necho "$CLOUDFLARE_API_BASE_URL|$CLOUDFLARE_API_TOKEN|$CLOUDFLARE_ACCOUNT_ID|$WRANGLER_SEND_METRICS"'
+    )
+    said = subprocess.run(["/bin/sh", "-eu", "-c", script], capture_output=True, text=True, check=True).stdout.strip()
+    assert said == f"{served.url}/client/v4|{served.platform.admin}|{served.platform.account.id}|false"
+    other = json.loads(skerry("env", "--account", "other", "--json").stdout)
+    assert other["CLOUDFLARE_ACCOUNT_ID"] == served.platform.other.id
+
+
+def test_a_tenants_token_means_its_own_account(skerry, served: Served) -> None:
+    values = json.loads(skerry("env", "--json", env={"SKERRY_API_TOKEN": served.platform.other_token}).stdout)
+    assert values["CLOUDFLARE_ACCOUNT_ID"] == served.platform.other.id
+
+
+def test_explain(skerry) -> None:
+    shown = skerry("explain", "hello", "lhr")
+    assert shown.returncode == 0
+    assert "policy allows it" in shown.stdout
+    assert "the site is being drained" in shown.stdout
+    assert json.loads(skerry("explain", "hello", "--json").stdout)["generation"] == 3
+
+
+def test_drain_and_undrain(skerry) -> None:
+    assert "lhr-1 is draining" in skerry("drain", "lhr-1").stdout
+    assert json.loads(skerry("undrain", "lhr-1", "--json").stdout)["state"] == "up"
+
+
+def test_accounts_and_tokens_over_their_life(skerry) -> None:
+    assert skerry("account", "create", "team-b").returncode == 0
+    assert "team-b" in skerry("account", "list").stdout
+    made = skerry("token", "create", "ci", "--account", "team-b", "--days", "30")
+    secret = made.stdout.strip()
+    assert "\n" not in secret
+    listed = json.loads(skerry("token", "list", "--account", "team-b", "--json").stdout)["tokens"]
+    assert [(token["name"], token["scope"], token["secret"]) for token in listed] == [("ci", "write", None)]
+    own = json.loads(skerry("env", "--json", env={"SKERRY_API_TOKEN": secret}).stdout)
+    assert own["CLOUDFLARE_API_TOKEN"] == secret
+    assert skerry("token", "revoke", listed[0]["token"]).returncode == 0
+    refused = skerry("status", env={"SKERRY_API_TOKEN": secret})
+    assert refused.returncode == 1
+    assert "revoked" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("explain", "goodbye"), "skerry apps"),
+        (("drain", "nrt"), "skerry nodes"),
+        (("drain", "../../v1/accounts"), "skerry nodes"),
+        (("explain", ".."), "skerry apps"),
+        (("account", "create", "Team A"), "letters"),
+        (("env", "--account", "nobody"), "skerry account list"),
+        (("token", "revoke", "nonsense"), "no such token"),
+    ],
+)
+def test_what_is_refused_says_what_to_do(skerry, arguments: tuple[str, ...], said: str) -> None:
+    done = skerry(*arguments)
+    assert done.returncode == 1
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("frobnicate",), ("status", "--no-such"), ("drain",), ("up", "--port", "many"), ("up", "--cities", "xyz:1"),
+     ("up", "--port", "99999"),
+     ("token", "create", "x", "--days", "0")],
+)  # fmt: skip
+def test_wrong_usage_has_a_status_of_its_own(arguments: tuple[str, ...], tmp_path: Path) -> None:
+    done = run(*arguments, env={"SKERRY_DATA_DIR": str(tmp_path / "data")})
+    assert done.returncode == 2
+    assert done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_without_a_platform_the_way_to_one_is_told(tmp_path: Path) -> None:
+    done = run("status", "--data-dir", str(tmp_path))
+    assert done.returncode == 3
+    assert "skerry up" in done.stderr
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{closed.getsockname()[1]}"
+        silent = run("status", env={"SKERRY_API_URL": url, "SKERRY_API_TOKEN": "x"})
+    assert silent.returncode == 3
+    assert "does not answer" in silent.stderr
+
+
+def test_down_without_a_platform_is_no_error(tmp_path: Path) -> None:
+    assert run("down", "--data-dir", str(tmp_path / "none")).returncode == 0
+
+
+STAND_IN_NODE = """#!/bin/sh
+[ "$1" = --version ] && { echo v99.1.0; exit; }
+shift
+echo "arguments: $*"
+echo "account: $CLOUDFLARE_ACCOUNT_ID base: $CLOUDFLARE_API_BASE_URL token: ${#CLOUDFLARE_API_TOKEN}"
+[ "$1" = deploy ] || exit 7
+echo '{"type":"wrangler-session","version":1}' > "$WRANGLER_OUTPUT_FILE_PATH"
+echo '{"type":"deploy","worker_name":"hello","targets":["https://hello.x.workers.dev"]}' >> "$WRANGLER_OUTPUT_FILE_PATH"
+"""
+
+
+@pytest.fixture
+def wrangler_env(tmp_path: Path) -> dict[str, str]:
+    """A stand-in for node: the real client has end-to-end tests of its own."""
+    node, script = tmp_path / "node", tmp_path / "wrangler.js"
+    node.write_text(STAND_IN_NODE)
+    node.chmod(0o755)
+    script.write_text("")
+    return {"SKERRY_NODE": str(node), "SKERRY_WRANGLER": str(script), "SKERRY_ACCOUNT": "other"}
+
+
+def test_wrangler_gets_its_arguments_untouched_and_the_platform_in_its_environment(skerry, served: Served, wrangler_env) -> None:
+    done = skerry("wrangler", "deploy", "--help", "--json", "-c", "x.toml", env=wrangler_env)
+    assert done.returncode == 0
+    assert "arguments: deploy --help --json -c x.toml" in done.stdout
+    assert f"account: {served.platform.other.id} base: {served.url}/client/v4" in done.stdout
+
+
+def test_after_a_deploy_the_real_addresses_are_printed(skerry, wrangler_env) -> None:
+    done = skerry("wrangler", "deploy", env=wrangler_env)
+    assert "hello answers at http://hello.other.localhost:8080" in done.stdout
+    assert "--connect-to ::127.0.2.1:8080" in done.stdout
+
+
+def test_wranglers_failure_is_ours(skerry, wrangler_env) -> None:
+    done = skerry("wrangler", "whoami", env=wrangler_env)
+    assert done.returncode == 7
+    assert "answers at" not in done.stdout

@@ -1,0 +1,25 @@
+"""Every command explains itself."""
+
+import pytest
+from typer.testing import CliRunner
+
+from skerry.apps.cli import app
+
+COMMANDS = (
+    "up", "down", "status", "env", "wrangler", "apps", "explain", "sites", "nodes", "drain", "undrain",
+    "account create", "account list", "token create", "token list", "token revoke", "doctor",
+)  # fmt: skip
+PRINTS_WHAT_WRANGLER_PRINTS = "wrangler"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_a_text_an_example_and_json(command: str) -> None:
+    shown = CliRunner().invoke(app, [*command.split(), "--help"]).stdout
+    assert "Example: " in shown
+    assert f"skerry {command}" in shown
+    assert ("--json" in shown) == (command != PRINTS_WHAT_WRANGLER_PRINTS)
+
+
+def test_the_program_lists_its_commands() -> None:
+    shown = CliRunner().invoke(app, ["--help"]).stdout
+    assert all(command.split()[0] in shown for command in COMMANDS)
