@@ -26,7 +26,7 @@ from skerry.adapters.ingress.haproxy.layout import (
     once,
     peer_backend,
 )
-from skerry.adapters.ingress.haproxy.plan import Delete, Loaded, Plan, applied, loaded, plan, sweep
+from skerry.adapters.ingress.haproxy.plan import Loaded, Plan, applied, loaded, plan, sweep
 from skerry.adapters.ingress.haproxy.process import Master
 from skerry.adapters.ingress.haproxy.runtime import Refused, Traffic, execute, old_traffic, quiet, read_loaded, session, traffic
 from skerry.adapters.ingress.haproxy.settings import Settings
@@ -157,13 +157,6 @@ class HAProxyIngress:
             for command in todo.commands:
                 if await execute(worker, self._settings, command):
                     self._loaded = applied(self._loaded, command)
-                elif self._is_wanted(command):
-                    raise Refused(f"{command} is still in use, and wanted again")
-
-    def _is_wanted(self, command: object) -> bool:
-        return isinstance(command, Delete) and any(
-            server.name == command.name for server in self._layout.servers.get(command.backend, ())
-        )
 
     async def _reload(self) -> None:
         """The files become what HAProxy runs; connections of before end in the worker they began in."""

@@ -29,6 +29,13 @@ class AddServer(Record):
     server: Server
 
 
+class Revive(Record):
+    """A leaving server is wanted again, with this address and weight."""
+
+    backend: str
+    server: Server
+
+
 class SetWeight(Record):
     backend: str
     name: str
@@ -66,7 +73,7 @@ class MapEntry(Record):
     known: bool  # the key is in the map already
 
 
-Command = AddServer | SetWeight | SetAddress | Leave | Delete | MapEntry
+Command = AddServer | Revive | SetWeight | SetAddress | Leave | Delete | MapEntry
 
 
 class Plan(Record):
@@ -82,7 +89,6 @@ def plan(current: Loaded, desired: Layout) -> Plan:
         return Plan(reload=True)
     return Plan(
         commands=(
-            *_cleared(current, desired),
             *_added(current, desired),
             *_changed(current, desired),
             *_map_set("fallbacks", current.fallbacks, desired.fallbacks),
@@ -115,8 +121,8 @@ def loaded(layout: Layout) -> Loaded:
 def applied(current: Loaded, command: Command) -> Loaded:
     """What the worker holds after the command was accepted."""
     match command:
-        case AddServer(backend=backend, server=server):
-            return _with_server(current, backend, server)
+        case AddServer(backend=backend, server=server) | Revive(backend=backend, server=server):
+            return _with_server(_without_leaving(current, backend, server.name), backend, server)
         case SetWeight(backend=backend, name=name, weight=weight):
             return _with_server(current, backend, msgspec.structs.replace(current.servers[backend][name], weight=weight))
         case SetAddress(backend=backend, name=name, address=address):
@@ -128,20 +134,20 @@ def applied(current: Loaded, command: Command) -> Loaded:
                 current, servers={**current.servers, backend: left}, leaving={**current.leaving, backend: leaving}
             )
         case Delete(backend=backend, name=name):
-            leaving = current.leaving.get(backend, frozenset()) - {name}
-            rest = {other: names for other, names in current.leaving.items() if other != backend}
-            return msgspec.structs.replace(current, leaving={**rest, backend: leaving} if leaving else rest)
+            return _without_leaving(current, backend, name)
         case MapEntry():
-            entries = dict(current.hosts if command.map == "hosts" else current.fallbacks)
-            if command.value is None:
-                entries.pop(command.key, None)
-            else:
-                entries[command.key] = command.value
-            return (
-                msgspec.structs.replace(current, hosts=entries)
-                if command.map == "hosts"
-                else msgspec.structs.replace(current, fallbacks=entries)
-            )
+            return _with_entry(current, command)
+
+
+def _with_entry(current: Loaded, entry: MapEntry) -> Loaded:
+    entries = dict(current.hosts if entry.map == "hosts" else current.fallbacks)
+    if entry.value is None:
+        entries.pop(entry.key, None)
+    else:
+        entries[entry.key] = entry.value
+    if entry.map == "hosts":
+        return msgspec.structs.replace(current, hosts=entries)
+    return msgspec.structs.replace(current, fallbacks=entries)
 
 
 def _with_server(current: Loaded, backend: str, server: Server) -> Loaded:
@@ -149,18 +155,18 @@ def _with_server(current: Loaded, backend: str, server: Server) -> Loaded:
     return msgspec.structs.replace(current, servers={**current.servers, backend: servers})
 
 
-def _cleared(current: Loaded, desired: Layout) -> Iterator[Command]:
-    """A server that is wanted again under the name of one that is leaving: the old one has to go first."""
-    for backend, servers in desired.servers.items():
-        for server in servers:
-            if server.name in current.leaving.get(backend, frozenset()):
-                yield Delete(backend=backend, name=server.name)
+def _without_leaving(current: Loaded, backend: str, name: str) -> Loaded:
+    leaving = current.leaving.get(backend, frozenset()) - {name}
+    rest = {other: names for other, names in current.leaving.items() if other != backend}
+    return msgspec.structs.replace(current, leaving={**rest, backend: leaving} if leaving else rest)
 
 
 def _added(current: Loaded, desired: Layout) -> Iterator[Command]:
     for backend, servers in desired.servers.items():
         for server in servers:
-            if server.name not in current.servers.get(backend, {}):
+            if server.name in current.leaving.get(backend, frozenset()):
+                yield Revive(backend=backend, server=server)
+            elif server.name not in current.servers.get(backend, {}):
                 yield AddServer(backend=backend, server=server)
 
 

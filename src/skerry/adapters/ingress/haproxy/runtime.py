@@ -8,7 +8,17 @@ from contextlib import asynccontextmanager
 
 from skerry.adapters.ingress.haproxy.config import server_options
 from skerry.adapters.ingress.haproxy.layout import LOOP, Layout, Server
-from skerry.adapters.ingress.haproxy.plan import AddServer, Command, Delete, Leave, Loaded, MapEntry, SetAddress, SetWeight
+from skerry.adapters.ingress.haproxy.plan import (
+    AddServer,
+    Command,
+    Delete,
+    Leave,
+    Loaded,
+    MapEntry,
+    Revive,
+    SetAddress,
+    SetWeight,
+)
 from skerry.adapters.ingress.haproxy.settings import Settings
 from skerry.kit.record import Record
 
@@ -107,11 +117,12 @@ async def execute(worker: Session, settings: Settings, command: Command) -> bool
             await _expect(worker, f"enable server {place}")
         case SetWeight(backend=backend, name=name, weight=weight):
             await _expect(worker, f"set server {backend}/{name} weight {weight}")
+        case Revive(backend=backend, server=server):
+            await _expect(worker, *_set_address(backend, server.name, server.address))
+            await _expect(worker, f"set server {backend}/{server.name} weight {server.weight}")
+            await _expect(worker, f"set server {backend}/{server.name} state ready")
         case SetAddress(backend=backend, name=name, address=address):
-            host, _, port = address.rpartition(":")
-            await _expect(
-                worker, f"set server {backend}/{name} addr {host.strip('[]')} port {port}", "IP changed", "no need", "port"
-            )
+            await _expect(worker, *_set_address(backend, name, address))
         case Leave(backend=backend, name=name):
             await _expect(worker, f"set server {backend}/{name} state maint")
         case Delete(backend=backend, name=name):
@@ -120,6 +131,13 @@ async def execute(worker: Session, settings: Settings, command: Command) -> bool
         case MapEntry():
             await _expect(worker, _map_line(settings, command))
     return True
+
+
+def _set_address(backend: str, name: str, address: str) -> tuple[str, ...]:
+    """The line, and how an answer to it may begin that is no refusal."""
+    host, _, port = address.rpartition(":")
+    line = f"set server {backend}/{name} addr {host.strip('[]')} port {port}"
+    return line, "IP changed", "no need to change", "port changed", "nothing changed"
 
 
 def _map_line(settings: Settings, entry: MapEntry) -> str:
