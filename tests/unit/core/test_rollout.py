@@ -52,6 +52,11 @@ def test_a_plan_without_a_new_version_goes_everywhere_at_once() -> None:
     assert waves(fewer, first, SITES) == (("cur", "lhr", "sin"),)
 
 
+def test_an_app_that_moves_is_there_before_it_leaves() -> None:
+    first = plan_of(V1, "lhr")
+    assert waves(plan_of(V1, "sin", parent=first), first, SITES) == (("sin",), ("lhr",))
+
+
 def test_a_new_version_goes_to_one_canary_first_and_losing_sites_go_last() -> None:
     first = plan_of(V1)
     second = plan_of(V2, "lhr", "cur", parent=first)

@@ -42,11 +42,13 @@ def brings_new_version(plan: Plan, previous: Plan | None) -> bool:
 
 
 def waves(plan: Plan, previous: Plan | None, sites: tuple[Site, ...]) -> tuple[tuple[SiteId, ...], ...]:
-    """All sites of both plans, each in one wave. The first deployment of an app, and a plan that brings no new version,
-    go everywhere at once. A new version goes to one canary site, then to the rest in growing shares.
+    """All sites of both plans, each in one wave.
 
-    The canary is a site that is up and ran the app before (there a difference shows), with the fewest instances.
-    Sites that are not up, and those that only lose the app, go last. No site at all: no wave.
+    The first deployment of an app, and a plan that brings no new version, go everywhere at once; when the app moves, the
+    sites that lose it follow those that gain it, so that it is never nowhere. A new version goes to one canary
+    site, then to the rest in growing shares. The canary is a site that is up and ran the app before (there a
+    difference shows), with the fewest instances. Sites that are not up, and those that only lose the app,
+    go last. No site at all: no wave.
     """
     gaining = {placement.site for placement in plan.placements}
     losing = {placement.site for placement in previous.placements} - gaining if previous else set[SiteId]()
@@ -54,7 +56,8 @@ def waves(plan: Plan, previous: Plan | None, sites: tuple[Site, ...]) -> tuple[t
     if not everywhere:
         return ()
     if not gaining or not brings_new_version(plan, previous):
-        return (everywhere,)
+        moves = bool(losing) and previous is not None and bool(gaining - {entry.site for entry in previous.placements})
+        return (tuple(sorted(gaining)), tuple(sorted(losing))) if moves else (everywhere,)
     canary, *rest = _cautious_order(plan, previous, sites)
     groups = [(canary,), *_growing(rest)]
     last = tuple(sorted(losing))

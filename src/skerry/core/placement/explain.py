@@ -1,8 +1,8 @@
 """Why an app runs where it does, and what would have to change for it to run elsewhere."""
 
 from skerry.core.placement.world import SiteView, World
-from skerry.core.policy.capacity import has_features, site_free
-from skerry.core.policy.state import node_state_rejection
+from skerry.core.policy.capacity import has_features, nodes_rejection, site_free
+from skerry.core.policy.state import node_state_rejection, site_state_rejection
 from skerry.core.types.app import App
 from skerry.core.types.ids import SiteId
 from skerry.core.types.place import Node
@@ -62,7 +62,9 @@ def _verdict(app: App, plan: Plan | None, view: SiteView) -> SiteVerdict:
     count = sum(entry.count for entry in plan.placements if entry.site == site) if plan else 0
     reasons: list[str] = []
     if count:
-        reasons.append(f"{count} instance(s): the app's policy allows the site, and it has room ({_room(view)})")
+        reasons.append(f"{count} instance(s): the app's policy allows the site, and it had room (now {_room(view)})")
+        since = site_state_rejection(view.site, runs_there=True) or nodes_rejection(view.site, view.nodes, app.scale.features)
+        reasons += [f"since then: {reason_sentence(since)}"] if since else []
         if view.site.state == "cut_off":
             reasons.append("the site is cut off from control and goes on with what it has")
     reasons += [reason_sentence(rejection) for rejection in plan.rejections if rejection.place == site] if plan else []

@@ -15,7 +15,7 @@ from skerry.core.policy.places import place_rejection
 from skerry.core.policy.state import site_state_rejection
 from skerry.core.types.app import App, Version
 from skerry.core.types.ids import PlanId, SiteId, VersionId
-from skerry.core.types.plan import Evaluation, Placement, Plan, Reason, Rejection
+from skerry.core.types.plan import REASON_TEXT, Evaluation, Placement, Plan, Reason, Rejection
 from skerry.kit.hashing import stable_hash, stable_id
 from skerry.kit.record import Record, encode
 
@@ -210,17 +210,16 @@ def _refusal_caps(
 
 def _asked_sentence(app: App, wanted: tuple[Version, ...]) -> str:
     if not wanted:
-        why = (
-            "it has no deployment"
-            if app.deployment is None
-            else "it is disabled"
-            if not app.enabled
-            else "it asks for no instance"
-        )
-        return f"{app.name} runs nowhere: {why}."
+        return f"{app.name} runs nowhere: {_why_nothing(app)}."
     limit = "" if app.scale.max_total is None else f", at most {app.scale.max_total} in all"
     numbers = ", ".join(str(version.number) for version in wanted)
     return f"Asked: {app.scale.min_per_site} instance(s) of version {numbers} in every site that policy allows{limit}."
+
+
+def _why_nothing(app: App) -> str:
+    if not app.enabled:
+        return "it is disabled or deleted"
+    return "it has no deployment" if app.deployment is None else "it asks for no instance"
 
 
 def _outcome_sentences(choices: dict[SiteId, _Choice], parent: Plan | None, placements: tuple[Placement, ...]) -> list[str]:
@@ -238,5 +237,6 @@ def _outcome_sentences(choices: dict[SiteId, _Choice], parent: Plan | None, plac
             sentences.append(f"{verb}: {', '.join(names)}.")
     for site, choice in sorted(choices.items()):
         if choice.rejection is not None:
-            sentences.append(f"{site}: {choice.rejection.reason}; {choice.rejection.detail or 'no more to say'}.")
+            numbers = f" ({choice.rejection.detail})" if choice.rejection.detail else ""
+            sentences.append(f"{site}: {REASON_TEXT[choice.rejection.reason]}{numbers}.")
     return sentences
