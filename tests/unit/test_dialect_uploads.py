@@ -297,6 +297,8 @@ async def test_kept_and_inherited_bindings(dialect: Dialect) -> None:
     assert shown["COPY"]["json"] == 1
     assert set(shown) == {"S", "V", "COPY"}
     assert (await put(dialect, simple_form())).status_code == 200
+    assert set(await current_bindings(dialect)) == {"S"}
+    assert (await put(dialect, simple_form(keep_bindings=[]))).status_code == 200
     assert await current_bindings(dialect) == {}
 
 

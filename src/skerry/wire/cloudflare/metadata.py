@@ -44,6 +44,7 @@ REFUSED_FIELDS: dict[str, str] = {
 }
 # What changes speed or cost, not answers: kept with the version and shown again, not acted on.
 RECORDED_FIELDS = ("placement", "limits", "usage_model", "cache_options", "logpush")
+KEPT_WITHOUT_A_WORD: frozenset[BindingKind] = frozenset(("secret",))
 
 
 class AssetConfigIn(msgspec.Struct, frozen=True):
@@ -128,8 +129,10 @@ def annotation(annotations: dict[str, str | None] | None, name: str) -> str:
 
 
 def kept_kinds(types: list[str] | None) -> frozenset[BindingKind]:
-    """Of `keep_bindings`; types that are not there have nothing to keep."""
-    return frozenset(binding_words.KINDS[name] for name in types or () if name in binding_words.KINDS)
+    """Of `keep_bindings`. Without it secrets stay, as wrangler up to 4.86 counts on: its deploys do not name them."""
+    if types is None:
+        return KEPT_WITHOUT_A_WORD
+    return frozenset(binding_words.KINDS[name] for name in types if name in binding_words.KINDS)
 
 
 def recorded(metadata: Metadata) -> str:
