@@ -117,6 +117,11 @@ def read_config(path: Path, as_type: type[C]) -> C:
         raise BadArguments(f"{path}: {error}") from error
 
 
+def read_secret(path: str) -> str:
+    """The one line of a secret's file."""
+    return Path(path).read_text("ascii").strip()
+
+
 def run_plane(config_type: type[C], serve: Callable[[C, Plane], Awaitable[None]]) -> None:
     """Run `serve` until it returns; exit code 2 for bad arguments, 1 for an error, 0 for a clean end."""
     try:
