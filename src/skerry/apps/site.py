@@ -41,10 +41,9 @@ async def serve(config: SiteConfig, plane: Plane) -> None:
     ingress = _ingress(config)
     controller = SiteController(
         config.site.id,
-        config.nodes,
         ingress,
         link,
-        nodes=Nodes(clock, accepts_connections),
+        nodes=Nodes(config.nodes, clock, accepts_connections),
         clock=clock,
         slice_file=JsonFile(data / "slice.json", SiteSlice),
         memory_file=JsonFile(data / "memory.json", SiteMemory),

@@ -46,7 +46,6 @@ class SiteController:
     def __init__(
         self,
         site: SiteId,
-        expected: tuple[NodeId, ...],
         ingress: Ingress,
         link: ControlLink,
         *,
@@ -59,7 +58,6 @@ class SiteController:
         settings: ControllerSettings | None = None,
     ) -> None:
         self._site = site
-        self._expected = expected
         self._ingress = ingress
         self._link = link
         self._nodes = nodes
@@ -98,7 +96,7 @@ class SiteController:
             group.create_task(self._report_loop())
 
     def known(self, node: NodeId) -> bool:
-        return node in self._expected
+        return node in self._nodes.expected
 
     def hear(self, report: NodeReport) -> None:
         """A node's report, by its API."""
@@ -165,12 +163,13 @@ class SiteController:
         found = site_violations(given, decision)
         if found:
             log.error("decision_violates", violations=found)
+            return None  # what runs goes on; the next report or slice is another chance
         await self._carry_out(decision)
         return decision.wake_ms
 
     def _may_decide(self) -> bool:
         """A controller that lost its memory first hears what runs, lest it starts everything twice."""
-        if self._memory is not None or all(self._nodes.heard(node) for node in self._expected):
+        if self._memory is not None or all(self._nodes.heard(node) for node in self._nodes.expected):
             return True
         return self._clock.monotonic_ms() - self._started_ms > self._settings.first_look_ms
 

@@ -24,11 +24,14 @@ class NodeSettings(Record):
 
     suspect_after_ms: int = 1_500  # three heartbeats
     lost_after_ms: int = 4_000  # a node without instances, or none of which accepts, is lost now
+    unheard_ms: int = 10_000  # after the controller's start: agents call within a second or two
     agent_back_ms: int = 30_000  # a node whose instances accept is lost only now
 
 
 class Nodes:
-    def __init__(self, clock: Clock, probe: Probe, settings: NodeSettings | None = None) -> None:
+    def __init__(self, expected: tuple[NodeId, ...], clock: Clock, probe: Probe, settings: NodeSettings | None = None) -> None:
+        self.expected = expected
+        self._started_ms: int | None = None
         self._clock = clock
         self._probe = probe
         self._settings = settings or NodeSettings()
@@ -57,11 +60,20 @@ class Nodes:
     async def look(self) -> bool:
         """Try what silent nodes run, and give up what is lost; whether anything is different now."""
         before = (self.lost, dict(self._silent_instances))
+        self._give_up_unheard()
         for node, heard in sorted(self._heard.items()):
             silent_ms = self._clock.monotonic_ms() - heard.heard_ms
             if silent_ms > self._settings.suspect_after_ms and node not in self.lost:
                 await self._look_at(node, heard, silent_ms)
         return before != (self.lost, self._silent_instances)
+
+    def _give_up_unheard(self) -> None:
+        """A node that has not spoken since this controller began may have died before it did."""
+        now_ms = self._clock.monotonic_ms()
+        if self._started_ms is None:
+            self._started_ms = now_ms
+        if now_ms - self._started_ms > self._settings.unheard_ms:
+            self.lost |= {node for node in self.expected if node not in self._heard}
 
     async def _look_at(self, node: NodeId, heard: NodeHeard, silent_ms: int) -> None:
         serving = [i for i in heard.report.instances if i.state in SERVING_STATES and i.address is not None]
