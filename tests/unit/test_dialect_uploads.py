@@ -164,6 +164,7 @@ async def test_what_is_not_there_yet_is_refused_by_the_name_of_its_binding(diale
         {"tail_consumers": [{"service": "s"}]},
         {"exports": {"C": {"type": "durable-object"}}},
         {"capnp_schema": "x"},
+        {"logpush": True},
     ],
     ids=lambda field: next(iter(field)),
 )

@@ -67,7 +67,7 @@ def form(metadata: Mapping[str, object], modules: Mapping[str, tuple[bytes, str]
 
 def simple_form(code: bytes = MAIN, **metadata: object) -> Files:
     """One module, `index.js`."""
-    described = {"main_module": "index.js", "bindings": [], "compatibility_date": "2026-01-01", **metadata}
+    described: dict[str, object] = {"main_module": "index.js", "bindings": [], "compatibility_date": "2026-01-01", **metadata}
     return form(described, {"index.js": (code, MODULE)})
 
 

@@ -41,9 +41,10 @@ REFUSED_FIELDS: dict[str, str] = {
     "streaming_tail_consumers": "tail consumers",
     "capnp_schema": "Cap'n Proto schemas",
     "dispatch_namespace": "dispatch namespaces",
+    "logpush": "Logpush",
 }
 # What changes speed or cost, not answers: kept with the version and shown again, not acted on.
-RECORDED_FIELDS = ("placement", "limits", "usage_model", "cache_options", "logpush")
+RECORDED_FIELDS = ("placement", "limits", "usage_model", "cache_options")
 KEPT_WITHOUT_A_WORD: frozenset[BindingKind] = frozenset(("secret",))
 
 
