@@ -1,5 +1,6 @@
 """What the tree keeps to, beyond what the linters see."""
 
+import ast
 import re
 import subprocess
 from pathlib import Path
@@ -68,6 +69,17 @@ def test_lock_files_name_versions_and_hashes_but_no_address() -> None:
 def test_modules_stay_short_enough_to_be_read() -> None:
     long = {str(path.relative_to(ROOT)): len(text_of(path).splitlines()) for path in tracked("*.py")}
     assert {name: lines for name, lines in long.items() if lines > MODULE_LINES_MAX} == {}
+
+
+def test_no_except_star() -> None:
+    """Python before 3.11.4, which Debian 12 has, wraps what is raised in an `except*` block in a group: it cannot be caught."""
+    stars = [
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for path in tracked("*.py")
+        for node in ast.walk(ast.parse(text_of(path)))
+        if isinstance(node, ast.TryStar)
+    ]
+    assert stars == []
 
 
 @pytest.mark.parametrize("page", tracked("*.md"), ids=lambda page: str(page.relative_to(ROOT)))

@@ -122,8 +122,12 @@ class WorkerdChecker:
                 rules = group.create_task(self._check_rules(version))
                 started = group.create_task(self._start_as_is(version, contents))
                 probed = group.create_task(self._probe(version, contents))
-        except* (StartupError, Unavailable) as errors:
-            raise _first(errors) from errors
+        except ExceptionGroup as errors:
+            # Not `except*`: what is raised in one comes wrapped in a group before Python 3.11.4, and Debian 12 has 3.11.2.
+            known, others = errors.split((StartupError, Unavailable))
+            if known is None or others is not None:
+                raise
+            raise _first(known) from errors
         await rules
         names = probed.result()
         return Checked(startup_time_ms=started.result(), handlers=names.handlers, exports=names.exports)

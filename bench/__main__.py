@@ -1,0 +1,62 @@
+"""Run benches one after another: `python -m bench [NAME …]`, all of them without a name.
+
+As root each runs in a control group of its own with many CPU shares: Linux gives every session an equal share of the
+machine (autogroup), so that a bench and what it starts would otherwise measure what else is running.
+"""
+
+import contextlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from skerry.adapters.cgroup.base import CgroupError, Group, Limits
+from skerry.adapters.cgroup.probe import find_tree
+
+HERE = Path(__file__).parent
+CPU_SHARES = 16384  # sixteen times a plain process
+
+
+def main(names: list[str]) -> int:
+    there = sorted(path.stem for path in HERE.glob("*.py") if not path.stem.startswith("_"))
+    unknown = [name for name in names if name not in there]
+    if unknown:
+        sys.exit(f"no bench is called {', '.join(unknown)}; there are: {', '.join(there)}")
+    failed = [name for name in names or there if run(name) != 0]
+    if failed:
+        print(f"failed: {', '.join(failed)}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def run(name: str) -> int:
+    print(f"== {name}", flush=True)
+    with group_of_its_own() as group:
+        return subprocess.run([sys.executable, str(HERE / f"{name}.py")], preexec_fn=lambda: enter(group), check=False).returncode
+
+
+@contextlib.contextmanager
+def group_of_its_own():
+    """Yields None where groups cannot be made."""
+    tree, _ = find_tree(f"skerry-bench-{os.getpid()}")
+    group: Group | None = None
+    if tree is not None:
+        with contextlib.suppress(CgroupError):
+            group = tree.create("bench")
+            group.limit(Limits(cpu_shares=CPU_SHARES))
+    try:
+        yield group
+    finally:
+        if tree is not None:
+            if group is not None:
+                group.kill()
+                group.remove()
+            tree.remove()
+
+
+def enter(group: Group | None) -> None:
+    for file in group.join if group else ():
+        Path(file).write_text("0")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
