@@ -1,7 +1,7 @@
 """The use cases of developers on their apps."""
 
 from collections.abc import Callable
-from typing import final
+from typing import TypeVar, final
 
 import anyio.to_thread
 import msgspec
@@ -22,9 +22,12 @@ from skerry.services.intents import draft, limits
 from skerry.services.intents.assets import AssetSessions, check_config
 from skerry.services.intents.errors import IntentError, Refusal
 from skerry.services.intents.repository import AppState, Held, Repository, not_found, put_deployment, put_version
-from skerry.services.intents.upload import PartBinding, SecretsPatch, Upload, check_size, code_etag
+from skerry.services.intents.upload import PartBinding, SecretsPatch, Upload, check_size, code_etag, content_bytes
 
 MAIN_TYPES = ("esm", "commonjs")
+INLINE_BYTES_MAX = 1 << 20  # so much is read in a millisecond or two; more would hold up everybody else
+
+T = TypeVar("T")
 
 
 @final
@@ -203,7 +206,7 @@ class Apps:
     async def _upload(self, account: AccountId, name: str, upload: Upload, *, source: str, author: str, deploy: bool) -> Version:
         app_name = check_app_name(name)
         draft.check_upload(upload, now_ms=self._clock.now_ms())
-        await anyio.to_thread.run_sync(check_size, upload)
+        await _aside(check_size, upload)
         stored = await self._store_parts(account, app_name, upload)
         checked: dict[Digest, Checked] = {}
 
@@ -243,7 +246,7 @@ class Apps:
         assets = None
         if upload.assets is not None and upload.assets.token is not None:
             assets = await self._assets.redeem(account, app, upload.assets)
-        etag = await anyio.to_thread.run_sync(code_etag, upload)
+        etag = await _aside(code_etag, upload)
         return draft.Stored(worker=worker, blobs=blobs, assets=assets, etag=etag)
 
     def _draft(
@@ -352,6 +355,13 @@ class Apps:
         """Now, but behind the app's last change: its history is in order even when the clock is set back."""
         now_ms = self._clock.now_ms()
         return now_ms if app is None else max(now_ms, app.modified_ms + 1)
+
+
+async def _aside(work: Callable[[Upload], T], upload: Upload) -> T:
+    """Do it here if the upload is small, else on a thread."""
+    if content_bytes(upload) <= INLINE_BYTES_MAX:
+        return work(upload)
+    return await anyio.to_thread.run_sync(work, upload)
 
 
 def check_app_name(name: str) -> AppName:

@@ -75,10 +75,15 @@ class SecretsPatch(Record):
     require_all: bool = False
 
 
+def content_bytes(upload: Upload) -> int:
+    """Of all modules and parts together."""
+    modules = sum(len(module.content) for module in upload.modules)
+    return modules + sum(len(binding.content) for binding in upload.bindings if isinstance(binding, PartBinding))
+
+
 def check_size(upload: Upload) -> None:
     """Raises `IntentError`. Compresses what might be too large: some hundred ms; run it on a thread."""
-    total = sum(len(module.content) for module in upload.modules)
-    total += sum(len(binding.content) for binding in upload.bindings if isinstance(binding, PartBinding))
+    total = content_bytes(upload)
     if total > limits.SCRIPT_BYTES_MAX:
         raise IntentError(
             Refusal.SCRIPT_TOO_LARGE,
