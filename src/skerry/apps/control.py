@@ -44,7 +44,7 @@ from skerry.wire.cloudflare.use_cases import Addresses, UseCases
 from skerry.wire.internal.routes import link_app
 from skerry.wire.own.routes import own_app
 
-FAULT_VARIABLE = "SKERRY_FAULT_KILL_AT_COMMIT"  # for tests: "before:N" or "after:N", see skerry.testing.faults
+FAULT_VARIABLE = "SKERRY_FAULT_FILE"  # for tests: the trigger of skerry.testing.faults.ArmedStore
 
 
 class Parts:
@@ -149,12 +149,12 @@ def _links(config: ControlConfig, parts: Parts) -> Starlette:
 
 
 def _with_faults(store: Store) -> Store:
-    point = os.environ.get(FAULT_VARIABLE)
-    if not point:
+    trigger = os.environ.get(FAULT_VARIABLE)
+    if not trigger:
         return store
-    from skerry.testing.faults import KillAfterCommits, KillPoint
+    from skerry.testing.faults import ArmedStore
 
-    return KillAfterCommits(store, KillPoint.parse(point))
+    return ArmedStore(store, Path(trigger))
 
 
 def main() -> None:

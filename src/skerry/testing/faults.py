@@ -3,6 +3,7 @@
 import os
 import signal
 from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
 from typing import Literal, final
 
 from skerry.kit.record import Record
@@ -31,18 +32,16 @@ class KillPoint(Record):
         return f"{self.side}:{self.commit}"
 
 
-@final
-class KillAfterCommits:
-    """A store that kills its own process at one point.
+class _Counting:
+    """Passes everything on, and asks `_kill_at` around every commit.
 
     "before": the n-th write is asked for, and nothing of it has happened. "after": it is durable, and nobody
     has been told. A transaction that raises, or that has no ops, is no commit; one that changes nothing counts
     (it cannot be told from outside).
     """
 
-    def __init__(self, store: Store, point: KillPoint) -> None:
+    def __init__(self, store: Store) -> None:
         self._store = store
-        self._point = point
         self.commits = 0
 
     async def get(self, key: str) -> Entry | None:
@@ -74,6 +73,45 @@ class KillAfterCommits:
         await self._store.aclose()
 
     def _kill_at(self, side: Literal["before", "after"]) -> None:
+        raise NotImplementedError
+
+    def _is_reached(self, point: KillPoint, side: Literal["before", "after"]) -> bool:
         # Not "==": of writes side by side, none may see exactly n - 1 commits when it begins.
-        if side == self._point.side and self.commits + 1 >= self._point.commit:
+        return side == point.side and self.commits + 1 >= point.commit
+
+
+@final
+class KillAfterCommits(_Counting):
+    """A store that kills its own process at one point."""
+
+    def __init__(self, store: Store, point: KillPoint) -> None:
+        super().__init__(store)
+        self._point = point
+
+    def _kill_at(self, side: Literal["before", "after"]) -> None:
+        if self._is_reached(self._point, side):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+@final
+class ArmedStore(_Counting):
+    """A store whose process is killed at a commit of the future: when a `KillPoint`'s text is in the file `trigger`.
+
+    Commits count from then on. The file is removed right before the kill, so that the next process lives.
+    """
+
+    def __init__(self, store: Store, trigger: Path) -> None:
+        super().__init__(store)
+        self._trigger = trigger
+        self._point: KillPoint | None = None
+
+    def _kill_at(self, side: Literal["before", "after"]) -> None:
+        if self._point is None:
+            try:
+                self._point = KillPoint.parse(self._trigger.read_text("ascii"))
+            except FileNotFoundError:
+                return
+            self.commits = 0
+        if self._is_reached(self._point, side):
+            self._trigger.unlink()
             os.kill(os.getpid(), signal.SIGKILL)
