@@ -11,13 +11,14 @@ it goes on packing, restarting and routing; restarted, it moves nothing that run
 import asyncio
 
 import structlog
+from msgspec.structs import replace
 
 from skerry.core.checks.site import site_violations
 from skerry.core.reconcile.site import decide_site, remember
 from skerry.core.reconcile.site_types import SiteDecision, SiteInput, SiteMemory
 from skerry.core.types.ids import InstanceId, NodeId, SiteId
 from skerry.core.types.routes import RouteTable
-from skerry.core.types.slices import NodeInstance, NodeReport, NodeSlice, SiteInstance, SiteReport, SiteSlice
+from skerry.core.types.slices import SERVING_STATES, NodeInstance, NodeReport, NodeSlice, SiteInstance, SiteReport, SiteSlice
 from skerry.kit.record import Record
 from skerry.ports.clock import Clock
 from skerry.ports.ingress import Ingress, IngressFault
@@ -126,8 +127,9 @@ class SiteController:
         """What is seen now; every report has a higher number."""
         self._sequence += 1
         decision = self._decision
+        hidden = self._not_led_to_yet()
         instances = tuple(
-            SiteInstance(node=heard.report.node.id, instance=seen)
+            SiteInstance(node=heard.report.node.id, instance=replace(seen, state="starting") if seen.id in hidden else seen)
             for heard in self._nodes.reports()
             if heard.report.node.id not in self._nodes.lost
             for seen in heard.report.instances
@@ -144,6 +146,15 @@ class SiteController:
             pid=self._pid,
             ingress_pid=self._ingress.pid,
         )
+
+    def _not_led_to_yet(self) -> frozenset[InstanceId]:
+        """Wanted instances that may serve, but that no request is led to: to users they are still starting."""
+        if self._table is None or self._memory is None:
+            return frozenset()
+        routed = {target.instance for route in self._table.routes for target in route.targets}
+        unrouted = {held.instance for held in self._memory.held} - routed
+        seen = (seen for heard in self._nodes.reports() for seen in heard.report.instances)
+        return frozenset(i.id for i in seen if i.id in unrouted and i.state in SERVING_STATES)
 
     async def step(self) -> int | None:
         """Decide once and carry it out; when to decide again by time alone. Raises `IngressFault`."""
