@@ -79,8 +79,8 @@ class Backend:
         try:
             while await self._answer(reader, writer):
                 pass
-        except (OSError, asyncio.IncompleteReadError):
-            pass
+        except (OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
+            pass  # cancelled: the test is over
         finally:
             self._writers.discard(writer)
             writer.close()

@@ -82,13 +82,14 @@ def render_map(entries: dict[str, str]) -> str:
 def server_options(settings: Settings, backend: str) -> str:
     """Of a server line, in the file and at run time alike (a dynamic server inherits nothing)."""
     limits = settings.limits
+    idle = f"pool-purge-delay {limits.idle_target_ms_max}ms"
     if backend.startswith("peer"):
         return (
-            f"check inter {limits.peer_check_ms}ms fastinter {limits.breaker_ms}ms downinter {limits.breaker_ms}ms rise 1 fall 2 "
+            f"{idle} check inter {limits.peer_check_ms}ms fastinter {limits.breaker_ms}ms downinter {limits.breaker_ms}ms rise 1 fall 2 "
             "observe layer4 error-limit 1 on-error mark-down"
         )
     return (
-        f"check addr {settings.site.peer_address} inter 1h fastinter {limits.breaker_ms}ms downinter {limits.breaker_ms}ms "
+        f"{idle} check addr {settings.site.peer_address} inter 1h fastinter {limits.breaker_ms}ms downinter {limits.breaker_ms}ms "
         "rise 1 fall 3 observe layer4 error-limit 1 on-error mark-down"
     )
 
@@ -229,7 +230,7 @@ def _users(settings: Settings, maxconn: int) -> str:
             f"http-request set-var-fmt(txn.ray) %[var(txn.id),bytes(0,8)]%[var(txn.id),bytes(28,8)]-{colo}",
             *_reader(),
             *_lookup(settings),
-            *pages.returns(pages.UNKNOWN_HOST, "!{ var(txn.slot) -m found }"),
+            *pages.returns(pages.UNKNOWN_HOST, "!{ var(txn.slot) -m found } !{ stopping }"),
             *pages.returns(pages.TOO_LARGE, f"{{ req.hdr_val(content-length) gt {limits.body_bytes_max} }}"),
             *_request_headers(settings),
             "http-request del-header accept-encoding if { req.hdr(range) -m found }",  # a part is sent as it is
@@ -259,7 +260,7 @@ def _peers(settings: Settings, maxconn: int) -> str:
             "http-request set-var(txn.ray) req.hdr(cf-ray)",
             *_reader(),
             *_lookup(settings),
-            *pages.returns(pages.NO_COPY_HERE, "!{ var(txn.slot) -m found }"),
+            *pages.returns(pages.NO_COPY_HERE, "!{ var(txn.slot) -m found } !{ stopping }"),
             f"http-after-response set-header {STATUS_HEADER} 425 if {{ status 425 }} !{{ res.hdr({pages.MARK}) -m found }}",
             f"http-after-response set-status {HIDDEN_STATUS} if {{ res.hdr({STATUS_HEADER}) -m found }}",
             "use_backend loop if { stopping }",
@@ -396,7 +397,8 @@ def _up(backend: str) -> str:
 
 def _loop(settings: Settings, frontend: str, number: int) -> str:
     assert 0 < number < WEIGHT_MAX
-    return f"{LOOP}{number} {_abstract(settings, frontend)} weight 1"
+    idle = f"pool-purge-delay {settings.limits.idle_target_ms_max}ms"  # a worker that is stopping waits for these as well
+    return f"{LOOP}{number} {_abstract(settings, frontend)} weight 1 {idle}"
 
 
 def _abstract(settings: Settings, frontend: str) -> str:

@@ -54,32 +54,43 @@ def returns(page: Page, condition: str) -> list[str]:
     """`http-request return` lines, for both kinds of reader. `condition` as after `if`."""
     head = f"http-request return status {page.status} content-type"
     return [
-        f"{head} {JSON} lf-string {_one(_json(page, _RAY))} hdr {MARK} {page.code} if {condition} {{ var(txn.json) -m bool }}",
-        f"{head} {_quoted(HTML)} lf-string {_one(_html(page, _RAY))} hdr {MARK} {page.code} if {condition}",
+        f"{head} {JSON} lf-string {_one(_json(page))} {_mark(page)} if {condition} {{ var(txn.json) -m bool }}",
+        f"{head} {_quoted(HTML)} lf-string {_one(_html(page))} {_mark(page)} if {condition}",
     ]
 
 
 def _mark(page: Page) -> str:
-    return f"hdr {MARK} {page.code}"
+    return f"hdr {MARK} {page.code} hdr cache-control no-store"
 
 
-def _html(page: Page, ray: str) -> str:
-    return (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{page.status} {page.title}</title>\\n'
-        f"<h1>{page.status} {page.title}</h1>\\n<p>{page.text}</p>\\n<p>ray {ray}</p>\\n"
+def _html(page: Page) -> tuple[tuple[str, ...], str]:
+    """Lines up to the ray's id, and the rest of the last one. No newlines inside: HAProxy would encode them."""
+    head = (
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{page.status} {page.title}</title>',
+        f"<h1>{page.status} {page.title}</h1>",
+        f"<p>{page.text}</p>",
+        "<p>ray ",
     )
+    return head, "</p>"
 
 
-def _json(page: Page, ray: str) -> str:
-    return f'{{"error":{{"status":{page.status},"code":"{page.code}","message":"{page.text}","ray":"{ray}"}}}}\\n'
+def _json(page: Page) -> tuple[tuple[str, ...], str]:
+    """As `_html`, with as many lines."""
+    head = ('{"error":{', f'"status":{page.status},"code":"{page.code}",', f'"message":"{page.text}",', '"ray":"')
+    return head, '"}}'
+
+
+def _one(lines: tuple[tuple[str, ...], str]) -> str:
+    head, tail = lines
+    return _word((*head[:-1], f"{head[-1]}{_RAY}{tail}"))
 
 
 def _either(page: Page) -> str:
-    """One log-format for both: HAProxy's own errors cannot choose by a condition. It is cut at the ray."""
-    marker = "\0"
-    json_head, json_tail = _json(page, marker).split(marker)
-    html_head, html_tail = _html(page, marker).split(marker)
-    return _one(f"{_iif(json_head, html_head)}{_RAY}{_iif(json_tail, html_tail)}")
+    """Both in one log-format, line by line: HAProxy's own errors cannot choose by a condition."""
+    json_head, json_tail = _json(page)
+    html_head, html_tail = _html(page)
+    lines = [_iif(*pair) for pair in zip(json_head, html_head, strict=True)]
+    return _word((*lines[:-1], f"{lines[-1]}{_RAY}{_iif(json_tail, html_tail)}"))
 
 
 def _iif(yes: str, no: str) -> str:
@@ -91,6 +102,6 @@ def _quoted(text: str) -> str:
     return f'"{escaped}"'
 
 
-def _one(text: str) -> str:
-    """One word of the configuration: in single quotes nothing is special, so newlines are put in between."""
-    return "\\n".join(f"'{part}'" if part else "" for part in text.split("\\n"))
+def _word(lines: tuple[str, ...]) -> str:
+    """One word of the configuration: nothing is special in single quotes, so newlines stand between them."""
+    return "".join(f"'{line}'\\n" for line in lines)

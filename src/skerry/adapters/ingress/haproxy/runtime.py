@@ -26,6 +26,8 @@ REPLY_MS_MAX = 10_000
 REPLY_BYTES_MAX = 64 << 20
 _PROMPT = b"\n> "
 _MAINTENANCE = 0x01  # of srv_admin_state: forced, by us
+_MASTER_ATTEMPTS = 100
+_MASTER_RETRY_S = 0.01
 _ASKED_AT_ONCE = 64  # lines sent ahead of their answers
 
 
@@ -94,7 +96,7 @@ async def ask_master(path: str, line: str) -> str:
     """One command to the master process, whose socket speaks without a prompt. Raises `Refused`."""
     try:
         async with asyncio.timeout(REPLY_MS_MAX / 1000):
-            reader, writer = await asyncio.open_unix_connection(path, limit=REPLY_BYTES_MAX)
+            reader, writer = await _open_master(path)
             try:
                 writer.write(f"{line};quit\n".encode())
                 return (await reader.read()).decode(errors="replace")
@@ -102,6 +104,18 @@ async def ask_master(path: str, line: str) -> str:
                 writer.close()
     except (OSError, TimeoutError) as error:
         raise Refused(f"{path}: {error!r}") from error
+
+
+async def _open_master(path: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """The master executes itself anew after each start and reload, and listens again a little later."""
+    for attempt in range(_MASTER_ATTEMPTS):
+        try:
+            return await asyncio.open_unix_connection(path, limit=REPLY_BYTES_MAX)
+        except (ConnectionRefusedError, FileNotFoundError):
+            if attempt == _MASTER_ATTEMPTS - 1:
+                raise
+            await asyncio.sleep(_MASTER_RETRY_S)
+    raise AssertionError("the last attempt returns or raises")
 
 
 async def execute(worker: Session, settings: Settings, command: Command) -> bool:

@@ -23,6 +23,7 @@ class Limits(Record):
     first_byte_ms_max: int = 60_000  # an instance may wake, start and think
     connect_ms_max: int = 1_000
     stream_ms_max: int = 3_600_000  # a silent WebSocket or event stream
+    idle_target_ms_max: int = 2_000  # after about three times this an unused connection to a target is closed
     retries: int = 3
     slots: int = 256  # apps that fit without a reload; doubled when it runs low
     slots_max: int = 32_768
