@@ -343,7 +343,7 @@ def main() -> None:
 def _data_dir(given: Path | None) -> Path:
     from skerry.apps.supervisor.layout import default_data_dir
 
-    return given.absolute() if given is not None else default_data_dir()
+    return given.resolve() if given is not None else default_data_dir()
 
 
 def _client(data_dir: Path | None) -> "Client":

@@ -1,5 +1,6 @@
 """The CLI's answers for people, as rich tables."""
 
+import sys
 import time
 from collections.abc import Sequence
 
@@ -13,10 +14,12 @@ from skerry.core.types.plan import REASON_TEXT
 from skerry.core.types.view import AccountView, AppView, Explanation, InstanceView, NodeView, SiteView, Status, TokenView
 
 ID_CHARS_SHOWN = 8
+PIPE_COLUMNS = 200
 
 
 def console() -> Console:
-    return Console(highlight=False)
+    """As wide as the terminal; wide enough for every column where there is none."""
+    return Console(highlight=False, width=None if sys.stdout.isatty() else PIPE_COLUMNS)
 
 
 def print_status(status: Status) -> None:
@@ -124,7 +127,8 @@ def print_tokens(tokens: Sequence[TokenView], names: dict[str, str]) -> None:
 def _table(*columns: str) -> Table:
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for column in columns:
-        table.add_column(column, overflow="fold")
+        # A URL or an id is copied by people: it is broken, never cut.
+        table.add_column(column, overflow="fold", no_wrap=column not in ("URL", "cities", "account"))
     return table
 
 

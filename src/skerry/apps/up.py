@@ -10,7 +10,7 @@ from pathlib import Path
 from skerry.adapters.process.detached import Detached
 from skerry.apps.supervisor import leftovers
 from skerry.apps.supervisor.errors import UpError
-from skerry.apps.supervisor.layout import Layout, Options, make_private
+from skerry.apps.supervisor.layout import Layout, Options, prepare_data
 from skerry.apps.supervisor.lock import PLATFORM_FILE, DataLock, is_locked, open_supervisor, read_platform
 from skerry.apps.supervisor.run import Supervisor, plan
 from skerry.apps.supervisor.screen import JsonScreen, LiveScreen, PlainScreen, Screen, Started, started
@@ -39,8 +39,7 @@ def up(options: Options, *, json: bool = False) -> int:
 def up_detached(options: Options) -> Started:
     """Start a supervisor in the background and return when it serves. Raises `UpError`."""
     layout = plan(options)
-    make_private(layout.data)
-    make_private(layout.logs)
+    prepare_data(layout.data)  # for the log
     ours, theirs = os.pipe2(os.O_CLOEXEC)
     pid = os.fork()
     if pid == 0:
@@ -121,7 +120,7 @@ def _become_background(layout: Layout, descriptor: int) -> None:
         try:
             status = asyncio.run(_run(layout, screen))
         except UpError as error:
-            screen.note(f"{error}")
+            print(error, file=sys.stderr)
             screen.send(Message(error=str(error), hint=error.hint, code=error.code))
             status = error.code
     except BaseException:

@@ -90,6 +90,10 @@ class Tree(Protocol):
         """A group that may or may not exist."""
         ...
 
+    def weigh(self, cpu_shares: int) -> None:
+        """How the whole tree, which exists, weighs against its neighbours, plain processes among them (1024 each)."""
+        ...
+
     def names(self) -> tuple[str, ...]:
         """All groups that are there, in order."""
         ...

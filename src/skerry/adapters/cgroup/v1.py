@@ -127,6 +127,10 @@ class V1Tree:
     def open(self, name: str) -> V1Group:
         return self._group(name)
 
+    def weigh(self, cpu_shares: int) -> None:
+        if "cpu" in self._trees:
+            write_if_there(self._trees["cpu"] / "cpu.shares", str(cpu_shares))
+
     def names(self) -> tuple[str, ...]:
         found = {path.name for tree in self._trees.values() if tree.is_dir() for path in tree.iterdir() if path.is_dir()}
         return tuple(sorted(found))

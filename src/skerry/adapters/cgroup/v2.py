@@ -20,6 +20,7 @@ from skerry.adapters.cgroup.base import (
 CONTROLLERS = ("memory", "cpu", "pids")
 PERIOD_US = 100_000  # the kernel's default period of CPU quotas
 _WEIGHT_DEFAULT, _SHARES_DEFAULT = 100, 1024  # cpu.weight 100 stands for 1024 shares
+_WEIGHT_MAX = 10_000
 
 
 class V2Group:
@@ -41,7 +42,7 @@ class V2Group:
         quota = "max" if limits.cpu_millicores is None else str(limits.cpu_millicores * PERIOD_US // 1000)
         self._set("memory.max", memory)
         self._set("cpu.max", f"{quota} {PERIOD_US}")
-        self._set("cpu.weight", str(max(1, limits.cpu_shares * _WEIGHT_DEFAULT // _SHARES_DEFAULT)))
+        self._set("cpu.weight", _weight(limits.cpu_shares))
         self._set("pids.max", "max" if limits.pids is None else str(limits.pids))
 
     def allow_swap(self, allowed: bool) -> None:
@@ -118,6 +119,9 @@ class V2Tree:
     def open(self, name: str) -> V2Group:
         return V2Group(self._path / name)
 
+    def weigh(self, cpu_shares: int) -> None:
+        write_if_there(self._path / "cpu.weight", _weight(cpu_shares))
+
     def names(self) -> tuple[str, ...]:
         if not self._path.is_dir():
             return ()
@@ -130,3 +134,7 @@ class V2Tree:
         wanted = " ".join(f"+{name}" for name in CONTROLLERS if name in self._available)
         if wanted:
             write_if_there(path / "cgroup.subtree_control", wanted)
+
+
+def _weight(cpu_shares: int) -> str:
+    return str(min(_WEIGHT_MAX, max(1, cpu_shares * _WEIGHT_DEFAULT // _SHARES_DEFAULT)))

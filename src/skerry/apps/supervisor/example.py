@@ -1,5 +1,6 @@
 """The first deployment: the example in the tree, by the real wrangler, unless the very same is deployed already."""
 
+import asyncio
 import contextlib
 import hashlib
 import shutil
@@ -56,14 +57,13 @@ def is_deployed(layout: Layout, project: Path, status: Status) -> bool:
 
 async def deploy(layout: Layout, project: Path, target: Target, account_id: str, orphans: Orphans) -> None:
     """Raises `UpError` with what wrangler said. Works on a copy: wrangler writes into its project."""
-    import asyncio
-
     copy = layout.data / "example"
     digest = digest_of(project)
     shutil.rmtree(copy, ignore_errors=True)
     shutil.copytree(project, copy, ignore=shutil.ignore_patterns(*_LEFT_OUT))
     log = layout.logs / "example.log"
     log.unlink(missing_ok=True)
+    shutil.rmtree(layout.logs / "wrangler", ignore_errors=True)  # it adds a file every time
     try:
         argv = wrangling.command(["deploy", "--cwd", str(copy)])
     except tools.ToolMissing as error:

@@ -28,6 +28,9 @@ MEMORY_MIB_MIN = 64
 RUN_PATH_CHARS_MAX = 60  # a Unix socket's path has 107 bytes, and planes put their own names behind it
 
 
+LOCK_FILE = "lock"
+
+
 class Options(Record):
     """What the operator asked for; `None` capacities are computed from the machine."""
 
@@ -249,7 +252,7 @@ def default_data_dir() -> Path:
     """/var/lib/skerry for root, else the user's own data directory."""
     chosen = os.environ.get("SKERRY_DATA_DIR")
     if chosen:
-        return Path(chosen).absolute()
+        return Path(chosen).resolve()
     if os.geteuid() == 0:
         return Path("/var/lib/skerry")
     base = os.environ.get("XDG_DATA_HOME", "")
@@ -293,6 +296,14 @@ def make_directories(layout: Layout) -> None:
     ]
     for path in private:
         make_private(path)
+
+
+def prepare_data(data: Path) -> None:
+    """Make the data directory, or see that it is a platform's. Raises `UpError`."""
+    if data.is_dir() and not (data / LOCK_FILE).exists() and {entry.name for entry in data.iterdir()} - {"logs"}:
+        raise UpError(f"{data} is not empty and not a platform's", hint="give an empty directory to --data-dir")
+    make_private(data)
+    make_private(data / "logs")
 
 
 def make_private(path: Path) -> None:

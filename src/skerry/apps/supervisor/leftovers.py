@@ -19,6 +19,7 @@ from skerry.kit.hashing import stable_id
 from skerry.kit.record import Record
 
 PLANES_END_MS = 4000  # a plane whose supervisor was killed is busy shutting down: let it
+NAMES_SHOWN = 3
 _ESCAPE = re.compile(r"\\([0-7]{3})")
 
 
@@ -34,13 +35,19 @@ class Leftovers(Record):
         return bool(self.processes or self.mounts or self.groups or self.sockets)
 
     def __str__(self) -> str:
-        said = [
-            ("processes", [str(pid) for pid in self.processes]),
-            ("mounts", list(self.mounts)),
-            ("control groups", list(self.groups)),
-            ("sockets", list(self.sockets)),
-        ]
-        return "; ".join(f"{kind}: {', '.join(items)}" for kind, items in said if items)
+        kinds: tuple[tuple[str, tuple[int | str, ...]], ...] = (
+            ("processes", self.processes),
+            ("mounts", self.mounts),
+            ("control groups", self.groups),
+            ("sockets", self.sockets),
+        )
+        return "; ".join(_shown(kind, items) for kind, items in kinds if items)
+
+
+def _shown(kind: str, items: tuple[int | str, ...]) -> str:
+    """`12 processes (4711, 4712, …)`."""
+    first = ", ".join(str(item) for item in items[:NAMES_SHOWN])
+    return f"{len(items)} {kind} ({first}{', …' if len(items) > NAMES_SHOWN else ''})"
 
 
 async def remove_leftovers(data: Path) -> Leftovers:

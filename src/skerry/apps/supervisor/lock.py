@@ -13,11 +13,10 @@ import msgspec
 from skerry.adapters.process.detached import Detached, ProcessRecord, boot_id, open_process, start_ticks, write_private
 from skerry.apps.config import PlatformRecord
 from skerry.apps.supervisor.errors import UpError
-from skerry.apps.supervisor.layout import Layout
+from skerry.apps.supervisor.layout import LOCK_FILE, Layout
 from skerry.kit.record import decode, encode
 
 PLATFORM_FILE = "platform.json"
-LOCK_FILE = "lock"
 
 
 class DataLock:

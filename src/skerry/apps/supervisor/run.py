@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Callable, Coroutine
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from skerry.adapters import tools
 from skerry.adapters.cgroup.probe import find_tree
@@ -20,22 +21,26 @@ from skerry.apps.supervisor.layout import (
     Options,
     control_config,
     make_directories,
-    make_private,
     measure_machine,
     node_config,
     plan_layout,
+    prepare_data,
     site_config,
     wanted_ports,
 )
-from skerry.apps.supervisor.lock import LOCK_FILE, PLATFORM_FILE, DataLock, write_platform
+from skerry.apps.supervisor.lock import PLATFORM_FILE, DataLock, write_platform
 from skerry.apps.supervisor.orphans import Orphans
 from skerry.apps.supervisor.planes import Planes, PlaneSpec, plane_spec
 from skerry.apps.supervisor.ports import refuse_if_taken
 from skerry.apps.supervisor.screen import Screen
+from skerry.core.types.view import AppView
 from skerry.kit.record import encode
 
+if TYPE_CHECKING:
+    from skerry.apps.client import Client
+
+SETTLE_LOOKS_MAX, SETTLE_LOOK_S = 50, 0.1  # five seconds
 LOOK_S = 1.0  # how often the platform is asked how it is, for the screen
-INTERRUPTED = 130  # a shell's exit status for SIGINT
 
 ScreenFactory = Callable[[Layout], Screen]
 
@@ -85,12 +90,13 @@ class Supervisor:
         self._orphans = Orphans()
         self._end = asyncio.Event()
         self._signals = 0
+        self._began = time.monotonic()
         self._planes: Planes | None = None
 
     async def run(self) -> int:
         """The exit status. Raises `UpError` when it cannot start; what was started is ended again first."""
         layout = self._layout
-        self._prepare_data()
+        prepare_data(layout.data)
         lock = DataLock.take(layout.data)
         try:
             write_platform(layout, ready=False)  # whoever wants to end it finds it from here on
@@ -121,7 +127,6 @@ class Supervisor:
             self._planes.kill()
 
     async def _serve(self, specs: tuple[PlaneSpec, ...]) -> None:
-        began = time.monotonic()
         layout, screen = self._layout, self._screen
         tree, why_not = find_tree(leftovers.group_tree(layout.tag))
         if tree is None:
@@ -139,11 +144,11 @@ class Supervisor:
         await self._unless_ended(planes.wait_ready())
         if self._end.is_set():
             return
-        await self._unless_ended(self._deploy_example())
+        await self._unless_ended(self._fill())
         if self._end.is_set():
             return
         write_platform(layout, ready=True)
-        screen.ready(time.monotonic() - began)
+        screen.ready(time.monotonic() - self._began)
         await self._unless_ended(self._watch())
 
     async def _unless_ended(self, work: Coroutine[object, object, None]) -> None:
@@ -157,24 +162,27 @@ class Supervisor:
         with contextlib.suppress(asyncio.CancelledError):
             await task
 
-    async def _deploy_example(self) -> None:
-        project = example.example_dir()
-        if not self._layout.options.example or project is None:
-            return
+    async def _fill(self) -> None:
+        """Deploy the example if it is wanted, and wait until the apps there are serve again."""
         from skerry.apps.client import Client, ClientError, find_target
 
         try:
-            target = find_target(self._layout.data)
-            with Client(target) as client:
-                status = await asyncio.to_thread(client.status)
-                if example.is_deployed(self._layout, project, status):
-                    return
-                accounts = await asyncio.to_thread(client.accounts)
-            account = next(item for item in accounts if item.name == target.default_account)
-            self._screen.note(f"Deploying {project.name} with wrangler")
-            await example.deploy(self._layout, project, target, account.account, self._orphans)
+            with Client(find_target(self._layout.data)) as client:
+                await self._deploy_example(client)
+                await _settle(client)
         except (ClientError, UpError) as error:
             self._screen.note(str(error))  # the platform serves without it
+
+    async def _deploy_example(self, client: "Client") -> None:
+        project = example.example_dir()
+        if not self._layout.options.example or project is None:
+            return
+        if example.is_deployed(self._layout, project, await asyncio.to_thread(client.status)):
+            return
+        accounts = await asyncio.to_thread(client.accounts)
+        account = next(item for item in accounts if item.name == client.target.default_account)
+        self._screen.note(f"Deploying {project.name} with wrangler")
+        await example.deploy(self._layout, project, client.target, account.account, self._orphans)
 
     async def _watch(self) -> None:
         """Keep the screen true until the end."""
@@ -200,12 +208,6 @@ class Supervisor:
         self._orphans.reap()
         return left
 
-    def _prepare_data(self) -> None:
-        data = self._layout.data
-        if data.is_dir() and not (data / LOCK_FILE).exists() and any(data.iterdir()):
-            raise UpError(f"{data} is not empty and not a platform's", hint="give an empty directory to --data-dir")
-        make_private(data)
-
     async def _remove_leftovers(self) -> None:
         found = leftovers.find_leftovers(self._layout.data)
         if found:
@@ -218,6 +220,18 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             loop.add_signal_handler(number, self.end)
+
+
+async def _settle(client: "Client") -> None:
+    """Returns when no app is on its way any more, or after a while: a large one may take its time."""
+    for _ in range(SETTLE_LOOKS_MAX):
+        if not any(_on_its_way(app) for app in (await asyncio.to_thread(client.status)).apps):
+            return
+        await asyncio.sleep(SETTLE_LOOK_S)
+
+
+def _on_its_way(app: AppView) -> bool:
+    return app.rollout.state in ("pending", "running") or (app.rollout.state == "done" and app.serving < app.instances)
 
 
 def _ensure_join_secret(path: Path) -> None:
