@@ -59,7 +59,19 @@ class WorkerdNode:
     async def exchange(
         self, address: str, path: str = "/", *, headers: str = "", method: str = "GET", body: bytes = b""
     ) -> tuple[str, bytes]:
-        """(head, body) of the answer to one request on a connection of its own."""
+        """(head, body) of the answer to one request on a connection of its own.
+
+        As the ingress does, it tries an idempotent request again that no byte of an answer came for: a process that is
+        being replaced can take a connection in the moment in which it ends.
+        """
+        try:
+            return await self._exchange_once(address, path, headers=headers, method=method, body=body)
+        except ConnectionResetError:
+            if method not in ("GET", "HEAD"):
+                raise
+            return await self._exchange_once(address, path, headers=headers, method=method, body=body)
+
+    async def _exchange_once(self, address: str, path: str, *, headers: str, method: str, body: bytes) -> tuple[str, bytes]:
         host, _, port = address.rpartition(":")
         reader, writer = await asyncio.open_connection(host, int(port))
         try:

@@ -8,7 +8,7 @@ class Changes:
     """`notify` never blocks; a listener that is slow hears once of all that it missed."""
 
     def __init__(self) -> None:
-        self._listeners: set[asyncio.Event] = set()
+        self._listeners: dict[asyncio.Event, None] = {}  # in the order in which they came, in every run
 
     def notify(self) -> None:
         for event in self._listeners:
@@ -16,11 +16,11 @@ class Changes:
 
     async def listen(self) -> AsyncIterator[None]:
         event = asyncio.Event()
-        self._listeners.add(event)
+        self._listeners[event] = None
         try:
             while True:
                 await event.wait()
                 event.clear()
                 yield
         finally:
-            self._listeners.discard(event)
+            del self._listeners[event]

@@ -6,15 +6,16 @@ attaches to what the first one started. Instances follow the same machine as the
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Coroutine
 from dataclasses import dataclass, field
+from typing import Any
 
 import msgspec
 
 from skerry.adapters.runtime.changes import Changes
 from skerry.core.machines import instance as machine
 from skerry.core.machines.instance import Backoff, Event, Life
-from skerry.core.types.ids import InstanceId, VersionId
+from skerry.core.types.ids import Digest, InstanceId, VersionId
 from skerry.core.types.slices import NodeInstance, ObservedInstance
 from skerry.ports.clock import Clock
 from skerry.ports.runtime import Capabilities, Unavailable
@@ -31,7 +32,7 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass
 class Faults:
-    """What goes wrong, by version. Change it while it runs.
+    """What goes wrong, by version or by the content of its main module. Change it while it runs.
 
     `start_ms`: how long a start takes (else `start_ms_default`). `own_fault`: the text of a start-up error.
     `crash_at_start`: the text of a crash before it is ready. `unavailable`: the machine has no room; the text says so.
@@ -39,8 +40,8 @@ class Faults:
 
     start_ms_default: int = 20
     start_ms: dict[VersionId, int] = field(default_factory=dict[VersionId, int])
-    own_fault: dict[VersionId, str] = field(default_factory=dict[VersionId, str])
-    crash_at_start: dict[VersionId, str] = field(default_factory=dict[VersionId, str])
+    own_fault: dict[VersionId | Digest, str] = field(default_factory=dict[VersionId | Digest, str])
+    crash_at_start: dict[VersionId | Digest, str] = field(default_factory=dict[VersionId | Digest, str])
     unavailable: str = ""
 
 
@@ -83,10 +84,14 @@ class SimulatedMachine:
         cell.tell()
 
     def power_off(self) -> None:
-        """Every process of the machine ends."""
-        for instance_id, cell in self.cells.items():
-            if cell.pid is not None:
-                self.crash(instance_id, "power lost")
+        """Every process of the machine ends, its agent's too (`SimulatedRuntime.abandon`), and nothing of them stays."""
+        cells = tuple(self.cells.values())
+        self.cells.clear()
+        self.crashed.clear()
+        for cell in cells:
+            cell.pid = None
+            cell.process += 1
+            cell.tell()
 
 
 class SimulatedRuntime:
@@ -99,7 +104,7 @@ class SimulatedRuntime:
         self._can_sleep = can_sleep
         self._changes = Changes()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._watched: set[InstanceId] = set()
+        self._abandoned = False
 
     @property
     def capabilities(self) -> Capabilities:
@@ -172,6 +177,7 @@ class SimulatedRuntime:
 
     def abandon(self) -> None:
         """As kill -9 of the agent: its work ends between two steps, the machine's processes go on."""
+        self._abandoned = True
         for task in self._tasks:
             task.cancel()
 
@@ -220,12 +226,12 @@ class SimulatedRuntime:
         await self._clock.sleep_ms(faults.start_ms.get(version, faults.start_ms_default))
         if cell.process != process or self._sim.cells.get(cell.instance.id) is not cell:
             return
-        if version in faults.own_fault:
+        if (reason := _fault(faults.own_fault, cell)) is not None:
             cell.pid = None
-            self._feed(cell, machine.Exited(reason=faults.own_fault[version], own_fault=True))
-        elif version in faults.crash_at_start:
+            self._feed(cell, machine.Exited(reason=reason, own_fault=True))
+        elif (reason := _fault(faults.crash_at_start, cell)) is not None:
             cell.pid = None
-            self._feed(cell, machine.Exited(reason=faults.crash_at_start[version]))
+            self._feed(cell, machine.Exited(reason=reason))
         else:
             self._feed(cell, machine.Ready())
 
@@ -234,10 +240,19 @@ class SimulatedRuntime:
         if self._sim.cells.get(cell.instance.id) is cell:
             self._feed(cell, machine.Due())
 
-    def _spawn(self, work: Awaitable[None]) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        if self._abandoned:
+            work.close()
+            return
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def _fault(texts: dict[VersionId | Digest, str], cell: _Cell) -> str | None:
+    version = cell.instance.version
+    main = [module.digest for module in version.worker.modules[:1]] if version.worker else []
+    return next((texts[name] for name in (version.id, *main) if name in texts), None)
 
 
 def _observed(cell: _Cell) -> ObservedInstance:

@@ -57,9 +57,9 @@ class NodeBlobs:
                 group.create_task(self.ensure(digest))
 
     def keep_only(self, digests: frozenset[Digest]) -> None:
-        """Remove the rest, and what a killed agent left half written."""
+        """Remove the rest, and what a killed agent left half written. Files of asset trees are linked there, and kept."""
         for path in self._directory.iterdir():
-            if path.name not in digests:
+            if path.name not in digests and path.stat().st_nlink == 1:
                 path.unlink(missing_ok=True)
 
     async def _load(self, digest: Digest, path: Path) -> None:

@@ -5,12 +5,13 @@ address that is not public. It resolves names and makes TLS itself, so an app's 
 """
 
 import socket
+from pathlib import Path
 
 from skerry.adapters.cgroup.base import Limits
 from skerry.adapters.runtime.workerd.config import CACHE_SOCKET, EGRESS_SOCKET, egress_config, encode_config
 from skerry.adapters.runtime.workerd.keeper import Keeper
 from skerry.adapters.runtime.workerd.listeners import listen_unix
-from skerry.adapters.runtime.workerd.process import Fleet, Program, SandboxedProcess
+from skerry.adapters.runtime.workerd.process import Fleet, Program, SandboxedProcess, newest
 from skerry.adapters.runtime.workerd.sandbox import Sandbox
 from skerry.adapters.runtime.workerd.settings import MIB, Settings
 from skerry.kit.hashing import content_digest
@@ -29,30 +30,24 @@ class Egress:
         self._fleet = fleet
         self._settings = settings
         self._config = encode_config(egress_config(settings.egress_allow), fleet.engine.schema)
-        self._digest = content_digest(self._config)  # of the rules: a process with others is not taken over
+        self._digest = content_digest(self._config)  # a process with other rules is replaced
         self._listeners: dict[str, socket.socket] = {}
         self._keeper = Keeper(fleet, settings, NAME, self._program)
 
-    async def attach(self, left: dict[str, SandboxedProcess]) -> None:
-        """Take over the process of an earlier agent, out of `left`, if its rules are ours; else start one."""
-        names = [name for name in left if name.startswith(f"{NAME}.")]
-        for name in names:
-            process = left.pop(name)
-            taken: dict[str, socket.socket] = {}
-            for socket_name, file in _SOCKETS:
-                listener = process.take_listener(str(self._fleet.places.egress / file))
-                if listener is not None:
-                    taken[socket_name] = listener
-            if len(taken) == len(_SOCKETS) and process.address == self._digest and not self._listeners:
-                self._listeners = taken
-                self._keeper.adopt(process)
-            else:
-                for listener in taken.values():
-                    listener.close()
-                await process.kill()
-        if not self._listeners:
-            self._listeners = {name: listen_unix(self._fleet.places.egress / file, mode=0o666) for name, file in _SOCKETS}
-            await self._keeper.refresh()
+    async def attach(self, left: dict[str, SandboxedProcess], listeners: dict[str, socket.socket]) -> None:
+        """Take over the process of an earlier agent and its sockets, out of what is left, or begin anew."""
+        paths = {name: str(self._fleet.places.egress / file) for name, file in _SOCKETS}
+        process = await newest(NAME, left)
+        if process is not None and all(path in listeners for path in paths.values()):
+            self._listeners = {name: listeners.pop(path) for name, path in paths.items()}
+            self._keeper.adopt(process)
+            if process.address != self._digest:
+                await self._keeper.refresh()
+            return
+        if process is not None:
+            await process.kill()
+        self._listeners = {name: listen_unix(Path(path), mode=0o666) for name, path in paths.items()}
+        await self._keeper.refresh()
 
     async def aclose(self, *, stop: bool) -> None:
         await self._keeper.aclose(stop=stop)

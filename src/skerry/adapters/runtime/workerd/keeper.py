@@ -48,6 +48,16 @@ class Keeper:
             if old is not None:
                 self._let_go(old)
 
+    async def rest(self) -> None:
+        """There is nothing to do for it: end the process until the next `refresh`."""
+        async with self._lock:
+            if self._watcher is not None:
+                await _cancel(self._watcher)
+                self._watcher = None
+            if self.process is not None:
+                self._let_go(self.process)
+                self.process = None
+
     async def aclose(self, *, stop: bool) -> None:
         if self._watcher is not None:
             await _cancel(self._watcher)

@@ -12,7 +12,7 @@ import os
 import platform
 import select
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Literal
 
@@ -63,21 +63,30 @@ def address_of(listener: socket.socket) -> str:
     return f"[{name[0]}]:{name[1]}" if ":" in name[0] else f"{name[0]}:{name[1]}"
 
 
-def take_back(pidfd: int, fd: int, *, address: str) -> socket.socket | None:
-    """A duplicate of descriptor `fd` of another process, if it is the listener at `address`. None if not or not allowed."""
+def take_back(pidfd: int, fds: Iterable[int]) -> dict[str, socket.socket]:
+    """Duplicates of another process's listening sockets among its descriptors `fds`, by address. Empty where not allowed."""
     number = _PIDFD_GETFD.get(platform.machine())
-    if number is None:
-        return None
-    own = _libc().syscall(number, pidfd, fd, 0)
-    if own < 0:
-        return None
+    found: dict[str, socket.socket] = {}
+    for fd in fds if number is not None else ():
+        own = _libc().syscall(number, pidfd, fd, 0)
+        listener = _as_listener(own) if own >= 0 else None
+        if listener is not None:
+            previous = found.setdefault(address_of(listener), listener)
+            if previous is not listener:
+                listener.close()
+    return found
+
+
+def _as_listener(fd: int) -> socket.socket | None:
+    """Takes the descriptor over; None if it is no listening socket."""
     try:
-        listener = socket.socket(fileno=own)
+        listener = socket.socket(fileno=fd)
     except OSError:
-        os.close(own)
+        os.close(fd)
         return None
     with contextlib.suppress(OSError):
-        if listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) and address_of(listener) == address:
+        if listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+            os.set_inheritable(fd, False)
             listener.setblocking(False)
             return listener
     listener.close()

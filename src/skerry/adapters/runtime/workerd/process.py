@@ -10,6 +10,7 @@ import contextlib
 import os
 import signal
 import socket
+from collections.abc import Iterable
 from pathlib import Path
 
 from skerry.adapters.cgroup.base import CgroupError, Group, Limits, Tree
@@ -26,7 +27,7 @@ from skerry.kit.record import Record
 
 CHILD_WAIT_ROUNDS = 200  # of 5 ms: for bubblewrap to fork, before it is killed
 HEALTH_REQUEST = b"GET / HTTP/1.1\r\nHost: health\r\nConnection: close\r\n\r\n"
-INHERITED_FDS_MAX = 4096  # among which a listener is looked for: assets have one or two per app
+UNSEEN_FDS = range(3, 64)  # tried where the list of a process's descriptors may not be read
 
 
 class Fleet(Record):
@@ -149,17 +150,10 @@ class SandboxedProcess:
         self._close_inner()
         self._outer.close()
 
-    def take_listener(self, address: str) -> socket.socket | None:
-        """Get the listening socket at `address` back from it, for an agent that has lost its own end."""
+    def listeners(self) -> dict[str, socket.socket]:
+        """Its listening sockets by address, for an agent that has lost its own ends. Empty where that is not allowed."""
         inner = self._find_inner()
-        if inner is None:
-            return None
-        # workerd moves what it inherits to other numbers.
-        for fd in range(detached.FIRST_FD, INHERITED_FDS_MAX):
-            listener = take_back(inner.pidfd, fd, address=address)
-            if listener is not None:
-                return listener
-        return None
+        return take_back(inner.pidfd, _descriptors(inner.pid)) if inner else {}
 
     @property
     def _health(self) -> Path:
@@ -231,6 +225,24 @@ def attach(fleet: Fleet, name: str) -> SandboxedProcess | None:
     """The process of that record, if it lives."""
     outer = detached.attach(name, records=fleet.places.processes)
     return None if outer is None else SandboxedProcess(fleet, outer)
+
+
+async def newest(owner: str, left: dict[str, SandboxedProcess]) -> SandboxedProcess | None:
+    """The last process `<owner>.<number>`, out of `left`; older ones (being replaced when the agent died) are ended."""
+    names = [name for name in left if name.rpartition(".")[0] == owner]
+    names.sort(key=lambda name: int(name.rpartition(".")[2]))
+    mine = [left.pop(name) for name in names]
+    for old in mine[:-1]:
+        await old.kill()
+    return mine[-1] if mine else None
+
+
+def _descriptors(pid: int) -> Iterable[int]:
+    """workerd moves what it inherits to other numbers, so all have to be looked at."""
+    try:
+        return [int(path.name) for path in Path(f"/proc/{pid}/fd").iterdir()]
+    except OSError:
+        return UNSEEN_FDS
 
 
 def children(pid: int) -> tuple[int, ...]:

@@ -1,8 +1,9 @@
 """`WorkerdRuntime`: the runtime port on stock workerd, one process per instance, each in a sandbox of its own.
 
     start ──► instance file ──► listener ──► Instance ──► bubblewrap ──► workerd
-                                                │ unix sockets
-                                 egress (one per node), assets (one per node)
+                                   │            │ unix sockets
+                                   └► Fronts ──► assets (one process per node)
+                                                egress (one process per node)
 
 Everything that exists can be found by the next run: instance files, process records, control groups and sockets under
 names that derive from the data directory, and a tag in each process's environment.
@@ -23,14 +24,19 @@ from skerry.adapters.cgroup.probe import end_group, find_tree
 from skerry.adapters.process import detached
 from skerry.adapters.runtime.changes import Changes
 from skerry.adapters.runtime.workerd import process as processes
+from skerry.adapters.runtime.workerd.assets import NAME as ASSETS
+from skerry.adapters.runtime.workerd.assets import AssetsHost
 from skerry.adapters.runtime.workerd.blobs import Fetch, NodeBlobs
 from skerry.adapters.runtime.workerd.egress import Egress
 from skerry.adapters.runtime.workerd.engine import describe_cpu, find_engine
+from skerry.adapters.runtime.workerd.fronts import Fronts, Listeners
 from skerry.adapters.runtime.workerd.instance import Instance, module_digests, now_ms
 from skerry.adapters.runtime.workerd.listeners import address_of, listen_tcp
-from skerry.adapters.runtime.workerd.process import Fleet, SandboxedProcess
+from skerry.adapters.runtime.workerd.process import Fleet, SandboxedProcess, newest
 from skerry.adapters.runtime.workerd.settings import Places, Settings
+from skerry.adapters.runtime.workerd.trees import Trees
 from skerry.core.machines import instance as machine
+from skerry.core.machines.instance import Life
 from skerry.core.types.ids import Digest, InstanceId, NodeId
 from skerry.core.types.slices import NodeInstance, ObservedInstance
 from skerry.kit.record import Record, decode, encode
@@ -71,10 +77,11 @@ class WorkerdRuntime:
         self.blobs = NodeBlobs(places.blobs, fetch_blob)
         self._node = node
         self._address = address
-        self._instances: dict[InstanceId, Instance] = {}
+        self._wanted: dict[InstanceId, Kept] = {}  # all that run here, as on disk
+        self._instances: dict[InstanceId, Instance] = {}  # those with a worker
         self._stopping: dict[InstanceId, asyncio.Task[None]] = {}
         self._changes = Changes()
-        self._egress: Egress | None = None
+        self._begun = False
 
     @property
     def capabilities(self) -> Capabilities:
@@ -96,14 +103,22 @@ class WorkerdRuntime:
         cpu_files = await asyncio.to_thread(describe_cpu, places.machine)
         self.fleet = msgspec.structs.replace(self.fleet, cpu_files=str(cpu_files) if cpu_files else None)
         left = self._processes_left()
-        self._egress = Egress(self.fleet, self.settings)
-        await self._egress.attach(left)
+        earlier: Listeners = {}
+        for process in left.values():
+            earlier |= process.listeners()
+        self._begin()
+        await self._egress.attach(left, earlier)
+        serving = await newest(ASSETS, left)
         for path in sorted(places.instances.glob("*.json")):
             kept = _read_kept(path)
             if kept is not None:
-                await self._restore(kept, left)
+                await self._restore(kept, left, earlier)
+        for listener in earlier.values():
+            listener.close()
         for process in left.values():
             await process.kill()
+        await self._fronts.prepared()
+        self._assets.begin(serving)
         await self._sweep()
         self._changes.notify()
 
@@ -111,16 +126,21 @@ class WorkerdRuntime:
         stopping = self._stopping.get(instance.id)
         if stopping is not None:
             await asyncio.shield(stopping)
-        running = self._instances.get(instance.id)
-        if running is None:
-            running = self._create(instance)
-            running.begin()
-        return running.observed()
+        if instance.id not in self._wanted:
+            try:
+                listener = listen_tcp(self._address)
+            except OSError as error:
+                raise Unavailable(f"no listener on {self._address}: {error.strerror}") from error
+            self._place(instance, listener, {}, machine.begin(now_ms()))
+            running = self._instances.get(instance.id)
+            if running is not None:
+                running.begin()
+        return self._observed(instance.id)
 
     async def stop(self, instance_id: str, *, grace_ms: int) -> None:
         key = InstanceId(instance_id)
         task = self._stopping.get(key)
-        if task is None and key in self._instances:
+        if task is None and key in self._wanted:
             task = self._stopping[key] = asyncio.create_task(self._remove(key, grace_ms))
             task.add_done_callback(lambda _: self._stopping.pop(key, None))
         if task is not None:
@@ -130,20 +150,23 @@ class WorkerdRuntime:
         return None
 
     def observe(self) -> tuple[ObservedInstance, ...]:
-        return tuple(instance.observed() for instance in self._instances.values())
+        return tuple(self._observed(key) for key in self._wanted)
 
     def changes(self) -> AsyncIterator[None]:
         return self._changes.listen()
 
     async def aclose(self, *, stop_instances: bool) -> None:
+        if not self._begun:
+            return
         if stop_instances:
-            await asyncio.gather(*(self.stop(key, grace_ms=0) for key in list(self._instances)))
+            await asyncio.gather(*(self.stop(key, grace_ms=0) for key in list(self._wanted)))
         else:
             await asyncio.gather(*self._stopping.values())
             for instance in self._instances.values():
                 await instance.detach()
-        if self._egress is not None:
-            await self._egress.aclose(stop=stop_instances)
+        await self._fronts.aclose()
+        await self._assets.aclose(stop=stop_instances)
+        await self._egress.aclose(stop=stop_instances)
         if stop_instances:
             await self._leave_nothing()
 
@@ -153,38 +176,58 @@ class WorkerdRuntime:
         self._changes.notify()
 
     def remember(self, instance: Instance) -> None:
-        state = instance.life.state
-        if state in ("dead", "starting", "stopping"):
-            self._keep(instance, dead=state == "dead", stopping=state == "stopping")
+        state, kept = instance.life.state, self._wanted.get(instance.wanted.id)
+        if kept is not None and kept.dead != (state == "dead") and state in ("dead", "starting"):
+            self._keep(msgspec.structs.replace(kept, dead=state == "dead"))
 
-    def _create(self, wanted: NodeInstance) -> Instance:
-        if wanted.version.worker is None:
-            raise Unavailable("versions of assets alone are not supported yet")
-        try:
-            listener = listen_tcp(self._address)
-        except OSError as error:
-            raise Unavailable(f"no listener on {self._address}: {error.strerror}") from error
-        instance = Instance(self, wanted, address=address_of(listener), listener=listener, life=machine.begin(now_ms()))
-        self._instances[wanted.id] = instance
-        self._keep(instance)
-        return instance
+    def _begin(self) -> None:
+        fleet, settings = self.fleet, self.settings
+        self._begun = True
+        self._egress = Egress(fleet, settings)
+        self._assets = AssetsHost(fleet, settings, self.changed)
+        self._trees = Trees(fleet.places.trees, self.blobs)
+        self._fronts = Fronts(fleet.places, settings, self._trees, self._assets, self.changed)
 
-    def _keep(self, instance: Instance, *, dead: bool = False, stopping: bool = False) -> None:
-        kept = Kept(instance=instance.wanted, address=instance.address, dead=dead, stopping=stopping)
-        detached.write_private(self._file(instance.wanted.id), encode(kept))
+    def _observed(self, key: InstanceId) -> ObservedInstance:
+        instance = self._instances.get(key)
+        seen = self._fronts.observed(key, instance.observed() if instance else None)
+        assert seen is not None, "what has neither assets nor a worker is refused by `_place`"
+        return seen
+
+    def _place(self, wanted: NodeInstance, listener: socket.socket, earlier: Listeners, life: Life) -> None:
+        """Give the instance its parts, on its address `listener`: a front for its assets, a process for its worker."""
+        version, address = wanted.version, address_of(listener)
+        if version.worker is None and version.assets is None:
+            listener.close()
+            raise Unavailable(f"version {version.id} has neither code nor assets")
+        self._keep(Kept(instance=wanted, address=address, dead=life.state == "dead"))
+        if version.assets is not None:
+            self._fronts.create(wanted, listener, earlier)
+        if version.worker is not None:
+            own = listener if version.assets is None else self._fronts.upstream(wanted, earlier)
+            self._instances[wanted.id] = Instance(self, wanted, address=address, listener=own, life=life)
+
+    def _keep(self, kept: Kept) -> None:
+        self._wanted[kept.instance.id] = kept
+        detached.write_private(self._file(kept.instance.id), encode(kept))
 
     def _file(self, instance_id: str) -> Path:
         return self.fleet.places.instances / f"{instance_id}.json"
 
     async def _remove(self, key: InstanceId, grace_ms: int) -> None:
-        instance = self._instances[key]
-        await instance.remove(grace_ms=grace_ms)
+        self._keep(msgspec.structs.replace(self._wanted[key], stopping=True))
+        instance = self._instances.get(key)
+        if instance is not None:
+            await instance.remove(grace_ms=grace_ms)
+        await self._fronts.remove(key)
         self._remove_files(key)
-        del self._instances[key]
+        self._instances.pop(key, None)
+        del self._wanted[key]
         self._changes.notify()
 
     def _remove_files(self, instance_id: str) -> None:
         """The instance file is last: as long as it is there, a killed agent's successor does all of this again."""
+        self._fronts.remove_files(instance_id)
         for path in self.fleet.places.logs.glob(f"{instance_id}.*"):
             path.unlink(missing_ok=True)
         self._file(instance_id).unlink(missing_ok=True)
@@ -194,26 +237,28 @@ class WorkerdRuntime:
         found = {name: processes.attach(self.fleet, name) for name in detached.names(self.fleet.places.processes)}
         return {name: process for name, process in found.items() if process is not None}
 
-    async def _restore(self, kept: Kept, left: dict[str, SandboxedProcess]) -> None:
-        process = await _newest(kept.instance.id, left)
+    async def _restore(self, kept: Kept, left: dict[str, SandboxedProcess], earlier: Listeners) -> None:
+        """Go on with one instance of an earlier agent: its process if it lives, else a new one at the same address."""
+        wanted = kept.instance
+        process = await newest(wanted.id, left)
         if kept.stopping:
             if process is not None:
                 await process.kill()
-            self._remove_files(kept.instance.id)
+            self._remove_files(wanted.id)
             return
-        listener = process.take_listener(kept.address) if process else None
-        if process is not None and listener is None:
-            await process.kill()
+        own_address = kept.address if wanted.version.assets is None else str(self.fleet.places.apps / f"{wanted.id}.sock")
+        if process is not None and own_address not in earlier:
+            await process.kill()  # it cannot be taken over: its socket is out of reach
             process = None
-        if listener is None:
-            listener = self._listen_again(kept.address)
-        life = machine.Life(state="dead" if kept.dead and process is None else "starting", since_ms=now_ms())
-        instance = Instance(self, kept.instance, address=address_of(listener), listener=listener, life=life)
-        self._instances[kept.instance.id] = instance
-        self._keep(instance, dead=life.state == "dead")
+        dead = kept.dead and process is None
+        life = Life(state="dead" if dead else "starting", since_ms=now_ms())
+        self._place(wanted, earlier.pop(kept.address, None) or self._listen_again(kept.address), earlier, life)
+        instance = self._instances.get(wanted.id)
+        if instance is None:
+            return
         if process is not None:
             instance.adopt(process)
-        elif life.state == "dead":
+        elif dead:
             instance.resume_dead()
         else:
             instance.begin()
@@ -222,16 +267,16 @@ class WorkerdRuntime:
         host, _, port = address.rpartition(":")
         with contextlib.suppress(OSError):
             return listen_tcp(host.strip("[]"), int(port))
-        return listen_tcp(self._address)
+        return listen_tcp(self._address)  # somebody else has the port now: a new address, which is reported
 
     async def _sweep(self) -> None:
-        """Remove what belongs to nothing that is known: groups, tagged processes, sockets, logs, blobs."""
+        """Remove what belongs to nothing that is known: groups, tagged processes, sockets, trees, blobs."""
         places, tree = self.fleet.places, self.fleet.tree
         known = set(detached.names(places.processes))
         if tree is not None:
             for name in sorted(set(tree.names()) - known):
                 await end_group(tree, name)
-        mine = {pid for name in known if (p := processes.attach(self.fleet, name)) for pid in _pids_of(p)}
+        mine = {pid for name in known for pid in self._pids(name)}
         for pid in set(detached.find_tagged(places.tag)) - mine:
             process = detached.open_pid(pid)
             if process is not None:
@@ -240,12 +285,26 @@ class WorkerdRuntime:
         for path in places.health.glob("*.sock"):
             if path.stem not in known:
                 path.unlink(missing_ok=True)
-        self.blobs.keep_only(self._digests())
+        for path in (*places.apps.glob("*"), *places.bindings.glob("*")):
+            if path.stem not in self._wanted:
+                self._fronts.remove_files(path.stem)
+        await asyncio.to_thread(self._trees.keep_only, self._fronts.manifests())
+        await asyncio.to_thread(self.blobs.keep_only, self._digests())
+
+    def _pids(self, name: str) -> tuple[int, ...]:
+        process = processes.attach(self.fleet, name)
+        if process is None:
+            return ()
+        pids = (process.outer_pid, process.pid)
+        process.close()
+        return pids
 
     def _digests(self) -> frozenset[Digest]:
-        return frozenset(digest for item in self._instances.values() for digest in module_digests(item.version))
+        modules = {digest for item in self._instances.values() for digest in module_digests(item.version)}
+        return frozenset(modules) | self._fronts.manifests()
 
     async def _leave_nothing(self) -> None:
+        """Data stays for the next start: blobs and trees. All that lives, and all that is of this boot, goes."""
         places, tree = self.fleet.places, self.fleet.tree
         for process in self._processes_left().values():
             await process.kill()
@@ -264,19 +323,3 @@ def _read_kept(path: Path) -> Kept | None:
     except ValueError:  # of another version of ours: the slice will ask for it again
         path.unlink()
         return None
-
-
-async def _newest(instance_id: str, left: dict[str, SandboxedProcess]) -> SandboxedProcess | None:
-    """The last process of that instance, out of `left`; older ones (being replaced when the agent died) are ended."""
-    names = [name for name in left if name.rpartition(".")[0] == instance_id]
-    names.sort(key=lambda name: int(name.rpartition(".")[2]))
-    mine = [left.pop(name) for name in names]
-    for old in mine[:-1]:
-        await old.kill()
-    return mine[-1] if mine else None
-
-
-def _pids_of(process: SandboxedProcess) -> tuple[int, ...]:
-    pids = (process.outer_pid, process.pid)
-    process.close()
-    return pids

@@ -65,10 +65,11 @@ class Places:
         return stable_id(str(self.data), length=8)
 
     def make(self) -> None:
-        for path in (self.data, self.instances, self.processes, self.logs, self.blobs, self.trees, self.run):
+        for path in (self.data, self.instances, self.processes, self.logs, self.blobs, self.run):
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for path in (self.health, self.apps, self.bindings):
+        for path in (self.health, self.bindings):
             path.mkdir(mode=0o700, exist_ok=True)
-        # Bound into sandboxes whose processes have another uid.
-        for path in (self.egress, self.machine):
-            path.mkdir(mode=0o755, exist_ok=True)
+        # Bound into sandboxes whose processes have another uid; from outside, the directories above keep them shut.
+        for path in (self.egress, self.machine, self.apps, self.trees):
+            path.mkdir(exist_ok=True)
+            path.chmod(0o755)
