@@ -3,6 +3,7 @@
 import ast
 import re
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,18 @@ def test_lock_files_name_versions_and_hashes_but_no_address() -> None:
     for path in (path for path in locks if path.suffix == ".txt"):
         pins = re.split(r"\n(?=\S)", path.read_text().strip())
         assert [pin for pin in pins if "==" not in pin or "--hash=sha256:" not in pin] == []
+
+
+def test_lock_files_know_every_dependency() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    wanted = {
+        "requirements.txt": project["project"]["dependencies"],
+        "requirements-dev.txt": [*project["project"]["dependencies"], *project["dependency-groups"]["dev"]],
+    }
+    for name, dependencies in wanted.items():
+        locked = set(re.findall(r"^([\w.-]+)==", (ROOT / name).read_text(), re.MULTILINE))
+        names = {re.split(r"[\s\[<>=!~;]", dependency)[0].lower().replace("_", "-") for dependency in dependencies}
+        assert names - locked == set(), f"{name}: make lock"
 
 
 def test_modules_stay_short_enough_to_be_read() -> None:
