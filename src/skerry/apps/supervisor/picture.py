@@ -37,6 +37,11 @@ def header(layout: Layout, states: tuple[PlaneState, ...], seconds: float | None
     return text + Text(f"ready after {seconds:.1f} s", style="green")
 
 
+def ending(states: tuple[PlaneState, ...]) -> RenderableType:
+    left = sum(state.pid is not None for state in states)
+    return Text.assemble(("Skerry", "bold"), f"  ending: {left} processes still run" if left else "  ended")
+
+
 def starting(states: tuple[PlaneState, ...]) -> RenderableType:
     parts = [(f"{state.name} ", "green" if state.ready else "dim") for state in states]
     return Text.assemble(*parts)

@@ -117,6 +117,7 @@ class Supervisor:
         if left:
             self._screen.note(f"Left behind: {left}")
             return 1
+        self._screen.note("Ended; nothing is left behind")
         return 0
 
     def end(self) -> None:
@@ -199,7 +200,7 @@ class Supervisor:
     async def _clean_up(self) -> leftovers.Leftovers:
         """End everything, remove what planes did not, and look whether anything is left."""
         layout = self._layout
-        self._screen.note("Ending …")
+        self._screen.ending()
         if self._planes is not None:
             killed = await self._planes.stop()
             if killed:

@@ -35,6 +35,10 @@ class Screen(Protocol):
         """What the platform says of itself, now and then."""
         ...
 
+    def ending(self) -> None:
+        """From here on processes end because they shall."""
+        ...
+
     def close(self) -> None: ...
 
 
@@ -48,6 +52,7 @@ class PlainScreen:
         self._apps: dict[tuple[str, str], str] = {}
         self._places: dict[str, str] = {}
         self._is_ready = False
+        self._is_ending = False
 
     def note(self, text: str) -> None:
         self._print(text)
@@ -58,7 +63,7 @@ class PlainScreen:
             self._planes[state.name] = state
             if state.ready and not (before and before.ready):
                 self._print(f"{state.name}: {'back' if state.restarts else 'ready'} (pid {state.pid})")
-            elif before and before.pid and state.pid is None:
+            elif before and before.pid and state.pid is None and not self._is_ending:
                 self._print(f"{state.name}: ended ({exit_text(state.last_exit)})")
 
     def ready(self, seconds: float) -> None:
@@ -82,6 +87,10 @@ class PlainScreen:
                 first = key not in self._apps
                 self._apps[key] = said
                 self._print(f"{said}: {app.url}" if first else said)
+
+    def ending(self) -> None:
+        self._is_ending = True
+        self._print("Ending …")
 
     def close(self) -> None:
         pass
@@ -108,20 +117,24 @@ class LiveScreen:
         self._states: tuple[PlaneState, ...] = ()
         self._status: Status | None = None
         self._seconds: float | None = None
+        self._is_ending = False
         self._console = Console()
         # No thread of its own: it would take signals and children from the supervisor's loop.
         self._live = Live(console=self._console, auto_refresh=False, transient=False)
         self._live.start()
 
     def note(self, text: str) -> None:
-        self._notes = [*self._notes, f"{time.strftime('%H:%M:%S')} {text}"][-NOTES_SHOWN:]
+        self._remember(text)
         self._draw()
 
     def planes(self, states: tuple[PlaneState, ...]) -> None:
         for before, state in zip(self._states, states, strict=False):
-            if before.pid and state.pid is None and self._seconds is not None:
-                self._notes = [*self._notes, f"{time.strftime('%H:%M:%S')} {state.name}: ended ({exit_text(state.last_exit)})"]
-        self._notes = self._notes[-NOTES_SHOWN:]
+            if self._seconds is None or self._is_ending:
+                break
+            if before.pid and state.pid is None:
+                self._remember(f"{state.name}: ended ({exit_text(state.last_exit)})")
+            elif state.ready and not before.ready:
+                self._remember(f"{state.name}: back (pid {state.pid})")
         self._states = states
         self._draw()
 
@@ -133,8 +146,16 @@ class LiveScreen:
         self._status = status
         self._draw()
 
+    def ending(self) -> None:
+        self._is_ending = True
+        self._status = None
+        self._draw()
+
     def close(self) -> None:
         self._live.stop()
+
+    def _remember(self, text: str) -> None:
+        self._notes = [*self._notes, f"{time.strftime('%H:%M:%S')} {text}"][-NOTES_SHOWN:]
 
     def _draw(self) -> None:
         self._live.update(self._picture(), refresh=True)
@@ -145,6 +166,8 @@ class LiveScreen:
 
         from skerry.apps.supervisor import picture
 
+        if self._is_ending:
+            return Group(picture.ending(self._states), *(Text(note, style="dim") for note in self._notes))
         parts = [picture.header(self._layout, self._states, self._seconds)]
         if self._status is not None:
             parts += [picture.cities(self._layout, self._status), picture.apps(self._layout, self._status)]
