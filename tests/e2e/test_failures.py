@@ -7,10 +7,10 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from tests.e2e.projects import write_project
 
 from skerry.testing.load import Load
 from skerry.testing.platform import Platform
+from tests.e2e.projects import write_project
 
 CITIES = {"lhr", "cur", "sin"}
 HOST = "hello.default.localhost"

@@ -31,6 +31,7 @@ class Load:
 
     async def __aenter__(self) -> Self:
         self._stop = asyncio.Event()
+        self._counted = asyncio.Event()
         self._last_s = time.monotonic()
         self._tasks = [asyncio.create_task(self._client()) for _ in range(self._clients)]
         return self
@@ -43,7 +44,8 @@ class Load:
         """Until so many more were answered or failed."""
         target = self.answered + len(self.failures) + count
         while self.answered + len(self.failures) < target:
-            await asyncio.sleep(0.01)
+            self._counted.clear()
+            await self._counted.wait()
 
     async def _client(self) -> None:
         reader: asyncio.StreamReader | None = None
@@ -69,6 +71,7 @@ class Load:
     def _note(self, began_s: float) -> None:
         now_s = time.monotonic()
         self.latencies_s.append(now_s - began_s)
+        self._counted.set()
 
     async def _ask(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         """One request and its answer; whether the connection can be used again."""
