@@ -13,6 +13,7 @@ from skerry.core.types.app import AssetFile, Assets, AssetsBinding
 from skerry.core.types.slices import NodeInstance
 from skerry.kit.record import encode
 from skerry.testing.contracts.runtime import address_of, becomes
+from skerry.testing.websockets import open_websocket, say
 from skerry.testing.workerd_node import WorkerdNode
 
 pytestmark = [
@@ -89,6 +90,18 @@ async def test_equal_files_have_equal_etags_everywhere(node: WorkerdNode, runtim
     assert etags[0] is not None
     assert etags[0] == etags[1]
     assert await node.request(one, "/app.js", headers=f"If-None-Match: {etags[0]}\r\n") == 304
+
+
+async def test_other_content_of_the_same_length_has_another_etag(node: WorkerdNode, runtime: WorkerdRuntime) -> None:
+    """workerd's ETag has a file's path, size and time in it, not its content: a cache must not keep the old one."""
+    sites = ({"/app.js": "let a"}, {"/app.js": "let b"})
+    addresses = [
+        await served(node, runtime, node.shop.instance(name, None, assets=node.shop.assets(site)))
+        for name, site in zip("ab", sites, strict=True)
+    ]
+    etags = [header((await node.exchange(address, "/app.js"))[0], "ETag") for address in addresses]
+    assert etags[0] != etags[1]
+    assert await node.request(addresses[1], "/app.js", headers=f"If-None-Match: {etags[0]}\r\n") == 200
 
 
 async def test_settings(node: WorkerdNode, runtime: WorkerdRuntime) -> None:
@@ -234,22 +247,3 @@ async def test_a_killed_assets_process_is_back(node: WorkerdNode, runtime: Worke
             await process.wait()
             process.close()
     assert await node.text(address, "/about") == "about us"
-
-
-async def open_websocket(address: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    host, _, port = address.rpartition(":")
-    reader, writer = await asyncio.open_connection(host, int(port))
-    writer.write(
-        b"GET /ws HTTP/1.1\r\nHost: app.test\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
-        b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
-    )
-    head = await reader.readuntil(b"\r\n\r\n")
-    assert b" 101 " in head
-    return reader, writer
-
-
-async def say(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, text: bytes) -> bytes:
-    """Send one masked text frame, read one short text frame."""
-    writer.write(bytes((0x81, 0x80 | len(text), 0, 0, 0, 0)) + text)
-    first = await asyncio.wait_for(reader.readexactly(2), 20)
-    return await reader.readexactly(first[1])

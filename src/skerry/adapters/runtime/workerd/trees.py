@@ -1,7 +1,8 @@
 """Static files of versions, unpacked from blobs: one directory per manifest, plain files only.
 
 A tree is built under another name and renamed when it is whole, so what has its name is complete. Files are hard
-links to the node's blobs: two versions with the same file hold it once. All have one time, which is in workerd's ETag.
+links to the node's blobs: two versions with the same file hold it once. Their time, which is in workerd's ETag, derives from
+their content.
 """
 
 import asyncio
@@ -12,7 +13,7 @@ import shutil
 from collections import Counter
 from pathlib import Path, PurePosixPath
 
-from skerry.adapters.runtime.workerd.blobs import ASSET_MTIME_S, NodeBlobs
+from skerry.adapters.runtime.workerd.blobs import NodeBlobs, asset_mtime_ns
 from skerry.adapters.runtime.workerd.config import Unsupported
 from skerry.core.types.app import AssetFile, Assets
 from skerry.core.types.ids import Digest
@@ -88,7 +89,8 @@ class Trees:
         except (NotADirectoryError, FileExistsError) as error:
             raise Unsupported(f"asset {file.path}: a file and a directory have the same name") from error
         target.chmod(0o444)
-        os.utime(target, (ASSET_MTIME_S, ASSET_MTIME_S))
+        mtime_ns = asset_mtime_ns(file.digest)
+        os.utime(target, ns=(mtime_ns, mtime_ns))
 
 
 def read_manifest(data: bytes) -> tuple[AssetFile, ...]:
