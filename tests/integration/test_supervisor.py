@@ -15,17 +15,11 @@ import pytest
 from skerry.adapters.process.detached import find_tagged, open_pid
 from skerry.apps.supervisor import leftovers
 from skerry.apps.supervisor.layout import Options, platform_tag, run_dir_of
-from skerry.apps.up import down
 from skerry.kit.record import encode
+from skerry.testing.platform import free_ports
 
 PROGRAM = Path(__file__).parent / "programs/supervise.py"
 DEADLINE_S = 60
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
 
 
 class Running:
@@ -62,7 +56,8 @@ class Running:
 
 @asynccontextmanager
 async def supervisor(data: Path, *planes: str, **options: object) -> AsyncIterator[Running]:
-    ports = {"port": free_port(), "api_port": free_port()}
+    port, api_port = free_ports()
+    ports = {"port": port, "api_port": api_port}
     asked = Options(data_dir=str(data), cities="lhr:1", example=False, **{**ports, **options})  # type: ignore[arg-type]
     process = await asyncio.create_subprocess_exec(
         sys.executable, str(PROGRAM), encode(asked).decode(), *planes,
@@ -77,9 +72,18 @@ async def supervisor(data: Path, *planes: str, **options: object) -> AsyncIterat
         await leftovers.remove_leftovers(data)
 
 
+async def down(data: Path) -> str:
+    """What `skerry down` prints: a process of its own, since only one parent can hear how a child ended."""
+    command = [sys.executable, "-m", "skerry.apps.cli", "down", "--data-dir", str(data)]
+    process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
+    said, _ = await process.communicate()
+    assert process.returncode == 0
+    return said.decode().strip()
+
+
 async def eventually(holds: Callable[[], bool]) -> None:
     async with asyncio.timeout(DEADLINE_S):
-        while not holds():  # noqa: ASYNC110 - /proc tells nobody when it changes
+        while not holds():
             await asyncio.sleep(0.01)
 
 
@@ -240,9 +244,9 @@ async def test_the_next_start_removes_what_a_killed_one_left(data: Path) -> None
 async def test_down_ends_it_and_is_harmless_twice(data: Path) -> None:
     async with supervisor(data, "control=serve") as running:
         await running.line("Ready after")
-        assert await asyncio.to_thread(down, data) == "ended"
+        assert await down(data) == "ended"
         assert await running.ended() == 0
-        assert "nothing runs" in await asyncio.to_thread(down, data)
+        assert "nothing runs" in await down(data)
 
 
 async def test_down_removes_what_a_killed_one_left(data: Path) -> None:
@@ -251,7 +255,7 @@ async def test_down_removes_what_a_killed_one_left(data: Path) -> None:
         await running.line("Ready after")
         running.process.kill()
         await running.process.wait()
-        assert "removed what an earlier run left" in await asyncio.to_thread(down, data)
+        assert "removed what an earlier run left" in await down(data)
         assert not is_running(left)
         assert not (data / "platform.json").exists()
 
