@@ -30,6 +30,8 @@ from skerry.services.site.controller import SiteController
 from skerry.services.site.nodes import Nodes
 from skerry.wire.internal.routes import link_app
 
+INGRESS_UID = 1_879_048_191  # nobody else's: the worker runtime's own begin right above
+
 
 async def serve(config: SiteConfig, plane: Plane) -> None:
     configure_logs()
@@ -95,6 +97,8 @@ def _ingress(config: SiteConfig) -> HAProxyIngress:
             tag=tag,
             shared=(config.shared_address,) if config.shared_address else (),
             program=config.engines.haproxy or "",
+            uid=INGRESS_UID if os.geteuid() == 0 else 0,
+            gid=INGRESS_UID if os.geteuid() == 0 else 0,
         )
     )
 
