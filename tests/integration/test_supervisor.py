@@ -25,20 +25,25 @@ DEADLINE_S = 60
 class Running:
     """A supervisor that the test started."""
 
-    def __init__(self, process: asyncio.subprocess.Process, data: Path) -> None:
+    def __init__(
+        self, process: asyncio.subprocess.Process, reader: asyncio.StreamReader, transport: asyncio.BaseTransport
+    ) -> None:
         self.process = process
-        self.data = data
         self.lines: list[str] = []
+        self._reader = reader
+        self._read = transport
 
     async def line(self, pattern: str) -> re.Match[str]:
         """The next line that matches."""
-        assert self.process.stdout is not None
         async with asyncio.timeout(DEADLINE_S):
-            while raw := await self.process.stdout.readline():
+            while raw := await self._reader.readline():
                 self.lines.append(raw.decode().rstrip())
                 if found := re.search(pattern, self.lines[-1]):
                     return found
         raise AssertionError(f"no line like {pattern!r} in {self.lines}")
+
+    def stop_reading(self) -> None:
+        self._read.close()
 
     async def pid_of(self, plane: str) -> int:
         return int((await self.line(rf"{plane}: (?:ready|back) \(pid (\d+)\)")).group(1))
@@ -48,9 +53,8 @@ class Running:
         return await self.ended()
 
     async def ended(self) -> int:
-        assert self.process.stdout is not None
         async with asyncio.timeout(DEADLINE_S):
-            self.lines += (await self.process.stdout.read()).decode().splitlines()
+            self.lines += (await self._reader.read()).decode().splitlines()
             return await self.process.wait()
 
 
@@ -59,13 +63,19 @@ async def supervisor(data: Path, *planes: str, **options: object) -> AsyncIterat
     port, api_port = free_ports()
     ports = {"port": port, "api_port": api_port}
     asked = Options(data_dir=str(data), cities="lhr:1", example=False, **{**ports, **options})  # type: ignore[arg-type]
+    reader = asyncio.StreamReader()
+    read_end, write_end = os.pipe()
     process = await asyncio.create_subprocess_exec(
-        sys.executable, str(PROGRAM), encode(asked).decode(), *planes,
-        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
-    )  # fmt: skip
+        sys.executable, str(PROGRAM), encode(asked).decode(), *planes, stdout=write_end, stderr=write_end
+    )
+    os.close(write_end)
+    transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(read_end, "rb")
+    )
     try:
-        yield Running(process, data)
+        yield Running(process, reader, transport)
     finally:
+        transport.close()
         if process.returncode is None:
             process.kill()
             await process.wait()
@@ -162,6 +172,20 @@ async def test_children_that_planes_forgot_are_ended_with_it(data: Path) -> None
         child = int((data / "control.child").read_text())
         assert await running.end() == 0
         await eventually(lambda: not is_running(child))
+
+
+async def test_it_goes_on_when_nobody_reads_what_it_says(data: Path) -> None:
+    """`skerry up | head -1`."""
+    async with supervisor(data, "control=serve") as running:
+        first = await running.pid_of("control")
+        await running.line("Ready after")
+        running.stop_reading()
+        os.kill(first, signal.SIGKILL)
+        await eventually(lambda: [pid for pid in find_tagged(platform_tag(data)) if pid != first] != [])
+        running.process.terminate()
+        async with asyncio.timeout(DEADLINE_S):
+            await running.process.wait()
+        assert not leftovers.find_leftovers(data)
 
 
 async def test_a_plane_that_will_not_end_is_ended_by_force(data: Path) -> None:

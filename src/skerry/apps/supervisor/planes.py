@@ -36,6 +36,7 @@ PLANE_CPU_SHARES = 1024
 
 _PASSED_ON = ("PATH", "HOME", "LANG", "TZ", "TMPDIR", "PYTHONPATH", "PYTHONDONTWRITEBYTECODE", "LD_LIBRARY_PATH")
 _PASSED_ON_PREFIXES = ("LC_", "SKERRY_", "XDG_", "SSL_CERT_")
+_KEPT_BACK = "SKERRY_API_"  # of another platform, and secret
 
 
 class PlaneSpec(Record):
@@ -294,7 +295,8 @@ class Planes:
 
 def passed_on() -> dict[str, str]:
     """What of our environment planes get: no tokens of other tools. They run in another directory than we."""
-    found = {n: value for n, value in os.environ.items() if n in _PASSED_ON or n.startswith(_PASSED_ON_PREFIXES)}
+    names = [name for name in os.environ if name in _PASSED_ON or name.startswith(_PASSED_ON_PREFIXES)]
+    found = {name: os.environ[name] for name in names if not name.startswith(_KEPT_BACK)}
     if places := found.get("PYTHONPATH"):
         found["PYTHONPATH"] = os.pathsep.join(str(Path(place).absolute()) for place in places.split(os.pathsep))
     return found

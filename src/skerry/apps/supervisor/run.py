@@ -99,6 +99,7 @@ class Supervisor:
         prepare_data(layout.data)
         lock = DataLock.take(layout.data)
         try:
+            self._watch_signals()
             write_platform(layout, ready=False)  # whoever wants to end it finds it from here on
             await self._remove_leftovers()
             refuse_if_taken(wanted_ports(layout))
@@ -106,9 +107,9 @@ class Supervisor:
             _ensure_join_secret(layout.join_secret)
             specs = self._specs()  # asks engines for their versions: before children are reaped by the loop
             self._orphans.adopt()
-            self._watch_signals()
             try:
-                await self._serve(specs)
+                if not self._end.is_set():
+                    await self._serve(specs)
             finally:
                 left = await self._clean_up()
         finally:
@@ -181,7 +182,7 @@ class Supervisor:
         if example.is_deployed(self._layout, project, await asyncio.to_thread(client.status)):
             return
         accounts = await asyncio.to_thread(client.accounts)
-        account = next(item for item in accounts if item.name == client.target.default_account)
+        account = next((item for item in accounts if item.name == client.target.default_account), accounts[0])
         self._screen.note(f"Deploying {project.name} with wrangler")
         await example.deploy(self._layout, project, client.target, account.account, self._orphans)
 

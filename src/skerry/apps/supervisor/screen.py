@@ -1,5 +1,6 @@
 """What `skerry up` shows: plain lines where nobody looks at a terminal, a live view where somebody does."""
 
+import contextlib
 import os
 import sys
 import time
@@ -102,7 +103,8 @@ class PlainScreen:
             self._print(f"{name}: {state}")
 
     def _print(self, text: str) -> None:
-        print(f"{time.strftime('%H:%M:%S')} {text}", file=self._out, flush=True)
+        with contextlib.suppress(OSError):  # nobody reads any more: that ends no platform
+            print(f"{time.strftime('%H:%M:%S')} {text}", file=self._out, flush=True)
 
 
 class LiveScreen:
@@ -152,13 +154,15 @@ class LiveScreen:
         self._draw()
 
     def close(self) -> None:
-        self._live.stop()
+        with contextlib.suppress(OSError):
+            self._live.stop()
 
     def _remember(self, text: str) -> None:
         self._notes = [*self._notes, f"{time.strftime('%H:%M:%S')} {text}"][-NOTES_SHOWN:]
 
     def _draw(self) -> None:
-        self._live.update(self._picture(), refresh=True)
+        with contextlib.suppress(OSError):  # the terminal is gone; SIGHUP says so too
+            self._live.update(self._picture(), refresh=True)
 
     def _picture(self) -> "Group":
         from rich.console import Group
