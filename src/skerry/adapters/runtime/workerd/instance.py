@@ -5,7 +5,6 @@ instance as its owner and ends with it.
 """
 
 import asyncio
-import contextlib
 import socket
 import time
 from collections.abc import Coroutine
@@ -74,6 +73,8 @@ class Instance:
         self._tasks: set[asyncio.Task[None]] = set()
         self._work: asyncio.Task[None] | None = None  # starts and watches the process
         self._next_process = 1
+        self._replacing: asyncio.Task[None] | None = None
+        self._verdict = ""  # why the process that runs was ended by us
 
     @property
     def version(self) -> Version:
@@ -104,31 +105,76 @@ class Instance:
     async def remove(self, *, grace_ms: int) -> None:
         """End it and leave nothing: idempotent, and right after half a start."""
         self.feed(machine.Stop())
-        await self._stop_work()
+        await self._stop_tasks()
         if self.process is not None:
             await end(self.process, grace_ms=grace_ms)
             self.process = None
-        await self.detach()
+        self.gate.close()
 
     async def detach(self) -> None:
         """Stop looking after it; what runs goes on running."""
-        await self._stop_work()
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._stop_tasks()
         if self.process is not None:
             self.process.close()
         self.gate.close()
 
-    async def replace(self) -> None:
+    # What the watch over idle instances asks for.
+
+    def saw_activity(self) -> None:
+        self._measure()
+        if self.life.state == "asleep":
+            self.feed(machine.Activity())
+
+    async def squeeze(self) -> None:
+        """Move its memory out; the kernel brings back what a request touches."""
+        process = self.process
+        group = process.group if process else None
+        if group is None or self.life.state not in ("running", "asleep"):
+            return
+        group.allow_swap(True)
+        try:
+            await asyncio.to_thread(group.squeeze)
+        finally:
+            group.allow_swap(False)
+        if self.process is process:
+            self._measure()
+            self.feed(machine.Squeezed())
+
+    def drop(self, reason: str) -> None:
+        """No process until the next request."""
+        self.feed(machine.Dropped(reason=reason))
+
+    async def end_hung(self, process: SandboxedProcess) -> None:
+        if self.process is process:
+            self._verdict = stderr.CPU_EXCEEDED
+            await process.kill_now()
+
+    async def replace_idle(self) -> None:
         """A fresh process on the same listener takes over from the one that runs, which finishes and ends."""
+        if self._replacing is None and self.life.state in ("running", "asleep"):
+            self._replacing = self._own(self._replace())
+            await asyncio.wait((self._replacing,))
+            self._replacing = None
+
+    async def _replace(self) -> None:
         old = self.process
-        fresh = await self._start_process()
-        await self._stop_work()
+        try:
+            async with asyncio.timeout(self._around.settings.start_ms_max / 1000):
+                fresh = await self._start_process()
+        except Exception:  # the old one goes on; a reason that lasts shows at its next start
+            return
+        if self._work is not None:
+            self._work.cancel()
         self.process = fresh
         self._work = self._own(self._watch(fresh))
         if old is not None:
             self._own(end(old, grace_ms=self._around.settings.drain_ms_max))
+        self._around.changed()
+
+    def _measure(self) -> None:
+        group = self.process.group if self.process else None
+        if group is not None:
+            self.memory_bytes = group.usage().memory_bytes
 
     def observed(self) -> ObservedInstance:
         return ObservedInstance(
@@ -174,6 +220,7 @@ class Instance:
             self.process = None
             self.feed(_exited(error))
             return
+        self._measure()
         self.feed(machine.Ready())
         await self._watch(process)
 
@@ -240,7 +287,8 @@ class Instance:
     async def _watch(self, process: SandboxedProcess) -> None:
         status = await process.exited()
         log = detached.read_log_tail(process.log)
-        reason = stderr.crash_reason(status, log, out_of_memory=process.out_of_memory())
+        reason = self._verdict or stderr.crash_reason(status, log, out_of_memory=process.out_of_memory())
+        self._verdict = ""
         await process.kill()  # what is left of it
         if self.process is process:
             self.process = None
@@ -257,11 +305,10 @@ class Instance:
         if process is not None:
             self._own(end(process, grace_ms=DROP_GRACE_MS))
 
-    async def _stop_work(self) -> None:
-        if self._work is not None and self._work is not asyncio.current_task():
-            self._work.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._work
+    async def _stop_tasks(self) -> None:
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         self._work = None
 
     def _own(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:

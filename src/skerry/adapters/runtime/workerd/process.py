@@ -128,6 +128,13 @@ class SandboxedProcess:
         if inner is not None:
             inner.signal(signal.SIGTERM)
 
+    async def kill_now(self) -> None:
+        """SIGKILL, and no more: whoever watches it sees it end and removes the rest."""
+        inner = self._find_inner()
+        if inner is not None:
+            inner.signal(signal.SIGKILL)
+            await inner.wait()
+
     async def kill(self) -> None:
         """End it now. When this returns nothing of it is left but its log. Idempotent."""
         if self._fleet.tree is not None:
@@ -187,6 +194,7 @@ class SandboxedProcess:
 def start(fleet: Fleet, program: Program) -> SandboxedProcess:
     """Start it; raises `OSError` or `CgroupError` when the machine refuses, and then leaves nothing."""
     places = fleet.places
+    _remove_old_logs(places.logs, program.name)
     health = listen_unix(places.health / f"{program.name}.sock")
     try:
         sockets = (*program.sockets, (HEALTH_SOCKET, health.fileno()))
@@ -225,6 +233,14 @@ def attach(fleet: Fleet, name: str) -> SandboxedProcess | None:
     """The process of that record, if it lives."""
     outer = detached.attach(name, records=fleet.places.processes)
     return None if outer is None else SandboxedProcess(fleet, outer)
+
+
+def _remove_old_logs(logs: Path, name: str) -> None:
+    """Keep that of the process before, for whoever asks why it ended."""
+    owner, _, number = name.rpartition(".")
+    for path in logs.glob(f"{owner}.*.log*"):
+        if int(path.name.split(".")[-2 if path.suffix == ".log" else -3]) < int(number) - 1:
+            path.unlink(missing_ok=True)
 
 
 async def newest(owner: str, left: dict[str, SandboxedProcess]) -> SandboxedProcess | None:

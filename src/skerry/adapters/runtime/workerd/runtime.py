@@ -20,6 +20,7 @@ from pathlib import Path
 
 import msgspec
 
+from skerry.adapters import zram
 from skerry.adapters.cgroup.probe import end_group, find_tree
 from skerry.adapters.process import detached
 from skerry.adapters.runtime.changes import Changes
@@ -35,6 +36,7 @@ from skerry.adapters.runtime.workerd.listeners import address_of, listen_tcp
 from skerry.adapters.runtime.workerd.process import Fleet, SandboxedProcess, newest
 from skerry.adapters.runtime.workerd.settings import Places, Settings
 from skerry.adapters.runtime.workerd.trees import Trees
+from skerry.adapters.runtime.workerd.watch import Watch
 from skerry.core.machines import instance as machine
 from skerry.core.machines.instance import Life
 from skerry.core.types.ids import Digest, InstanceId, NodeId
@@ -82,6 +84,7 @@ class WorkerdRuntime:
         self._stopping: dict[InstanceId, asyncio.Task[None]] = {}
         self._changes = Changes()
         self._begun = False
+        self._watching: asyncio.Task[None] | None = None
 
     @property
     def capabilities(self) -> Capabilities:
@@ -92,9 +95,15 @@ class WorkerdRuntime:
             missing.append(("own uid", "needs root: instances share this user's uid, in namespaces of their own"))
         if not limits:
             missing.append(("limits", self._no_tree or "this kernel hands out no memory and CPU controllers"))
-        missing.append(("sleep", "not there yet"))
+        if not self.can_sleep:
+            missing.append(("sleep", self._no_sleep()))
+        isolation = "namespace+uid" if as_root else "namespace"
         return Capabilities(
-            isolation="namespace+uid" if as_root else "namespace", limits=limits, sleep=False, egress=True, missing=tuple(missing)
+            isolation=isolation,
+            limits=limits,
+            sleep=self.can_sleep,
+            egress=True,
+            missing=tuple(missing),
         )
 
     async def attach(self) -> None:
@@ -120,6 +129,7 @@ class WorkerdRuntime:
         await self._fronts.prepared()
         self._assets.begin(serving)
         await self._sweep()
+        self._watching = asyncio.create_task(Watch(self).run())
         self._changes.notify()
 
     async def start(self, instance: NodeInstance) -> ObservedInstance:
@@ -147,7 +157,9 @@ class WorkerdRuntime:
             await asyncio.shield(task)
 
     async def sleep(self, instance_id: str) -> None:
-        return None
+        instance = self._instances.get(InstanceId(instance_id))
+        if instance is not None and self.can_sleep:
+            await instance.squeeze()
 
     def observe(self) -> tuple[ObservedInstance, ...]:
         return tuple(self._observed(key) for key in self._wanted)
@@ -158,6 +170,9 @@ class WorkerdRuntime:
     async def aclose(self, *, stop_instances: bool) -> None:
         if not self._begun:
             return
+        if self._watching is not None:
+            self._watching.cancel()
+            await asyncio.gather(self._watching, return_exceptions=True)
         if stop_instances:
             await asyncio.gather(*(self.stop(key, grace_ms=0) for key in list(self._wanted)))
         else:
@@ -170,7 +185,16 @@ class WorkerdRuntime:
         if stop_instances:
             await self._leave_nothing()
 
-    # What instances ask of their surroundings.
+    # What instances and the watch ask of their surroundings.
+
+    @property
+    def can_sleep(self) -> bool:
+        return not self._no_sleep()
+
+    def running(self) -> tuple[Instance, ...]:
+        return tuple(
+            item for item in self._instances.values() if item.process is not None and item.life.state in ("running", "asleep")
+        )
 
     def changed(self) -> None:
         self._changes.notify()
@@ -179,6 +203,21 @@ class WorkerdRuntime:
         state, kept = instance.life.state, self._wanted.get(instance.wanted.id)
         if kept is not None and kept.dead != (state == "dead") and state in ("dead", "starting"):
             self._keep(msgspec.structs.replace(kept, dead=state == "dead"))
+
+    def trim_logs(self) -> None:
+        limit = self.settings.log_bytes_max
+        for entry in os.scandir(self.fleet.places.logs):
+            if entry.name.endswith(".log") and entry.stat().st_size > limit:
+                detached.trim_log(Path(entry.path), bytes_max=limit)
+
+    def _no_sleep(self) -> str:
+        """Why memory cannot be squeezed here; empty if it can."""
+        tree = self.fleet.tree
+        if not self.settings.enable_sleep:
+            return "switched off"
+        if tree is None or not tree.squeezes:
+            return self._no_tree or "this kernel cannot move a group's memory into swap"
+        return "" if zram.usable_swap() else "there is no swap on zram"
 
     def _begin(self) -> None:
         fleet, settings = self.fleet, self.settings
