@@ -62,7 +62,7 @@ class Running:
 async def supervisor(data: Path, *planes: str, **options: object) -> AsyncIterator[Running]:
     port, api_port = free_ports()
     ports = {"port": port, "api_port": api_port}
-    asked = Options(data_dir=str(data), cities="lhr:1", example=False, **{**ports, **options})  # type: ignore[arg-type]
+    asked = Options(data_dir=str(data), cities="lhr:1", example=False, zram=False, **{**ports, **options})  # type: ignore[arg-type]
     reader = asyncio.StreamReader()
     read_end, write_end = os.pipe()
     process = await asyncio.create_subprocess_exec(

@@ -68,6 +68,7 @@ def up(
     allow_egress: Annotated[
         list[str] | None, typer.Option(metavar="CIDR", help="A network that apps may reach besides the public internet.")
     ] = None,
+    zram: Annotated[bool, typer.Option("--zram/--no-zram", help="As root: make swap in memory, for sleeping apps.")] = True,
     json: JsonOption = False,
 ) -> None:
     """Start every plane on this machine: control, cities, nodes. Ctrl-C ends all of it."""
@@ -81,6 +82,7 @@ def up(
         api_port=api_port,
         suffix=suffix,
         example=example,
+        zram=zram,
         node_cpu_millicores=node_cpu,
         node_memory_mib=node_memory,
         egress_allow=tuple(allow_egress or ()),

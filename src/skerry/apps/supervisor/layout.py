@@ -40,6 +40,7 @@ class Options(Record):
     api_port: int = 8787
     suffix: str = "localhost"
     example: bool = True
+    zram: bool = True  # make swap in compressed memory, where root and the kernel allow it and there is none
     node_cpu_millicores: int | None = None
     node_memory_mib: int | None = None
     egress_allow: tuple[str, ...] = ()

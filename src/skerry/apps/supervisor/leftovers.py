@@ -11,6 +11,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
+from skerry.adapters import zram
 from skerry.adapters.cgroup.base import CgroupError
 from skerry.adapters.cgroup.probe import end_group, find_tree
 from skerry.adapters.process.detached import attach, find_tagged, kill_tagged, names
@@ -30,9 +31,10 @@ class Leftovers(Record):
     mounts: tuple[str, ...] = ()
     groups: tuple[str, ...] = ()
     sockets: tuple[str, ...] = ()
+    swap: tuple[str, ...] = ()
 
     def __bool__(self) -> bool:
-        return bool(self.processes or self.mounts or self.groups or self.sockets)
+        return bool(self.processes or self.mounts or self.groups or self.sockets or self.swap)
 
     def __str__(self) -> str:
         kinds: tuple[tuple[str, tuple[int | str, ...]], ...] = (
@@ -40,6 +42,7 @@ class Leftovers(Record):
             ("mounts", self.mounts),
             ("control groups", self.groups),
             ("sockets", self.sockets),
+            ("swap devices", self.swap),
         )
         return "; ".join(_shown(kind, items) for kind, items in kinds if items)
 
@@ -57,6 +60,8 @@ async def remove_leftovers(data: Path) -> Leftovers:
     for tag in tags_of(data):
         await kill_tagged(tag)
         await _remove_groups(tag)
+    with contextlib.suppress(zram.ZramError):  # reported as a leftover
+        zram.remove_swap(swap_record(data))
     for mount in mounts_below(data, run):
         _unmount(mount)
     left = find_leftovers(data)
@@ -76,6 +81,7 @@ def find_leftovers(data: Path) -> Leftovers:
         mounts=mounts_below(data, run),
         groups=tuple(f"{group_tree(tag)}/{name}" for tag in tags for name in _groups(tag)),
         sockets=tuple(str(path) for path in sorted(run.rglob("*")) if path.is_socket()) if run.is_dir() else (),
+        swap=("zram",) if swap_record(data).exists() else (),
     )
 
 
@@ -83,6 +89,11 @@ def tags_of(data: Path) -> tuple[str, ...]:
     """The platform's own, and those of every site and node that ever had a directory in `data`."""
     owners = [path for kind in ("sites", "nodes") for path in sorted((data / kind).glob("*"))]
     return (platform_tag(data), *(stable_id(str(path), length=8) for path in owners))
+
+
+def swap_record(data: Path) -> Path:
+    """What says that the platform made swap on zram, see `skerry.adapters.zram`."""
+    return data / "zram.json"
 
 
 def group_tree(tag: str) -> str:

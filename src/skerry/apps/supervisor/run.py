@@ -9,7 +9,7 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from skerry.adapters import tools
+from skerry.adapters import tools, zram
 from skerry.adapters.cgroup.probe import find_tree
 from skerry.adapters.process.detached import write_private
 from skerry.apps.config import Engines
@@ -142,6 +142,8 @@ class Supervisor:
             on_change=lambda: screen.planes(planes.states),
             on_note=screen.note,
         )
+        if layout.options.zram:
+            self._make_swap()
         planes.start(specs)
         await self._unless_ended(planes.wait_ready())
         if self._end.is_set():
@@ -163,6 +165,13 @@ class Supervisor:
             task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await task
+
+    def _make_swap(self) -> None:
+        """Where memory of sleeping instances goes; without it they stay awake."""
+        try:
+            zram.ensure_swap(leftovers.swap_record(self._layout.data))
+        except zram.ZramError as error:
+            self._screen.note(f"Idle apps stay awake: {error}")
 
     async def _fill(self) -> None:
         """Deploy the example if it is wanted, and wait until the apps there are serve again."""
