@@ -12,6 +12,7 @@ from pathlib import Path
 
 from skerry.adapters.cgroup.base import CgroupError, Group, Limits
 from skerry.adapters.cgroup.probe import find_tree
+from skerry.adapters.machine import remove_groups_of_the_dead
 
 HERE = Path(__file__).parent
 CPU_SHARES = 16384  # sixteen times a plain process
@@ -37,6 +38,7 @@ def run(name: str) -> int:
 @contextlib.contextmanager
 def group_of_its_own():
     """Yields None where groups cannot be made."""
+    remove_groups_of_the_dead("skerry-bench")
     tree, _ = find_tree(f"skerry-bench-{os.getpid()}")
     group: Group | None = None
     if tree is not None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -63,3 +64,14 @@ def test_probing_leaves_no_group_behind() -> None:
     tree, _ = find_tree(f"skerry-probe-{os.getpid()}")
     assert tree is None or tree.names() == ()
     assert not list(Path("/sys/fs/cgroup").glob(f"**/skerry-probe-{os.getpid()}"))
+
+
+def test_groups_of_a_probe_that_was_killed_are_removed() -> None:
+    dead = subprocess.Popen(["/bin/true"])
+    dead.wait()
+    tree, reason = find_tree(f"skerry-probe-{dead.pid}")
+    if tree is None:
+        pytest.skip(reason)
+    tree.create("probe")
+    machine.try_groups()
+    assert tree.names() == ()

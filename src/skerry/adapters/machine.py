@@ -26,6 +26,7 @@ SANDBOX_OPTIONS = (
 CERTIFICATES = Path("/etc/ssl/certs")  # what egress sees of the machine
 
 _PROC = Path("/proc")
+_GROUPS = Path("/sys/fs/cgroup")
 _SYSCTL = Path("/proc/sys")
 
 
@@ -76,6 +77,7 @@ def _sandbox_remedy() -> str:
 
 def try_groups() -> Groups:
     """Make a group with limits, as instances get one, and remove it again."""
+    remove_groups_of_the_dead("skerry-probe")
     tree, reason = find_tree(f"skerry-probe-{os.getpid()}")
     if tree is None:
         return Groups(problem=reason)
@@ -89,6 +91,16 @@ def try_groups() -> Groups:
     finally:
         tree.open("probe").remove()
         tree.remove()
+
+
+def remove_groups_of_the_dead(prefix: str) -> None:
+    """Remove groups `<prefix>-<pid>` whose process was killed before it could; what still holds processes stays."""
+    for tree in [*_GROUPS.glob(f"{prefix}-*"), *_GROUPS.glob(f"*/{prefix}-*")]:
+        if (_PROC / tree.name.rpartition("-")[2]).exists():
+            continue
+        for group in (*tree.glob("*/"), tree):
+            with contextlib.suppress(OSError):
+                group.rmdir()
 
 
 def certificates() -> int:
