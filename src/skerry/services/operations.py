@@ -2,7 +2,7 @@
 
 from msgspec.structs import replace
 
-from skerry.core.placement.explain import explain
+from skerry.core.placement.explain import explain, reason_sentence
 from skerry.core.types.account import Account
 from skerry.core.types.app import App, Deployment, Version
 from skerry.core.types.control import PlanHead, SiteIntent
@@ -192,7 +192,7 @@ class PlatformOperations:
         if release is None or pending:
             return RolloutView(state="pending")
         if blocked is not None and release.state == "done":
-            detail = "; ".join(f"{r.place}: {r.detail or r.reason}" for r in blocked.rejections)
+            detail = "; ".join(f"{r.place}: {reason_sentence(r)}" for r in blocked.rejections)
             return RolloutView(state="blocked", wave=len(release.waves), waves=len(release.waves), detail=detail)
         wave = min(release.wave + 1, len(release.waves))
         return RolloutView(state=release.state, wave=wave, waves=len(release.waves), detail=release.detail)

@@ -21,9 +21,6 @@ from skerry.kit.record import Record, encode
 
 CURABLE = frozenset(
     (
-        Reason.SITE_DOWN,
-        Reason.SITE_DRAINING,
-        Reason.SITE_CUT_OFF,
         Reason.NO_NODES,
         Reason.MISSING_FEATURE,
         Reason.NO_CAPACITY,
@@ -31,7 +28,8 @@ CURABLE = frozenset(
         Reason.REFUSED_BY_SITE,
     )
 )
-"""Reasons that new capacity or a returned site can cure; the others are the user's own wish."""
+"""Reasons that new capacity can cure. The others are somebody's wish (policy, a drain), or a site's absence: it is decided
+again by itself when the site is back, and until then its users are served elsewhere."""
 
 
 class _Choice(Record):
@@ -84,7 +82,7 @@ def same_decision(a: Plan, b: Plan) -> bool:
 
 
 def blocking(plan: Plan) -> tuple[Rejection, ...]:
-    """The rejections that new capacity or a returned site can cure: what makes a plan's app blocked."""
+    """The rejections that new capacity can cure: what makes a plan's app blocked."""
     return tuple(rejection for rejection in plan.rejections if rejection.reason in CURABLE)
 
 
