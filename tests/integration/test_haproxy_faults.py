@@ -138,7 +138,7 @@ async def test_the_pool_grows_under_load_and_long_connections_live_on(site: HAPr
         await kept.close()
         master = site.settings.master_socket
         async with asyncio.timeout(20):
-            while await old_workers(master):  # noqa: ASYNC110
+            while await old_workers(master):
                 await asyncio.sleep(0.02)
 
 
@@ -199,7 +199,7 @@ async def test_what_was_written_but_not_applied_when_the_controller_died_is_appl
 
 
 async def test_a_damaged_state_file_is_as_none(site: HAProxySite) -> None:
-    with open(site.settings.state_file, "w") as file:  # noqa: ASYNC230
+    with open(site.settings.state_file, "w") as file:
         file.write("{")
     async with opened(site) as ingress, backends("one") as (one,):
         await ingress.apply(table("lhr", route("app", one)))
@@ -277,3 +277,24 @@ async def test_an_app_that_left_leaves_no_server_behind(site: HAProxySite) -> No
 
 def test_the_first_layout_fits_any_table() -> None:
     assert lay_out(empty(Limits()), table("lhr"), limits=Limits()).servers == {}
+
+
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to give it up")
+async def test_workers_give_up_root_and_can_still_be_changed_and_reloaded(site: HAProxySite) -> None:
+    async with opened(site) as ingress, backends("one", "sin") as (one, far):
+        await ingress.apply(table("lhr", route("app", one, fallbacks=(far,))))
+        for _ in range(2):
+            workers = set(site.processes()) - {ingress.pid}
+            assert {real_uid(pid) for pid in workers} == {65534}
+            assert (await fetch(site.users, "app.test")).by == "one"
+            await ingress.apply(table("lhr", route("app", one, fallbacks=(far,)), *(route(f"more{n}", one) for n in range(20))))
+            assert (await fetch(site.users, "more19.test")).by == "one"
+        await one.stop()
+        assert (await fetch(site.users, "app.test")).by == "sin"
+        assert {stats.instance for stats in await ingress.stats()} == {"one"}
+
+
+def real_uid(pid: int) -> int:
+    with open(f"/proc/{pid}/status") as status:
+        return next(int(line.split()[1]) for line in status if line.startswith("Uid:"))

@@ -51,16 +51,17 @@ COMPRESSED_TYPES = (
 )
 
 
-def connections(limits: Limits, descriptors: int) -> int:
-    """How many to allow: two descriptors each, besides listeners, checks, pipes and a tenth for what HAProxy adds."""
-    return max(100, min(limits.connections_max, (descriptors * 9 // 10 - 2 * _PIPES_MAX) // 2))
+def connections(limits: Limits, descriptors: int, *, servers: int = 0) -> int:
+    """How many to allow: two descriptors each, besides pipes, one per server's check and a tenth for all the rest."""
+    return max(100, min(limits.connections_max, (descriptors * 9 // 10 - 2 * _PIPES_MAX - servers) // 2))
 
 
-def render(settings: Settings, layout: Layout, *, descriptors: int) -> str:
-    """The whole configuration; `descriptors` is RLIMIT_NOFILE."""
-    maxconn = connections(settings.limits, descriptors)
+def render(settings: Settings, layout: Layout, *, descriptors: int, root: bool) -> str:
+    """The whole configuration; `descriptors` is RLIMIT_NOFILE, `root` whether HAProxy is started as root."""
+    servers = sum(len(found) for found in layout.servers.values())
+    maxconn = connections(settings.limits, descriptors, servers=servers)
     parts = [
-        _global(settings, maxconn),
+        _global(settings, maxconn, root=root),
         _defaults(settings),
         _app_defaults(settings, maxconn),
         _peer_defaults(settings),
@@ -82,16 +83,11 @@ def render_map(entries: dict[str, str]) -> str:
 def server_options(settings: Settings, backend: str) -> str:
     """Of a server line, in the file and at run time alike (a dynamic server inherits nothing)."""
     limits = settings.limits
-    idle = f"pool-purge-delay {limits.idle_target_ms_max}ms"
+    often = f"fastinter {limits.breaker_ms}ms downinter {limits.breaker_ms}ms rise 1"
+    common = f"{often} observe layer4 error-limit 1 on-error mark-down pool-purge-delay {limits.idle_target_ms_max}ms"
     if backend.startswith("peer"):
-        return (
-            f"{idle} check inter {limits.peer_check_ms}ms fastinter {limits.breaker_ms}ms downinter {limits.breaker_ms}ms rise 1 fall 2 "
-            "observe layer4 error-limit 1 on-error mark-down"
-        )
-    return (
-        f"{idle} check addr {settings.site.peer_address} inter 1h fastinter {limits.breaker_ms}ms downinter {limits.breaker_ms}ms "
-        "rise 1 fall 3 observe layer4 error-limit 1 on-error mark-down"
-    )
+        return f"check inter {limits.peer_check_ms}ms fall 2 {common}"
+    return f"check addr {settings.site.peer_address} inter 1h fall 3 {common}"
 
 
 def server_line(settings: Settings, backend: str, server: Server) -> str:
@@ -121,7 +117,7 @@ _CONTINENTS = {
 }  # fmt: skip
 
 
-def _global(settings: Settings, maxconn: int) -> str:
+def _global(settings: Settings, maxconn: int, *, root: bool) -> str:
     limits = settings.limits
     lines = [
         "global",
@@ -137,7 +133,7 @@ def _global(settings: Settings, maxconn: int) -> str:
         "tune.http.maxhdr 256",
         "spread-checks 5",
     ]
-    if settings.uid:
+    if root:
         lines += [f"uid {settings.uid}", f"gid {settings.gid}"]
     return "\n  ".join(lines)
 

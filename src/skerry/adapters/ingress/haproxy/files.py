@@ -37,12 +37,12 @@ def write_derived(settings: Settings, layout: Layout) -> None:
     """The maps before the configuration that names them."""
     _replace(Path(settings.hosts_file), render_map(layout.hosts).encode(), sync=False)
     _replace(Path(settings.fallbacks_file), render_map(layout.fallbacks).encode(), sync=False)
-    _replace(Path(settings.config_file), render(settings, layout, descriptors=descriptors()).encode(), sync=False)
+    _replace(Path(settings.config_file), _config(settings, layout).encode(), sync=False)
 
 
 def fixed_digest(settings: Settings) -> str:
     """Changes when anything but the table does: then a running HAProxy has to read its file anew."""
-    return content_digest(render(settings, Layout(app_slots=1, peer_slots=1), descriptors=descriptors()).encode())
+    return content_digest(_config(settings, Layout(app_slots=1, peer_slots=1)).encode())
 
 
 def make_directories(settings: Settings) -> None:
@@ -68,8 +68,9 @@ def remove_sockets(settings: Settings) -> None:
         Path(name).unlink(missing_ok=True)
 
 
-def descriptors() -> int:
-    return resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+def _config(settings: Settings, layout: Layout) -> str:
+    descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    return render(settings, layout, descriptors=descriptors, root=os.geteuid() == 0)
 
 
 def _replace(path: Path, data: bytes, *, sync: bool) -> None:

@@ -101,7 +101,9 @@ class Master:
             self._process.close()
 
     def log_tail(self) -> str:
-        return read_log_tail(Path(self._settings.log), bytes_max=LOG_TAIL_BYTES)
+        """The end of what it said, without a line for every slot of a worker that stopped."""
+        lines = read_log_tail(Path(self._settings.log)).splitlines()
+        return "\n".join(line for line in lines if " stopped (cumulated" not in line)[-LOG_TAIL_BYTES:]
 
     def trim_log(self) -> None:
         trim_log(Path(self._settings.log), bytes_max=self._settings.limits.log_bytes_max)

@@ -8,6 +8,7 @@ from skerry.kit.record import Record
 _SAFE_PATH = re.compile(r"/[A-Za-z0-9._/+@-]+")
 _SAFE_ADDRESS = re.compile(r"(\d{1,3}(\.\d{1,3}){3}|\[[0-9a-f:]+\]):\d{1,5}")
 RUN_DIR_CHARS_MAX = 80  # a unix socket's path has 107 bytes, and HAProxy adds a suffix while it binds
+NOBODY = 65534  # whatever a client can do to a worker, it can do as nobody only
 
 
 class Limits(Record):
@@ -41,8 +42,8 @@ class Settings(Record):
 
     `site.address` and `site.peer_address` are bound, besides `shared` (host:port, SO_REUSEPORT with other sites).
     `join` are `cgroup.procs` files HAProxy is born in. `tag` marks its processes: whatever else
-    carries it is ended with them. With `uid` and
-    `gid` set, the worker gives up root for them.
+    carries it is ended with them. Workers
+    give up root for `uid` and `gid`; the master needs it to bind and to reload.
     """
 
     site: Site
@@ -55,8 +56,8 @@ class Settings(Record):
     join: tuple[str, ...] = ()
     program: str = ""  # empty: see `probe`
     threads: int = 1
-    uid: int = 0
-    gid: int = 0
+    uid: int = NOBODY
+    gid: int = NOBODY
     limits: Limits = Limits()
 
     def __post_init__(self) -> None:
