@@ -23,18 +23,18 @@ from skerry.ports.clock import Clock
 from skerry.ports.links import LinkError, SiteLink
 from skerry.ports.recordfile import RecordFile
 from skerry.ports.runtime import Runtime, RuntimeFault
+from skerry.services.uplink import UplinkSettings, keep_fetching, keep_reporting
 
 log = structlog.get_logger()
 
 
 class AgentSettings(Record):
-    """`heartbeat_ms`: a report at least this often. `starts_max`: instances started side by side."""
+    """`wait_ms`: how long a call for a slice is held. `starts_max`: instances started side by side."""
 
-    heartbeat_ms: int = 500
+    uplink: UplinkSettings = UplinkSettings(heartbeat_ms=500)
     wait_ms: int = 20_000
     stop_grace_ms: int = 5_000
-    retry_ms_min: int = 50
-    retry_ms_max: int = 2_000
+    fault_pause_ms: int = 2_000  # before what the runtime could not do is tried again
     starts_max: int = 8
 
 
@@ -73,8 +73,8 @@ class Agent:
             self._group = group
             group.create_task(self._reconcile_loop())
             group.create_task(self._watch_runtime())
-            group.create_task(self._report_loop())
-            group.create_task(self._slice_loop())
+            group.create_task(keep_reporting(self._send_report, self._report_due, self._clock, self._settings.uplink))
+            group.create_task(keep_fetching(self._fetch_slice, self._clock, self._settings.uplink))
 
     def accept(self, slice_: NodeSlice) -> bool:
         """Take a newer slice, durably; an older or equal generation, or another node's, changes nothing."""
@@ -125,17 +125,17 @@ class Agent:
                 await self._runtime.start(instance)
         except RuntimeFault as fault:
             log.error("start_failed", instance=instance.id, error=str(fault))
-            await self._clock.sleep_ms(self._settings.retry_ms_max)
+            await self._clock.sleep_ms(self._settings.fault_pause_ms)
         except LinkError as error:
             log.warning("start_waits", instance=instance.id, error=str(error))
-            await self._clock.sleep_ms(self._settings.retry_ms_max)
+            await self._clock.sleep_ms(self._settings.fault_pause_ms)
 
     async def _stop(self, instance_id: InstanceId) -> None:
         try:
             await self._runtime.stop(instance_id, grace_ms=self._settings.stop_grace_ms)
         except RuntimeFault as fault:
             log.error("stop_failed", instance=instance_id, error=str(fault))
-            await self._clock.sleep_ms(self._settings.retry_ms_max)
+            await self._clock.sleep_ms(self._settings.fault_pause_ms)
 
     async def _reconcile_loop(self) -> None:
         while True:
@@ -148,39 +148,10 @@ class Agent:
             self._wake.set()
             self._report_due.set()
 
-    async def _report_loop(self) -> None:
-        """Report at once when something changed, else as a heartbeat; keep trying when nobody answers."""
-        delay_ms = self._settings.retry_ms_min
-        while True:
-            self._report_due.clear()
-            try:
-                await self._link.report(self.report())
-                delay_ms = self._settings.retry_ms_min
-            except LinkError as error:
-                log.debug("report_failed", error=str(error))
-                await self._clock.sleep_ms(delay_ms)
-                delay_ms = min(delay_ms * 2, self._settings.retry_ms_max)
-                continue
-            await wait_event(self._report_due, self._settings.heartbeat_ms)
+    async def _send_report(self) -> None:
+        await self._link.report(self.report())
 
-    async def _slice_loop(self) -> None:
-        delay_ms = self._settings.retry_ms_min
-        while True:
-            try:
-                slice_ = await self._link.next_slice(after=self._slice.generation, wait_ms=self._settings.wait_ms)
-                delay_ms = self._settings.retry_ms_min
-                if slice_ is not None:
-                    self.accept(slice_)
-            except LinkError as error:
-                log.debug("slice_failed", error=str(error))
-                await self._clock.sleep_ms(delay_ms)
-                delay_ms = min(delay_ms * 2, self._settings.retry_ms_max)
-
-
-async def wait_event(event: asyncio.Event, timeout_ms: int) -> None:
-    """Wait for the event, at most so long."""
-    try:
-        async with asyncio.timeout(timeout_ms / 1000):
-            await event.wait()
-    except TimeoutError:
-        return
+    async def _fetch_slice(self) -> None:
+        slice_ = await self._link.next_slice(after=self._slice.generation, wait_ms=self._settings.wait_ms)
+        if slice_ is not None:
+            self.accept(slice_)

@@ -22,9 +22,10 @@ from skerry.core.types.slices import SERVING_STATES, NodeInstance, NodeReport, N
 from skerry.kit.record import Record
 from skerry.ports.clock import Clock
 from skerry.ports.ingress import Ingress, IngressFault
-from skerry.ports.links import ControlLink, LinkError
+from skerry.ports.links import ControlLink
 from skerry.ports.recordfile import RecordFile
 from skerry.services.site.nodes import Nodes
+from skerry.services.uplink import UplinkSettings, keep_fetching, keep_reporting, wait_event
 
 log = structlog.get_logger()
 
@@ -32,13 +33,12 @@ log = structlog.get_logger()
 class ControllerSettings(Record):
     """`first_look_ms`: how long a controller without a memory waits for its nodes to report before it decides."""
 
-    heartbeat_ms: int = 1_000
+    uplink: UplinkSettings = UplinkSettings(heartbeat_ms=1_000)
     wait_ms: int = 20_000
     look_ms: int = 500
     stats_ms: int = 200  # while something drains
     first_look_ms: int = 3_000
-    retry_ms_min: int = 50
-    retry_ms_max: int = 2_000
+    fault_pause_ms: int = 2_000  # before what the ingress could not do is tried again
 
 
 class SiteController:
@@ -93,8 +93,8 @@ class SiteController:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._decide_loop())
             group.create_task(self._look_loop())
-            group.create_task(self._slice_loop())
-            group.create_task(self._report_loop())
+            group.create_task(keep_fetching(self._fetch_slice, self._clock, self._settings.uplink))
+            group.create_task(keep_reporting(self._send_report, self._report_due, self._clock, self._settings.uplink))
 
     def known(self, node: NodeId) -> bool:
         return node in self._nodes.expected
@@ -112,7 +112,7 @@ class SiteController:
             left_ms = deadline_ms - self._clock.monotonic_ms()
             if slice_ is not None or left_ms <= 0:
                 return slice_
-            await _wait(self._handed_out, left_ms)
+            await wait_event(self._handed_out, left_ms)
 
     def accept(self, slice_: SiteSlice) -> bool:
         """Take a newer slice, durably; another site's or an older generation changes nothing."""
@@ -188,11 +188,10 @@ class SiteController:
         """Routes first, then slices: what leaves a slice has left the routes before."""
         if decision.memory != self._memory or self._decision is None:
             self._memory_file.save(decision.memory)
-        self._memory = decision.memory
+        self._memory, self._decision = decision.memory, decision
         if decision.routes != self._table:
             await self._ingress.apply(decision.routes)
             self._table = decision.routes
-        self._decision = decision
         for contents in decision.slices:
             self._hand_out(contents.node, contents.instances)
         self._report_due.set()
@@ -228,14 +227,14 @@ class SiteController:
                 wake_ms = await self.step()
             except IngressFault as fault:
                 log.error("ingress_fault", error=str(fault))
-                wake_ms = self._clock.now_ms() + self._settings.retry_ms_max
+                wake_ms = self._clock.now_ms() + self._settings.fault_pause_ms
             draining = self._memory is not None and bool(self._memory.retiring)
             due_ms = self._settings.look_ms if self._decision is None else 3_600_000
             if wake_ms is not None:
                 due_ms = min(due_ms, max(1, wake_ms - self._clock.now_ms()))
             if draining:
                 due_ms = min(due_ms, self._settings.stats_ms)
-            await _wait(self._wake, due_ms)
+            await wait_event(self._wake, due_ms)
             self._in_flight = await self._count_in_flight() if draining else None
 
     async def _count_in_flight(self) -> dict[InstanceId, int] | None:
@@ -251,44 +250,17 @@ class SiteController:
             if await self._nodes.look():
                 self._wake.set()
 
-    async def _slice_loop(self) -> None:
-        delay_ms = self._settings.retry_ms_min
-        while True:
-            held = self._slice.generation if self._slice else 0
-            try:
-                slice_ = await self._link.next_slice(after=held, wait_ms=self._settings.wait_ms)
-                delay_ms = self._settings.retry_ms_min
-                if slice_ is not None:
-                    self.accept(slice_)
-            except LinkError as error:
-                log.debug("slice_failed", error=str(error))
-                await self._clock.sleep_ms(delay_ms)
-                delay_ms = min(delay_ms * 2, self._settings.retry_ms_max)
+    async def _send_report(self) -> None:
+        await self._link.report(self.report())
 
-    async def _report_loop(self) -> None:
-        delay_ms = self._settings.retry_ms_min
-        while True:
-            self._report_due.clear()
-            try:
-                await self._link.report(self.report())
-                delay_ms = self._settings.retry_ms_min
-            except LinkError as error:
-                log.debug("report_failed", error=str(error))
-                await self._clock.sleep_ms(delay_ms)
-                delay_ms = min(delay_ms * 2, self._settings.retry_ms_max)
-                continue
-            await _wait(self._report_due, self._settings.heartbeat_ms)
+    async def _fetch_slice(self) -> None:
+        held = self._slice.generation if self._slice else 0
+        slice_ = await self._link.next_slice(after=held, wait_ms=self._settings.wait_ms)
+        if slice_ is not None:
+            self.accept(slice_)
 
 
 def _announce(event: asyncio.Event) -> None:
     """Wake everybody who waits now."""
     event.set()
     event.clear()
-
-
-async def _wait(event: asyncio.Event, timeout_ms: int) -> None:
-    try:
-        async with asyncio.timeout(timeout_ms / 1000):
-            await event.wait()
-    except TimeoutError:
-        return

@@ -5,6 +5,7 @@ a TCP connect. If none of them accepts, the node is lost at once; as long as one
 and it is given `agent_back_ms` to return.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable
 
 from msgspec.structs import replace
@@ -77,7 +78,8 @@ class Nodes:
 
     async def _look_at(self, node: NodeId, heard: NodeHeard, silent_ms: int) -> None:
         serving = [i for i in heard.report.instances if i.state in SERVING_STATES and i.address is not None]
-        answers = {i.id: await self._probe(i.address) for i in serving if i.address is not None}
+        found = await asyncio.gather(*(self._probe(i.address) for i in serving if i.address is not None))
+        answers = dict(zip((i.id for i in serving), found, strict=True))
         if self._heard.get(node) is not heard:
             return  # it spoke while we were looking
         dead = frozenset(name for name, accepts in answers.items() if not accepts)
