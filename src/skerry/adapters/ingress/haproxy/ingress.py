@@ -33,8 +33,8 @@ from skerry.adapters.ingress.haproxy.settings import Settings
 from skerry.core.types.routes import RouteTable
 from skerry.ports.ingress import TargetStats, Unavailable
 
-RESTARTS_PER_MINUTE = 30  # faster than that it is not killed but broken
-RESTART_DELAY_S_MAX = 2.0
+RESTARTS_AT_ONCE = 10  # in a minute; more often it is not killed but broken
+RESTART_DELAY_S = 1.0
 SWEEP_S = 1.0
 _log = structlog.get_logger()
 
@@ -186,22 +186,21 @@ class HAProxyIngress:
             return frozenset()
 
     async def _keep_running(self) -> None:
-        """HAProxy that ends without our word is started again from the files."""
+        """HAProxy that ends without our word is started again from the files, at once the first times."""
         loop = asyncio.get_running_loop()
-        starts: list[float] = []
+        ends: list[float] = []
         while True:
             assert self._master is not None
             await self._master.wait()
-            starts = [at for at in starts if at > loop.time() - 60] + [loop.time()]
-            if len(starts) > RESTARTS_PER_MINUTE:
-                await asyncio.sleep(RESTART_DELAY_S_MAX)
             _log.warning("haproxy.ended", log=self._master.log_tail())
+            ends = [at for at in ends if at > loop.time() - 60] + [loop.time()]
+            if len(ends) > RESTARTS_AT_ONCE:
+                await asyncio.sleep(RESTART_DELAY_S)
             async with self._lock:
                 try:
                     await self._launch(self._master)
-                except Unavailable as error:
+                except (Unavailable, OSError) as error:
                     _log.error("haproxy.start_failed", error=str(error))
-                    await asyncio.sleep(min(RESTART_DELAY_S_MAX, 0.1 * len(starts)))
 
     async def _keep_tidy(self) -> None:
         """Servers that had requests when they were removed are deleted when those have ended."""
@@ -209,7 +208,8 @@ class HAProxyIngress:
             await asyncio.sleep(SWEEP_S)
             async with self._lock:
                 if self._master is not None:
-                    self._master.trim_log()
+                    with contextlib.suppress(OSError):
+                        self._master.trim_log()
                 if self._loaded is None or not self._loaded.leaving or not self.pid:
                     continue
                 with contextlib.suppress(Refused):
