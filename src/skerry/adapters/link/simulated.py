@@ -1,12 +1,15 @@
 """Links inside one process, for the simulated world: they take time, and they can be cut."""
 
-from collections.abc import Awaitable, Callable
-from typing import final
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar, final
 
 from skerry.core.types.ids import Digest, NodeId, SiteId
 from skerry.core.types.slices import NodeReport, NodeSlice, SiteReport, SiteSlice
 from skerry.ports.clock import Clock
-from skerry.ports.links import Unreachable
+from skerry.ports.links import LinkError, Unreachable
+
+T = TypeVar("T")
 
 
 class Wire:
@@ -24,29 +27,69 @@ class Wire:
             raise Unreachable("the wire is cut")
 
 
-class ControlSide:
+class Upper:
+    """What the upper plane of a link is to its callers: while it lives, its answers; killed, broken connections."""
+
+    def __init__(self, on_fault: Callable[[Exception], None] | None = None) -> None:
+        self._on_fault = on_fault
+        self._calls: dict[asyncio.Task[Any], None] = {}  # a set would be in no order that two runs share
+        self._over = False
+
+    def end(self) -> None:
+        """As SIGKILL does: whoever waits for an answer finds the connection broken."""
+        self._over = True
+        for task in tuple(self._calls):
+            task.cancel()
+
+    async def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Raises `Unreachable` when the plane is killed meanwhile, or when it fails as no plane should (a 500)."""
+        task = asyncio.ensure_future(work)
+        self._calls[task] = None
+        try:
+            return await task
+        except asyncio.CancelledError:
+            caller = asyncio.current_task()
+            if self._over and caller is not None and not caller.cancelling():
+                raise Unreachable("the connection broke") from None
+            raise
+        except LinkError:
+            raise
+        except Exception as error:
+            if self._on_fault is None:
+                raise
+            self._on_fault(error)
+            raise Unreachable(f"status 500: {error!r}") from error
+        finally:
+            del self._calls[task]
+
+
+class ControlSide(Upper):
     """What a control offers to its sites."""
 
     def __init__(
         self,
         hear: Callable[[SiteReport], None],
-        next_slice: Callable[[SiteId, int, int], Awaitable[SiteSlice | None]],
-        blob: Callable[[Digest], Awaitable[bytes]],
+        next_slice: Callable[[SiteId, int, int], Coroutine[Any, Any, SiteSlice | None]],
+        blob: Callable[[Digest], Coroutine[Any, Any, bytes]],
+        on_fault: Callable[[Exception], None] | None = None,
     ) -> None:
+        super().__init__(on_fault)
         self.hear = hear
         self.next_slice = next_slice
         self.blob = blob
 
 
-class SiteSide:
+class SiteSide(Upper):
     """What a site controller offers to its nodes."""
 
     def __init__(
         self,
         hear: Callable[[NodeReport], None],
-        next_slice: Callable[[NodeId, int, int], Awaitable[NodeSlice | None]],
-        blob: Callable[[Digest], Awaitable[bytes]],
+        next_slice: Callable[[NodeId, int, int], Coroutine[Any, Any, NodeSlice | None]],
+        blob: Callable[[Digest], Coroutine[Any, Any, bytes]],
+        on_fault: Callable[[Exception], None] | None = None,
     ) -> None:
+        super().__init__(on_fault)
         self.hear = hear
         self.next_slice = next_slice
         self.blob = blob
@@ -54,7 +97,7 @@ class SiteSide:
 
 @final
 class SimulatedControlLink:
-    """`upper` gives the living control's (hear, next_slice, blob), or None."""
+    """`upper` gives the living control's side, or None."""
 
     def __init__(
         self,
@@ -73,13 +116,15 @@ class SimulatedControlLink:
 
     async def next_slice(self, *, after: int, wait_ms: int) -> SiteSlice | None:
         await self._wire.cross()
-        found = await self._living().next_slice(self._site, after, wait_ms)
+        side = self._living()
+        found = await side.run(side.next_slice(self._site, after, wait_ms))
         await self._wire.cross()
         return found
 
     async def blob(self, digest: Digest) -> bytes:
         await self._wire.cross()
-        return await self._living().blob(digest)
+        side = self._living()
+        return await side.run(side.blob(digest))
 
     def _living(self) -> ControlSide:
         side = self._upper()
@@ -90,7 +135,7 @@ class SimulatedControlLink:
 
 @final
 class SimulatedSiteLink:
-    """`upper` gives the living site controller's functions, or None."""
+    """`upper` gives the living site controller's side, or None."""
 
     def __init__(self, wire: Wire, node: NodeId, upper: Callable[[], SiteSide | None]) -> None:
         self._wire = wire
@@ -104,13 +149,15 @@ class SimulatedSiteLink:
 
     async def next_slice(self, *, after: int, wait_ms: int) -> NodeSlice | None:
         await self._wire.cross()
-        found = await self._living().next_slice(self._node, after, wait_ms)
+        side = self._living()
+        found = await side.run(side.next_slice(self._node, after, wait_ms))
         await self._wire.cross()
         return found
 
     async def blob(self, digest: Digest) -> bytes:
         await self._wire.cross()
-        return await self._living().blob(digest)
+        side = self._living()
+        return await side.run(side.blob(digest))
 
     def _living(self) -> SiteSide:
         side = self._upper()

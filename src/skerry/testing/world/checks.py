@@ -1,0 +1,193 @@
+"""What must hold at every moment of a simulated world, judged from outside: from the store's history, the planes' disks and the
+tables of the ingresses, never from what a plane says of itself."""
+
+from collections.abc import Iterable
+from typing import TypeVar, final
+
+from skerry.adapters.store.base import Batch
+from skerry.core.checks.slices import slice_violations
+from skerry.core.reconcile.site_types import SiteMemory
+from skerry.core.types.control import PlanHead, Reservation, SiteLedger
+from skerry.core.types.ids import SiteId
+from skerry.core.types.plan import REASON_TEXT, Plan, Rejection
+from skerry.core.types.resources import Resources
+from skerry.core.types.routes import RouteTable
+from skerry.core.types.slices import SERVING_STATES, NodeSlice, Refused, SiteSlice
+from skerry.kit import record
+from skerry.services.control import keys
+from skerry.testing.world.ground import Ground
+
+R = TypeVar("R", bound=record.Record)
+AppKey = tuple[str, str]
+
+
+@final
+class Checks:
+    """Hears of every change and calls `Ground.violate` for each broken promise. `begun`: all machines are there."""
+
+    def __init__(self, ground: Ground) -> None:
+        self._ground = ground
+        self.begun = False
+        self._entries: dict[str, bytes] = {}
+        self._revision = 0
+        self._memories: dict[SiteId, SiteMemory] = {}
+
+    # The store, transaction by transaction.
+
+    def follow_store(self) -> None:
+        """Judge every transaction since the last call, in order."""
+        history = self._ground.engine.history
+        while self._revision < history.newest:
+            batches = history.since(self._revision, limit=100)
+            assert batches is not None, "the checks are called more often than the history is cut"
+            for batch in batches:
+                self._revision = batch[0].revision
+                self._transaction(batch)
+
+    def held(self, prefix: str, as_type: type[R]) -> list[R]:
+        """Records as the store has them, in key order."""
+        return [record.decode(self._entries[key], as_type) for key in sorted(self._entries) if key.startswith(prefix)]
+
+    def _transaction(self, batch: Batch) -> None:
+        touched: set[str] = set()
+        self._ground.note(f"commit {batch[0].revision} " + " ".join(_brief(change.key, change.value) for change in batch))
+        heads = {change.key: self._entries.get(change.key) for change in batch if change.key.startswith(keys.PLAN_HEADS)}
+        for change in batch:
+            touched |= _site_of(change.key)
+            if change.value is None:
+                self._entries.pop(change.key, None)
+            else:
+                self._entries[change.key] = change.value
+        for key, before in sorted(heads.items()):
+            self._plan_chain(key, before)
+        for site in sorted(touched):
+            self._ledger(SiteId(site))
+
+    def _plan_chain(self, key: str, before: bytes | None) -> None:
+        """One chain of plans per app: each commits on the one before it, and its generation is one higher."""
+        raw = self._entries.get(key)
+        if raw is None:
+            return
+        head = record.decode(raw, PlanHead)
+        old = record.decode(before, PlanHead) if before else None
+        account, _, app = key.removeprefix(keys.PLAN_HEADS).partition("/")
+        at = f"{keys.PLANS}{account}/{app}/{head.generation:010d}"
+        if at not in self._entries:
+            self._ground.violate(f"{app}: the head is generation {head.generation}, which has no plan")
+            return
+        plan = record.decode(self._entries[at], Plan)
+        expected = (old.plan, old.generation + 1) if old else (None, 1)
+        if (plan.id, plan.parent, plan.generation) != (head.plan, *expected):
+            self._ground.violate(f"{app}: plan {plan.generation} on {plan.parent} follows {old}")
+        for rejection in plan.rejections:
+            self.reason(f"{app}: plan {plan.generation}", rejection)
+
+    def _ledger(self, site: SiteId) -> None:
+        """The ledger is the sum of its reservations, and never more than all of the site's machines have."""
+        raw = self._entries.get(keys.ledger(site))
+        reserved = record.decode(raw, SiteLedger).reserved if raw else Resources()
+        total = sum_of(held.resources for held in self.held(f"{keys.RESERVATIONS}{site}/", Reservation))
+        if total != reserved:
+            self._ground.violate(f"{site}: the ledger says {reserved}, the reservations add up to {total}")
+        capacity = sum_of(node.capacity for node in self._ground.hosts.values() if node.site == site)
+        if self.begun and not reserved.fits_in(capacity):
+            self._ground.violate(f"{site}: {reserved} is sold, {capacity} is there")
+
+    def reason(self, where: str, rejection: Rejection) -> None:
+        """Every rejection has a reason with a text."""
+        if not REASON_TEXT.get(rejection.reason) or not rejection.place:
+            self._ground.violate(f"{where}: {rejection.place!r} is rejected for {rejection.reason!r}")
+
+    # The disks of sites and nodes.
+
+    def on_slice(self, before: SiteSlice | NodeSlice | None, after: SiteSlice | NodeSlice) -> None:
+        where = after.site if isinstance(after, SiteSlice) else after.node
+        self._ground.note(f"{where} holds slice {after.generation}")
+        for found in slice_violations(before, after):
+            self._ground.violate(f"{where}: {found}")
+        if before is not None and after.generation <= before.generation:
+            self._ground.violate(f"{where}: took generation {after.generation} although it held {before.generation}")
+
+    def on_memory(self, site: SiteId, memory: SiteMemory) -> None:
+        """What a site wants of each of its nodes fits on the node."""
+        self._memories[site] = memory
+        for node in self._ground.hosts.values():
+            asked = sum_of(held.reserve for held in memory.held if held.node == node.id)
+            if not asked.fits_in(node.capacity):
+                self._ground.violate(f"{node.id}: {asked} is asked, {node.capacity} is there")
+
+    def on_refusals(self, site: SiteId, refused: tuple[Refused, ...]) -> None:
+        for item in refused:
+            if not item.rejections and any(node.site == site for node in self._ground.hosts.values()):
+                self._ground.violate(f"{site}: refuses {item.app} without a reason")
+            for rejection in item.rejections:
+                self.reason(f"{site}: {item.app}", rejection)
+
+    # Routes.
+
+    def on_routes(self, before: RouteTable, after: RouteTable) -> None:
+        """Traffic goes only to what has passed its health check, and never to fewer copies than could serve."""
+        if before == after:
+            return
+        self._ground.note(f"routes {after.site} " + " ".join(_targets(after)))
+        for route in after.routes:
+            for target in route.targets:
+                if target.weight > 0:
+                    self._passed(after.site, target.instance, target.address)
+        self._make_before_break(before, after)
+
+    def _passed(self, site: SiteId, instance: str, address: str) -> None:
+        for node in self._ground.hosts.values():
+            for cell in node.machine.cells.values():
+                if cell.address == address and cell.instance.id == instance and not cell.life.ready_ms:
+                    self._ground.violate(f"{site}: routes to {instance} at {address}, which never was ready ({cell.life.state})")
+
+    def _make_before_break(self, before: RouteTable, after: RouteTable) -> None:
+        memory = self._memories.get(after.site)
+        if memory is None:
+            return
+        now = {(r.account, r.app): {t.instance for t in r.targets if t.weight > 0} for r in after.routes}
+        for route in before.routes:
+            key = (route.account, route.app)
+            had = {t.instance for t in route.targets if t.weight > 0 and self._serves(t.address)}
+            wanted = {held.instance for held in memory.held if (held.account, held.app) == key}
+            left = now.get(key, set())
+            if wanted and len(left) < len(had) and not wanted <= left:
+                self._ground.violate(
+                    f"{after.site}: {route.app} fell from {sorted(had)} to {sorted(left)}, wanted {sorted(wanted)}"
+                )
+
+    def _serves(self, address: str) -> bool:
+        """Whether an instance serves there, and its site can know it."""
+        for node in self._ground.hosts.values():
+            for cell in node.machine.cells.values():
+                if cell.address == address:
+                    return cell.life.state in SERVING_STATES and node.alive and node.id not in self._memories_lost(node.site)
+        return False
+
+    def _memories_lost(self, site: SiteId) -> frozenset[str]:
+        memory = self._memories.get(site)
+        return frozenset(node.id for node in memory.nodes if node.state == "down") if memory else frozenset()
+
+
+def sum_of(amounts: Iterable[Resources]) -> Resources:
+    total = Resources()
+    for amount in amounts:
+        total += amount
+    return total
+
+
+def _site_of(key: str) -> set[str]:
+    for prefix in (keys.LEDGERS, keys.RESERVATIONS):
+        if key.startswith(prefix):
+            return {key.removeprefix(prefix).partition("/")[0]}
+    return set()
+
+
+def _brief(key: str, value: bytes | None) -> str:
+    """Keys without the ids that only tell accounts apart."""
+    return f"{'-' if value is None else '+'}{key}"
+
+
+def _targets(table: RouteTable) -> list[str]:
+    return [f"{route.app}={','.join(f'{t.instance}@{t.weight}' for t in route.targets) or '-'}" for route in table.routes]

@@ -1,0 +1,120 @@
+"""What differs between what is wanted and what is, once the faults are over."""
+
+from collections import Counter
+from collections.abc import Iterator
+
+from skerry.core.placement.executed import executed_plan
+from skerry.core.placement.ledger import reservations
+from skerry.core.types.app import App, Version
+from skerry.core.types.control import PlanHead, Reservation
+from skerry.core.types.ids import AccountId, AppName, PlanId, SiteId, VersionId
+from skerry.core.types.plan import Evaluation, Plan, Reason, Release
+from skerry.core.types.resources import Resources
+from skerry.core.types.slices import SERVING_STATES
+from skerry.services.control import keys
+from skerry.testing.world.estate import Estate
+from skerry.testing.world.planes import SimNode
+
+Running = Counter[tuple[str, VersionId]]
+"""(app, version) -> instances, in one site."""
+
+
+def leftovers(world: Estate) -> list[str]:
+    """In words; empty: what runs is what is planned, every site knows it, and nothing else is there."""
+    return [*_store(world), *_sites(world), *_nodes(world)]
+
+
+def _store(world: Estate) -> Iterator[str]:
+    """Nothing undecided, nothing of what was deleted, and reservations as the plans in force say."""
+    held = world.checks.held
+    apps = {(app.account, app.name): app for app in held(keys.APPS, App)}
+    yield from (f"evaluation of {e.app} ({e.cause}) is pending" for e in held(keys.EVALUATIONS, Evaluation))
+    yield from (f"release of {r.app} is running" for r in held(keys.RELEASES, Release) if r.state == "running")
+    plans = {plan.id: plan for plan in held(keys.PLANS, Plan)}
+    kept: dict[tuple[SiteId, AccountId, AppName], Resources] = {}
+    for head in held(keys.PLAN_HEADS, PlanHead):
+        versions = {version.id: version for version in held(keys.VERSIONS, Version)}
+        for entry in reservations(plans[head.plan], versions):
+            kept[(entry.site, entry.account, entry.app)] = entry.resources
+    found = {(r.site, r.account, r.app): r.resources for r in held(keys.RESERVATIONS, Reservation)}
+    yield from (
+        f"reservation {key}: {found.get(key)}, planned {kept.get(key)}"
+        for key in sorted({*kept, *found})
+        if kept.get(key) != found.get(key)
+    )
+    for prefix, kind in ((keys.VERSIONS, Version), (keys.PLANS, Plan), (keys.RELEASES, Release)):
+        gone = {item.app for item in held(prefix, kind) if (item.account, item.app) not in apps}
+        yield from (f"{prefix} of {app}, which was deleted" for app in sorted(gone))
+    for plan in (plans[head.plan] for head in held(keys.PLAN_HEADS, PlanHead)):
+        app = apps.get((plan.account, plan.app))
+        if app is None or app.deployment != plan.deployment:
+            yield f"{plan.app}: the plan is for another deployment than the app's"
+        yield from _rejections(world, plan)
+
+
+def _rejections(world: Estate, plan: Plan) -> Iterator[str]:
+    """Nobody waits for room that is there: each node's free memory against the least that an instance needs."""
+    reserve = Resources(cpu_millicores=10, memory_mib=12, disk_mib=1)
+    for rejection in plan.rejections:
+        if rejection.reason not in (Reason.NO_CAPACITY, Reason.REFUSED_BY_SITE):
+            continue
+        nodes = [node for node in world.nodes.values() if node.site == rejection.place]
+        memory = world.sites[rejection.place].memory_file.load()
+        for node in nodes:
+            used = Resources()
+            for held in memory.held if memory else ():
+                used += held.reserve if held.node == node.id else Resources()
+            if reserve.fits_in(node.capacity.less(used)) and not _draining(world, node):
+                yield f"{plan.app} waits for room in {rejection.place} ({rejection.detail}), and {node.id} has some"
+
+
+def _draining(world: Estate, node: SimNode) -> bool:
+    slice_ = world.sites[node.site].slice_file.load()
+    return slice_ is None or node.id in slice_.draining_nodes or slice_.state == "draining"
+
+
+def _sites(world: Estate) -> Iterator[str]:
+    for name, site in world.sites.items():
+        memory, slice_ = site.memory_file.load(), site.slice_file.load()
+        if memory is not None and memory.retiring:
+            yield f"{name}: {len(memory.retiring)} instances are retiring"
+        now = world.control.slices.current(SiteId(name)) if world.control.alive else None
+        if now is not None and (slice_ is None or slice_.apps != now.apps):
+            yield f"{name}: holds slice {slice_.generation if slice_ else 0}, control says {now.generation}"
+        wanted, found = _planned(world, name), _running(world, name)
+        if wanted != found:
+            yield f"{name}: planned {sorted(wanted.items())}, runs {sorted(found.items())}"
+
+
+def _planned(world: Estate, site: str) -> Running:
+    plans: dict[PlanId, Plan] = {plan.id: plan for plan in world.checks.held(keys.PLANS, Plan)}
+    wanted: Running = Counter()
+    for release in world.checks.held(keys.RELEASES, Release):
+        name = executed_plan(release, SiteId(site))
+        for entry in plans[name].placements if name else ():
+            if entry.site == site:
+                wanted[(release.app, entry.version)] += entry.count
+    return wanted
+
+
+def _running(world: Estate, site: str) -> Running:
+    found: Running = Counter()
+    for node in world.nodes.values():
+        if node.site == site:
+            found.update((cell.instance.version.app, cell.instance.version.id) for cell in node.machine.cells.values())
+    return found
+
+
+def _nodes(world: Estate) -> Iterator[str]:
+    broken = {*world.faults.crash_at_start, *world.faults.own_fault}
+    for node in world.nodes.values():
+        slice_ = node.file.load()
+        asked = {instance.id for instance in slice_.instances} if slice_ else set[str]()
+        if asked != set(node.machine.cells):
+            yield f"{node.id}: asked {sorted(asked)}, has {sorted(node.machine.cells)}"
+        for cell in node.machine.cells.values():
+            worker = cell.instance.version.worker
+            if worker and worker.modules[0].digest in broken:
+                continue
+            if cell.life.state not in SERVING_STATES:
+                yield f"{node.id}: {cell.instance.version.app} is {cell.life.state} ({cell.life.detail})"

@@ -1,0 +1,80 @@
+"""The network of a simulated world: who reaches whom, and how an address answers."""
+
+import asyncio
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import final
+
+from skerry.adapters.ingress.simulated import BrokenOff
+from skerry.core.types.ids import SiteId
+from skerry.testing.world.ground import Ground, Host
+
+HANDLE_MS = 2  # what a request takes inside an instance
+HOP_MS = 20  # between two sites, there and back
+
+
+@dataclass
+class Way:
+    """Where a request came to be served; empty until it was."""
+
+    site: str = ""
+    node: str = ""
+    version: str = ""
+    refused: bool = False  # an instance that cannot start said so itself
+
+
+way_of_request: ContextVar[Way] = ContextVar("way_of_request")
+
+
+@final
+class Network:
+    """`apart` are pairs of sites that do not reach each other."""
+
+    def __init__(self, ground: Ground) -> None:
+        self._ground = ground
+        self.apart: set[frozenset[str]] = set()
+
+    def connected(self, a: str, b: str) -> bool:
+        return a == b or frozenset((a, b)) not in self.apart
+
+    async def reach(self, origin: SiteId, address: str, method: str, host: str) -> int:
+        """As `adapters.ingress.simulated.Reach`: an instance of the same site, or another site's peer frontend."""
+        name = address.partition(".")[0]
+        if name in self._ground.ingresses:
+            return await self._reach_peer(origin, SiteId(name), method, host)
+        return await self._reach_instance(self._ground.hosts[name], address)
+
+    async def accepts(self, address: str) -> bool:
+        """Whether a TCP connect succeeds: the process is there, or an agent that holds the listener for a dead one."""
+        await asyncio.sleep(0.001)
+        node = self._ground.hosts[address.partition(".")[0]]
+        return any(cell.address == address and (cell.pid is not None or node.alive) for cell in node.machine.cells.values())
+
+    async def _reach_peer(self, origin: SiteId, site: SiteId, method: str, host: str) -> int:
+        await asyncio.sleep(HOP_MS / 1000)
+        if site in self._ground.lost_sites or not self.connected(origin, site):
+            raise ConnectionRefusedError(f"{site} is out of reach of {origin}")
+        answer = await self._ground.ingresses[site].request(host, method=method, peer=True)
+        return answer.status
+
+    async def _reach_instance(self, node: Host, address: str) -> int:
+        cell = next((cell for cell in node.machine.cells.values() if cell.address == address), None)
+        if cell is None or (cell.pid is None and not node.alive):
+            raise ConnectionRefusedError(f"nobody listens at {address}")
+        if not node.alive and cell.life.state == "starting":
+            await asyncio.sleep(node.machine.faults.start_ms_default / 1000)  # the process needs no agent to become ready
+            status = 200
+        else:
+            try:
+                status = (await node.runtime.request(address)).status
+            except ConnectionRefusedError as error:
+                raise BrokenOff("it went while the request waited in its backlog") from error
+        process = cell.process
+        await asyncio.sleep(HANDLE_MS / 1000)
+        if cell.process != process or node.machine.cells.get(cell.instance.id) is not cell:
+            raise BrokenOff("its process ended meanwhile")
+        way = way_of_request.get(None)
+        if way is not None:
+            way.site, way.node, way.version = node.site, node.id, cell.instance.version.id
+            way.refused = status != 200
+        return status

@@ -1,0 +1,255 @@
+"""The world itself: planes, users, faults, and what is known of all of them from outside."""
+
+import asyncio
+import gc
+from collections.abc import Coroutine, Mapping
+from types import TracebackType
+from typing import Any, NoReturn, Self, TypeVar
+
+import structlog
+
+from skerry.adapters.store.simulated import SimulatedStore
+from skerry.core.types.account import Account
+from skerry.core.types.app import App, Share, Version
+from skerry.core.types.ids import AppName, Digest, NodeId, SiteId, VersionId
+from skerry.core.types.plan import Plan
+from skerry.core.types.view import AppView, Explanation
+from skerry.kit.hashing import content_digest
+from skerry.services.accounts import Accounts
+from skerry.services.control import keys
+from skerry.services.intents.upload import ModulePart, Upload
+from skerry.testing.builders import make_node
+from skerry.testing.virtual_loop import run_virtual
+from skerry.testing.world.convergence import leftovers
+from skerry.testing.world.estate import Estate
+from skerry.testing.world.load import Failure, Load, Served
+from skerry.testing.world.network import Way, way_of_request
+from skerry.testing.world.planes import SUFFIX, SimControl, SimNode, SimSite
+
+T = TypeVar("T")
+
+SAMPLE_MS = 50
+EXCUSED_MS = 2_000
+"""A copy that became healthy so shortly before a request failed may not have been known to the user's city yet."""
+QUIET_MS = 3_000
+SETTLE_MS = 120_000
+BUGS = frozenset(("plan_violates", "decision_violates"))  # logged where a decision breaks a promise and is not carried out
+CODE = "export default { fetch() {} }"
+
+
+class World(Estate):
+    """`plan`: nodes per site, each with `memory_mib`. Leaving the world raises when promises were broken."""
+
+    def __init__(self, plan: Mapping[str, int], *, seed: int = 1, memory_mib: int = 1024, trace_lines: int = 0) -> None:
+        super().__init__(plan, seed=seed, trace_lines=trace_lines)
+        self._memory_mib = memory_mib
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def __aenter__(self) -> Self:
+        self._structlog = structlog.get_config()
+        structlog.configure(processors=[self._hear_log])
+        self.account: Account = await Accounts(SimulatedStore(self.engine), self.clock, self.random_bytes).create_account(
+            "default"
+        )
+        self.controls.append(SimControl(self, "control"))
+        for name, count in self.plan.items():
+            names = tuple(NodeId(f"{name}-{number}") for number in range(1, count + 1))
+            self.sites[name] = SimSite(self, name, names, controls=self.control_sides, network=self.network, checks=self.checks)
+            for node in names:
+                self.add_node(node)
+        self.checks.begun = True
+        self._tasks = [asyncio.ensure_future(self._watch())]
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._look()
+        for task in self._tasks:
+            task.cancel()
+        for plane in (*self.nodes.values(), *self.sites.values(), *self.controls):
+            plane.kill()
+        await asyncio.sleep(0.01)
+        structlog.configure(**self._structlog)
+        if self.violations and error is None:
+            raise AssertionError("\n".join(("promises broken:", *self.violations)))
+
+    # What is known from outside.
+
+    def judge_failure(self, failure: Failure) -> None:
+        """A failed request is a broken promise when a healthy copy was in reach all the time."""
+        self.copies.sample()
+        since_ms = self.copies.reachable_since(failure.app, failure.site)
+        app = next((app for app in self.checks.held(keys.APPS, App) if app.name == failure.app), None)
+        if since_ms is None or failure.at_ms - since_ms < EXCUSED_MS or app is None or not app.enabled:
+            return
+        if "by the instance" in failure.what:
+            return  # what it says itself goes to the user, for the moments until its site has heard
+        self.violate(f"a healthy copy was in reach since {since_ms} ms, but {failure}")
+
+    def picture(self) -> tuple[str, ...]:
+        """What runs where, and how far every app is: one line each."""
+        cells = sorted(
+            f"{node.id} {cell.instance.version.app} v{cell.instance.version.number} {cell.life.state}"
+            for node in self.nodes.values()
+            for cell in node.machine.cells.values()
+        )
+        routes = [f"{name} {site.ingress.real.table}" for name, site in sorted(self.sites.items())]
+        return (*cells, *routes, f"revision {self.engine.history.newest}")
+
+    async def settled(self, *, limit_ms: int = SETTLE_MS) -> None:
+        """Returns when nothing has changed for a while; raises `TimeoutError` when it never does."""
+        deadline_ms = self.clock.monotonic_ms() + limit_ms
+        last, since_ms = self.picture(), self.clock.monotonic_ms()
+        while self.clock.monotonic_ms() < deadline_ms:
+            await self.clock.sleep_ms(250)
+            now = self.picture()
+            if now != last:
+                last, since_ms = now, self.clock.monotonic_ms()
+            elif self.clock.monotonic_ms() - since_ms > QUIET_MS:
+                return
+        raise TimeoutError(f"still changing after {limit_ms} ms: {last}")
+
+    async def converged(self, *, limit_ms: int = SETTLE_MS) -> None:
+        """Waits until what runs is what is planned, and nothing else is left; raises `AssertionError` with what differs."""
+        deadline_ms = self.clock.monotonic_ms() + limit_ms
+        while True:
+            self._look()
+            found = leftovers(self)
+            if not found:
+                return
+            if self.clock.monotonic_ms() > deadline_ms:
+                raise AssertionError("\n".join((f"not converged in {limit_ms} ms:", *found)))
+            await self.clock.sleep_ms(250)
+
+    def plan_of(self, app: str) -> Plan | None:
+        """The newest."""
+        self.checks.follow_store()
+        return max(
+            self.checks.held(f"{keys.PLANS}{self.account.id}/{app}/", Plan), key=lambda plan: plan.generation, default=None
+        )
+
+    def running(self, app: str, site: str | None = None) -> list[Version]:
+        """The version of each process or waiting listener."""
+        return [
+            cell.instance.version
+            for node in self.nodes.values()
+            for cell in node.machine.cells.values()
+            if cell.instance.version.app == app and site in (None, node.site)
+        ]
+
+    async def view(self, app: str) -> AppView:
+        status = await self.control.call(self.control.operations.status(None))
+        return next(view for view in status.apps if view.app == app)
+
+    async def explain(self, app: str, site: str | None = None) -> Explanation:
+        asked = self.control.operations.explain(self.account.id, AppName(app), SiteId(site) if site else None)
+        return await self.control.call(asked)
+
+    # Users and developers.
+
+    def load(self, app: str, *, sites: tuple[str, ...] = ()) -> Load:
+        return Load(self, app, sites=sites or tuple(self.sites), ask=self.request, judge=self.judge_failure)
+
+    async def request(self, site: str, app: str, method: str = "GET") -> Served:
+        """By the ingress of `site`, and of no other. Raises `ConnectionRefusedError` while that is down."""
+        way = Way()
+        token = way_of_request.set(way)
+        try:
+            host = f"{app}.{self.account.name}.{SUFFIX}"
+            answer = await self.sites[site].ingress.real.request(host, method=method)
+        finally:
+            way_of_request.reset(token)
+        return Served(status=answer.status, site=way.site, node=way.node, version=VersionId(way.version), refused=way.refused)
+
+    async def deploy(self, app: str, code: str = CODE) -> Version:
+        """Through the use case that the API's dialects call. Raises what it raises, and `ControlGone`."""
+        apps = self.control.apps
+        return await self.control.call(apps.deploy(self.account.id, app, upload_of(code), source="test", author="test"))
+
+    async def split(self, app: str, *shares: Share) -> None:
+        made = self.control.apps.create_deployment(self.account.id, app, shares, source="test", author="test")
+        await self.control.call(made)
+
+    async def delete(self, app: str) -> None:
+        await self.control.call(self.control.apps.delete(self.account.id, app))
+
+    async def enable(self, app: str, *, enabled: bool) -> None:
+        await self.control.call(self.control.apps.change_app(self.account.id, app, enabled=enabled))
+
+    async def drain(self, target: str) -> None:
+        await self.control.call(self.control.operations.drain(target))
+
+    async def undrain(self, target: str) -> None:
+        await self.control.call(self.control.operations.undrain(target))
+
+    def breaks(self, code: str, text: str, *, own_fault: bool = False) -> str:
+        """From now on a version of this code does not start; returns the code."""
+        table = self.faults.own_fault if own_fault else self.faults.crash_at_start
+        table[Digest(content_digest(code.encode()))] = text
+        return code
+
+    # Faults.
+
+    def crash_instance(self, node: str, app: str) -> bool:
+        """Kill one process of the app on the node, if there is one."""
+        machine = self.nodes[node].machine
+        for name, cell in machine.cells.items():
+            if cell.instance.version.app == app and cell.pid is not None:
+                machine.crash(name)
+                return True
+        return False
+
+    def lose_site(self, site: str) -> None:
+        """Every process of a city ends, and nobody reaches it."""
+        self.lost_sites.add(site)
+        self.sites[site].kill()
+        self.sites[site].ingress.real.crash()
+        for node in self.nodes.values():
+            if node.site == site and node.powered:
+                node.power_off()
+
+    def return_site(self, site: str) -> None:
+        self.lost_sites.discard(site)
+        self.sites[site].start()
+        for node in self.nodes.values():
+            if node.site == site and not node.powered:
+                node.start()
+
+    def add_node(self, name: str, *, memory_mib: int | None = None) -> None:
+        """A machine joins its site (which has to expect it)."""
+        site = name.rpartition("-")[0]
+        node = make_node(name, memory_mib=memory_mib or self._memory_mib)
+        self.nodes[name] = SimNode(self, node, site=lambda: self.site_side(site), checks=self.checks)
+
+    # Inside.
+
+    async def _watch(self) -> None:
+        while True:
+            await self.clock.sleep_ms(SAMPLE_MS)
+            self._look()
+
+    def _look(self) -> None:
+        self.checks.follow_store()
+        self.copies.sample()
+
+    def _hear_log(self, logger: object, method: str, event: Any) -> NoReturn:
+        name = event.get("event")
+        self.note(f"log {name} {sorted((key, str(value)) for key, value in event.items() if key != 'event')}")
+        if name in BUGS:
+            self.violate(f"{name}: {event.get('violations')}")
+        raise structlog.DropEvent
+
+
+def upload_of(code: str) -> Upload:
+    module = ModulePart(name="index.js", type="esm", content=code.encode())
+    return Upload(main_module="index.js", modules=(module,), compatibility_date="2023-11-01")
+
+
+def run_world(story: Coroutine[Any, Any, T]) -> T:
+    """In virtual time. The garbage collector rests: when it would finalise something depends on the process."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        return run_virtual(story)
+    finally:
+        if was_enabled:
+            gc.enable()
