@@ -9,6 +9,7 @@ it goes on packing, restarting and routing; restarted, it moves nothing that run
 """
 
 import asyncio
+from collections.abc import Awaitable, Callable
 
 import structlog
 from msgspec.structs import replace
@@ -16,6 +17,7 @@ from msgspec.structs import replace
 from skerry.core.checks.site import site_violations
 from skerry.core.reconcile.site import decide_site, remember
 from skerry.core.reconcile.site_types import SiteDecision, SiteInput, SiteMemory
+from skerry.core.types.app import Version
 from skerry.core.types.ids import InstanceId, NodeId, SiteId
 from skerry.core.types.routes import RouteTable
 from skerry.core.types.slices import SERVING_STATES, NodeInstance, NodeReport, NodeSlice, SiteInstance, SiteReport, SiteSlice
@@ -28,6 +30,10 @@ from skerry.services.site.nodes import Nodes
 from skerry.services.uplink import UplinkSettings, keep_fetching, keep_reporting, wait_event
 
 log = structlog.get_logger()
+
+
+Follow = Callable[[tuple[Version, ...]], Awaitable[None]]
+"""Makes the site's copies of blobs those of these versions; never raises what is only a link's or a blob's trouble."""
 
 
 class ControllerSettings(Record):
@@ -56,6 +62,7 @@ class SiteController:
         memory_file: RecordFile[SiteMemory],
         epoch: str,
         pid: int = 0,
+        follow: Follow | None = None,
         settings: ControllerSettings | None = None,
     ) -> None:
         self._site = site
@@ -67,6 +74,8 @@ class SiteController:
         self._memory_file = memory_file
         self._epoch = epoch
         self._pid = pid
+        self._follow = follow
+        self._followed = asyncio.Event()
         self._settings = settings or ControllerSettings()
         self._slice: SiteSlice | None = None
         self._memory: SiteMemory | None = None
@@ -90,9 +99,11 @@ class SiteController:
 
     async def run(self) -> None:
         self._wake.set()
+        self._followed.set()
         async with asyncio.TaskGroup() as group:
             group.create_task(self._decide_loop())
             group.create_task(self._look_loop())
+            group.create_task(self._follow_loop())
             group.create_task(keep_fetching(self._fetch_slice, self._clock, self._settings.uplink))
             group.create_task(keep_reporting(self._send_report, self._report_due, self._clock, self._settings.uplink))
 
@@ -121,6 +132,7 @@ class SiteController:
         self._slice_file.save(slice_)
         self._slice = slice_
         self._wake.set()
+        self._followed.set()
         return True
 
     def report(self) -> SiteReport:
@@ -250,8 +262,19 @@ class SiteController:
             if await self._nodes.look():
                 self._wake.set()
 
+    async def _follow_loop(self) -> None:
+        """Have at hand what nodes may be told to start, also when control is away by then."""
+        while self._follow is not None:
+            await self._followed.wait()
+            self._followed.clear()
+            slice_ = self._slice
+            if slice_ is not None:
+                await self._follow(tuple(entry.version for app in slice_.apps for entry in app.versions))
+
     async def _send_report(self) -> None:
-        await self._link.report(self.report())
+        """Not before the first decision: a site that has yet to hear its nodes would seem to have none."""
+        if self._decision is not None:
+            await self._link.report(self.report())
 
     async def _fetch_slice(self) -> None:
         held = self._slice.generation if self._slice else 0
