@@ -198,8 +198,7 @@ class Apps:
             held = await self._repository.held(account, AppName(name))
             if held.app is None:
                 raise not_found()
-            await self._repository.remove(held.app, held.revision)
-            await self._assets.forget_app(account, held.app.name)
+            await self._repository.remove(held.app, held.revision, [self._assets.forgetting(account, held.app.name)])
 
         await self._repository.until_committed(attempt)
 

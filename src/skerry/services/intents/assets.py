@@ -24,7 +24,7 @@ from skerry.kit.record import Record
 from skerry.ports.blobs import Blobs
 from skerry.ports.blobs import NotFound as BlobNotFound
 from skerry.ports.clock import Clock
-from skerry.ports.store import OPS_MAX, Delete, Store
+from skerry.ports.store import OPS_MAX, Delete, Op, Store
 from skerry.services.ids import Ids, RandomBytes
 from skerry.services.intents import limits
 from skerry.services.intents.errors import IntentError, Refusal
@@ -242,9 +242,9 @@ class AssetSessions:
             if not page.more:
                 return
 
-    async def forget_app(self, account: AccountId, app: AppName) -> None:
-        """After the app was deleted."""
-        await self._store.transact([], [Delete(key=_index_key(account, app))])
+    def forgetting(self, account: AccountId, app: AppName) -> Op:
+        """What has to be written when the app is deleted."""
+        return Delete(key=_index_key(account, app))
 
 
 def check_manifest(manifest: Manifest) -> None:

@@ -134,11 +134,15 @@ class Repository:
         """Raises `Conflict`."""
         await self._store.compare_and_set(keys.app(app.account, app.name), record.encode(app), revision=revision)
 
-    async def remove(self, app: App, revision: int) -> None:
-        """The app and a recorded reason to take it down, in one transaction; then what is left of it. Raises `Conflict`."""
+    async def remove(self, app: App, revision: int, also: list[Op]) -> None:
+        """The app and a recorded reason to take it down, in one transaction; then what is left of it. Raises `Conflict`.
+
+        Its release goes with it: one of the same name that is made at once must not seem to have been released.
+        """
         key = keys.app(app.account, app.name)
         evaluation = self.evaluation(app.account, app.name, "delete", at_ms=self._clock.now_ms())
-        await self._store.transact([Check(key=key, revision=revision)], [Delete(key=key), evaluation])
+        ops = [Delete(key=key), Delete(key=keys.release(app.account, app.name)), evaluation, *also]
+        await self._store.transact([Check(key=key, revision=revision)], ops)
         await self.sweep(app.account, app.name)
 
     async def sweep(self, account: AccountId, name: AppName) -> None:
