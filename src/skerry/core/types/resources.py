@@ -33,6 +33,14 @@ class Resources(Record):
             self.cpu_millicores <= room.cpu_millicores and self.memory_mib <= room.memory_mib and self.disk_mib <= room.disk_mib
         )
 
+    def or_more(self, other: "Resources") -> "Resources":
+        """What covers either of both."""
+        return Resources(
+            cpu_millicores=max(self.cpu_millicores, other.cpu_millicores),
+            memory_mib=max(self.memory_mib, other.memory_mib),
+            disk_mib=max(self.disk_mib, other.disk_mib),
+        )
+
     def less(self, used: "Resources") -> "Resources":
         """What is left, never below zero (a node can shrink below what runs on it)."""
         return Resources(

@@ -23,14 +23,16 @@ from skerry.core.types.slices import Refused
 from skerry.kit import record
 from skerry.kit.record import Record
 from skerry.ports.clock import Clock
-from skerry.ports.store import Check, Conflict, Delete, Op, Put, Store, StoreError
+from skerry.ports.store import OPS_MAX, Check, Conflict, Delete, Op, Put, Store, StoreError
 from skerry.services.control import keys
+from skerry.services.control.ledger import ledger_changes
 from skerry.services.control.mirror import Mirror
 from skerry.services.control.observed import Observed
 
 log = structlog.get_logger()
 
 PLANS_KEPT = 20  # of one app, for `explain` and for people; older ones are pruned by each commit
+EVALUATIONS_MAX = 32  # of one app, answered by one plan: each is a check of its commit
 RETRY_DELAY_MS = 200
 WAIT_MS = 1_000
 NOT_READY_MS = 50
@@ -85,24 +87,26 @@ class Placer:
         for evaluation in self._mirror.select(keys.EVALUATIONS, Evaluation):
             pending.setdefault((evaluation.account, evaluation.app), []).append(evaluation)
         decided = 0
-        conflict: Conflict | None = None
+        failed: StoreError | None = None
         for key, evaluations in pending.items():
             try:
-                revision = await self.decide(key, tuple(evaluations))
-            except Conflict as error:
-                conflict = error
+                revision = await self.decide(key, tuple(evaluations[:EVALUATIONS_MAX]))
+            except StoreError as error:  # of one app; it must not hold up the others
+                failed = failed or error
                 continue
             decided += 1
             # The next decision has to see this one in the ledgers.
             while self._mirror.revision < revision:
                 await self._mirror.wait_beyond(self._mirror.revision, wait_ms=WAIT_MS)
-        if conflict is not None:
-            raise conflict
+        if failed is not None:
+            raise failed
         return decided
 
     async def decide(self, key: AppKey, evaluations: tuple[Evaluation, ...]) -> int:
         """Decide for one app and commit; the store's revision afterwards."""
         snapshot = self._snapshot(key, evaluations)
+        if snapshot.app is None:
+            await self._sweep(key)
         app = snapshot.app or _deleted(key, evaluations[0])
         plan = place(
             snapshot.world,
@@ -200,14 +204,24 @@ class Placer:
             Put(key=keys.release(*key), value=record.encode(release)),
         ]
         ops += self._prune_ops(release, plan)
-        return ops + self._ledger_ops(snapshot, plan)
+        return ops + self._ledger_ops(snapshot, plan, growing=release.previous is not None)
 
     def _forget_ops(self, snapshot: Snapshot, plan: Plan) -> list[Op]:
         """An app that is gone leaves nothing here; sites let its instances go when it is in no slice."""
         key = (plan.account, plan.app)
         ops: list[Op] = [Delete(key=keys.plan_head(*key)), Delete(key=keys.release(*key)), Delete(key=keys.blocked(*key))]
         ops += [Delete(key=keys.plan(*key, old.generation)) for old in self._plans(key)]
-        return ops + self._ledger_ops(snapshot, plan)
+        return ops + self._ledger_ops(snapshot, plan, growing=False)
+
+    async def _sweep(self, key: AppKey) -> None:
+        """Versions and deployments of an app that is gone, should whoever deleted it have died before that. Idempotent."""
+        ops: list[Op] = [
+            Delete(key=keys.version(*key, v.id)) for v in self._mirror.select(f"{keys.VERSIONS}{key[0]}/{key[1]}/", Version)
+        ]
+        found = self._mirror.select(f"{keys.DEPLOYMENTS}{key[0]}/{key[1]}/", Deployment)
+        ops += [Delete(key=keys.deployment(*key, d.created_ms, d.id)) for d in found]
+        for start in range(0, len(ops), OPS_MAX):
+            await self._store.transact([Check(key=keys.app(*key), revision=0)], ops[start : start + OPS_MAX])
 
     def _prune_ops(self, release: Release, plan: Plan) -> list[Op]:
         """Drop the oldest plans, but never one that some site executes."""
@@ -238,22 +252,10 @@ class Placer:
         """Oldest first."""
         return list(self._mirror.select(f"{keys.PLANS}{key[0]}/{key[1]}/", Plan))
 
-    def _ledger_ops(self, snapshot: Snapshot, plan: Plan) -> list[Op]:
-        """Move this app's reservations to what the plan holds, and the sites' sums with them."""
+    def _ledger_ops(self, snapshot: Snapshot, plan: Plan, *, growing: bool) -> list[Op]:
+        """Move this app's reservations to what the plan holds; every ledger is among the snapshot's checks."""
         wanted = {held.site: held for held in reservations(plan, snapshot.versions)}
-        ops: list[Op] = []
-        for view in snapshot.world.sites:
-            site_id = view.site.id
-            at = keys.reservation(site_id, plan.account, plan.app)
-            now = self._mirror.get(at, Reservation)
-            new = wanted.get(site_id)
-            if now is None and new is None:
-                continue
-            ops.append(Put(key=at, value=record.encode(new)) if new else Delete(key=at))
-            if (now.resources if now else Resources()) != (new.resources if new else Resources()):
-                ledger = SiteLedger(site=site_id, reserved=view.others + (new.resources if new else Resources()))
-                ops.append(Put(key=keys.ledger(site_id), value=record.encode(ledger)))
-        return ops
+        return ledger_changes(self._mirror, plan.account, plan.app, wanted, growing=growing)[1]
 
 
 def previous_plan(release: Release | None) -> PlanId | None:

@@ -11,20 +11,23 @@ import structlog
 from msgspec.structs import replace
 
 from skerry.core.machines.rollout import RolloutSettings, SiteFacts, step
-from skerry.core.types.app import App, Deployment
+from skerry.core.placement.ledger import reservations
+from skerry.core.types.app import App, Deployment, Version
 from skerry.core.types.ids import AccountId, AppName, DeploymentId, EvaluationId, PlanId, SiteId
 from skerry.core.types.plan import Evaluation, Plan, Release
 from skerry.core.types.slices import SERVING_STATES, ObservedInstance
 from skerry.kit import record
 from skerry.kit.hashing import stable_id
 from skerry.ports.clock import Clock
-from skerry.ports.store import Conflict, Op, Put, Store, StoreError
+from skerry.ports.store import Check, Conflict, Op, Put, Store, StoreError
 from skerry.services.control import keys
+from skerry.services.control.ledger import ledger_changes
 from skerry.services.control.mirror import Mirror
 from skerry.services.control.observed import Observed
 
 log = structlog.get_logger()
 
+ROLLBACK_SOURCE = "skerry"  # of a deployment that nobody but the platform made
 CRASHES_MAX = 3  # restarts in a row after which an instance of a new version counts as failed
 TICK_MS = 100  # while a release is under way: settle times and time-outs are looked at this often
 IDLE_MS = 1_000
@@ -47,6 +50,7 @@ class Rollouts:
             try:
                 busy = await self.step()
             except Conflict:
+                await self._mirror.wait_beyond(revision, wait_ms=TICK_MS)
                 continue
             except StoreError as error:
                 log.warning("rollouts_wait", error=str(error))
@@ -76,9 +80,21 @@ class Rollouts:
         if after.state == "rolled_back":
             log.warning("rolled_back", account=key[0], app=key[1], plan=before.plan, detail=after.detail)
             ops += self._revert_ops(after, plan)
-        revision = await self._store.transact([self._mirror.check(guard) for guard in guarded], ops)
+        checks = [self._mirror.check(guard) for guard in guarded]
+        if after.state == "done":
+            more_checks, more_ops = self._give_back(plan)
+            checks, ops = checks + more_checks, ops + more_ops
+        revision = await self._store.transact(checks, ops)
         while self._mirror.revision < revision:
             await self._mirror.wait_beyond(self._mirror.revision, wait_ms=IDLE_MS)
+
+    def _give_back(self, plan: Plan) -> tuple[list[Check], list[Op]]:
+        """What only the plan before needed."""
+        versions = {v.id: v for v in self._mirror.select(f"{keys.VERSIONS}{plan.account}/{plan.app}/", Version)}
+        if any(placement.version not in versions for placement in plan.placements):
+            return [], []
+        wanted = {held.site: held for held in reservations(plan, versions)}
+        return ledger_changes(self._mirror, plan.account, plan.app, wanted, growing=False)
 
     def _revert_ops(self, release: Release, plan: Plan) -> list[Op]:
         """Make the deployment of the previous plan the app's intent again, if the failed one still is."""
@@ -97,7 +113,7 @@ class Rollouts:
             app=key[1],
             created_ms=now_ms,
             shares=shares.shares,
-            source="skerry",
+            source=ROLLBACK_SOURCE,
             message=f"Automatic rollback: {release.detail}"[:500],
         )
         evaluation = Evaluation(
@@ -116,14 +132,16 @@ class Rollouts:
         ]
 
     def _facts(self, plan: Plan) -> Mapping[SiteId, SiteFacts]:
-        """What the sites that can be heard say about the plan's instances; silent sites are not in it."""
+        """What sites say about the plan's instances. Lost sites are not in it; one that has yet to be heard is not ready."""
         sites: dict[SiteId, list[tuple[str, int]]] = {}
         for placement in plan.placements:
             sites.setdefault(placement.site, []).append((placement.version, placement.count))
         return {
             site: self._site_facts(plan, site, wanted)
+            if self._observed.is_known(site)
+            else SiteFacts(site=site, ready=False, failed=False, detail="it has not reported yet")
             for site, wanted in sites.items()
-            if self._observed.is_known(site) and not self._observed.is_lost(site)
+            if not self._observed.is_lost(site)
         }
 
     def _site_facts(self, plan: Plan, site: SiteId, wanted: list[tuple[str, int]]) -> SiteFacts:
