@@ -29,6 +29,7 @@ from skerry.services.control import keys
 from skerry.services.control.mirror import Mirror
 from skerry.services.control.observed import Observed
 from skerry.services.control.placer import Placer
+from skerry.services.control.rollouts import ROLLBACK_SOURCE
 
 TRIES_MAX = 5  # compare-and-set races with other operators
 
@@ -89,9 +90,11 @@ class PlatformOperations:
         world, _ = self._placer.preview(key)
         blocked = self._mirror.get(keys.blocked(*key), Blocked)
         said = explain(record_of_app, plan, world, site)
+        undone = self._rolled_back(record_of_app)
         return replace(
             said,
             placements=tuple(replace(p, serving=self._serving(key, p.site, p.version)) for p in said.placements),
+            report=(*((undone,) if undone else ()), *said.report),
             blocked_since_ms=blocked.since_ms if blocked else None,
         )
 
@@ -191,15 +194,26 @@ class PlatformOperations:
         pending = any(self._mirror.select(f"{keys.EVALUATIONS}{app.account}/{app.name}/", Evaluation))
         if release is None or pending:
             return RolloutView(state="pending")
+        undone = self._rolled_back(app)
+        if undone and release.state == "done":
+            return RolloutView(state="rolled_back", wave=len(release.waves), waves=len(release.waves), detail=undone)
         if blocked is not None and release.state == "done":
             detail = "; ".join(f"{r.place}: {reason_sentence(r)}" for r in blocked.rejections)
             return RolloutView(state="blocked", wave=len(release.waves), waves=len(release.waves), detail=detail)
         wave = min(release.wave + 1, len(release.waves))
         return RolloutView(state=release.state, wave=wave, waves=len(release.waves), detail=release.detail)
 
-    def _newest_version(self, app: App) -> VersionId | None:
+    def _rolled_back(self, app: App) -> str:
+        """Why what serves now is what served before; empty when the latest deployment is its author's own."""
+        current = self._current_deployment(app)
+        return current.message if current and current.source == ROLLBACK_SOURCE else ""
+
+    def _current_deployment(self, app: App) -> Deployment | None:
         deployments = self._mirror.select(f"{keys.DEPLOYMENTS}{app.account}/{app.name}/", Deployment)
-        current = next((d for d in deployments if d.id == app.deployment), None)
+        return next((d for d in deployments if d.id == app.deployment), None)
+
+    def _newest_version(self, app: App) -> VersionId | None:
+        current = self._current_deployment(app)
         if current is None:
             return None
         found = [self._mirror.get(keys.version(app.account, app.name, s.version), Version) for s in current.shares]
