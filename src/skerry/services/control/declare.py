@@ -26,7 +26,15 @@ async def declare_sites(store: Store, sites: tuple[Site, ...]) -> None:
             ops.append(Put(key=keys.site(site.id), value=record.encode(new)))
     for gone in sorted(held):
         ops += [Delete(key=keys.site(gone)), Delete(key=keys.ledger(gone))]
-        reserved = await store.range(f"{keys.RESERVATIONS}{gone}/")
-        ops += [Delete(key=entry.key) for entry in reserved.entries]
+        ops += [Delete(key=key) for key in await _keys_under(store, f"{keys.RESERVATIONS}{gone}/")]
     for start in range(0, len(ops), 100):
         await store.transact([], ops[start : start + 100])
+
+
+async def _keys_under(store: Store, prefix: str) -> list[str]:
+    found: list[str] = []
+    while True:
+        page = await store.range(prefix, after=found[-1] if found else None)
+        found += [entry.key for entry in page.entries]
+        if not page.more:
+            return found

@@ -40,31 +40,44 @@ KINDS: dict[str, type[record.Record]] = {
 RETRY_DELAY_S = 0.5  # a store that does not answer is asked again this often
 
 
+Records = dict[str, dict[str, tuple[record.Record, int]]]
+"""By kind and key: the record and the revision that wrote it."""
+
+
 class Mirror:
     """`get` and `select` read it; `wait_beyond` waits for it to move."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._records: dict[str, dict[str, tuple[record.Record, int]]] = {prefix: {} for prefix in KINDS}
+        self._records: Records = {prefix: {} for prefix in KINDS}
         self._moved = asyncio.Event()
         self.revision = 0
 
     async def load(self) -> None:
-        """Read everything at one revision or later; from then on `run` keeps it current."""
+        """Read everything; from then on `run` keeps it current. Raises `StoreError`."""
         pages = await self._read_all()
-        self._records = {prefix: {} for prefix in KINDS}
+        records: Records = {prefix: {} for prefix in KINDS}
         for page in pages:
             for entry in page.entries:
-                self._set(entry.key, entry.value, entry.revision)
-        # The pages were read one after the other: the oldest revision is where the watch has to begin.
-        self._advance(min(page.revision for page in pages))
+                _set(records, entry.key, entry.value, entry.revision)
+        # The pages were read one after the other: what was written meanwhile is in some of them and not in others.
+        revision, newest = min(page.revision for page in pages), max(page.revision for page in pages)
+        if revision < newest:
+            async for changes in self._store.watch("", after=revision):
+                _apply(records, changes)
+                revision = changes[-1].revision
+                if revision >= newest:
+                    break
+        self._records = records
+        self._advance(revision)
 
     async def run(self) -> None:
         """Follow the store until cancelled; a gap in its history is healed by reading all of it again."""
         while True:
             try:
                 async for changes in self._store.watch("", after=self.revision):
-                    self._apply(changes)
+                    _apply(self._records, changes)
+                    self._advance(changes[-1].revision)
             except Compacted:
                 log.warning("mirror_reload", reason="the store's history is gone")
                 await self._reload()
@@ -121,27 +134,32 @@ class Mirror:
                 after = page.entries[-1].key
         return pages
 
-    def _apply(self, changes: tuple[Change, ...]) -> None:
-        for change in changes:
-            self._set(change.key, change.value, change.revision)
-        self._advance(changes[-1].revision)
-
     def _advance(self, revision: int) -> None:
         self.revision = revision
         moved, self._moved = self._moved, asyncio.Event()
         moved.set()
 
-    def _set(self, key: str, value: bytes | None, revision: int) -> None:
-        prefix = _prefix(key)
-        if prefix not in KINDS:
-            return
-        if value is None:
-            self._records[prefix].pop(key, None)
-        else:
-            self._records[prefix][key] = (record.decode(value, KINDS[prefix]), revision)
-
     def _bucket(self, key: str) -> dict[str, tuple[record.Record, int]]:
         return self._records[_prefix(key)]
+
+
+def _apply(records: Records, changes: tuple[Change, ...]) -> None:
+    for change in changes:
+        _set(records, change.key, change.value, change.revision)
+
+
+def _set(records: Records, key: str, value: bytes | None, revision: int) -> None:
+    """An older revision than the one held changes nothing."""
+    prefix = _prefix(key)
+    if prefix not in KINDS:
+        return
+    held = records[prefix].get(key)
+    if held is not None and held[1] > revision:
+        return
+    if value is None:
+        records[prefix].pop(key, None)
+    else:
+        records[prefix][key] = (record.decode(value, KINDS[prefix]), revision)
 
 
 def _prefix(key: str) -> str:

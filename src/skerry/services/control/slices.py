@@ -4,6 +4,9 @@ A slice's generation is the store's revision at which it was derived. Revisions 
 answers and however often it was restarted; so do generations.
 """
 
+import asyncio
+import contextlib
+
 from msgspec.structs import replace
 
 from skerry.core.reconcile.control import site_slice_apps
@@ -26,13 +29,15 @@ class Slices:
 
     async def next(self, site: SiteId, *, after: int, wait_ms: int) -> SiteSlice | None:
         """A slice of a generation above `after`; None after `wait_ms`, or for a site that is not known."""
-        while True:
-            revision = self._mirror.revision
-            slice_ = self.current(site)
-            if slice_ is None or slice_.generation > after:
-                return slice_
-            if not await self._mirror.wait_beyond(revision, wait_ms=wait_ms):
-                return None
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(wait_ms / 1000):
+                while True:
+                    revision = self._mirror.revision
+                    slice_ = self.current(site)
+                    if slice_ is None or slice_.generation > after:
+                        return slice_
+                    await self._mirror.wait_beyond(revision, wait_ms=wait_ms)
+        return None
 
     def current(self, site: SiteId) -> SiteSlice | None:
         """The slice now. It keeps its generation as long as its content is the same."""

@@ -23,6 +23,8 @@ from skerry.services.control.placer import Placer
 
 log = structlog.get_logger()
 
+AppKey = tuple[AccountId, AppName]
+
 LOOK_MS = 1_000  # silence is no event: lost sites are found by looking this often
 
 CAUSES: dict[Reason, EvaluationCause] = {
@@ -42,6 +44,7 @@ class Watcher:
         self._placer = placer
         self._clock = clock
         self._seen: object = None
+        self._owed: dict[AppKey, None] = {}  # apps that could not be looked at, as they were being decided
 
     async def run(self) -> None:
         while True:
@@ -57,14 +60,19 @@ class Watcher:
         if not self._placer.ready():
             return 0
         seen = self._signature()
+        apps = tuple(self._mirror.select(keys.APPS, App))
         if seen == self._seen:
-            return 0
+            apps = tuple(app for app in apps if (app.account, app.name) in self._owed)
         written = 0
-        for app in tuple(self._mirror.select(keys.APPS, App)):
+        owed: dict[AppKey, None] = {}
+        for app in apps:
+            if any(self._mirror.select(f"{keys.EVALUATIONS}{app.account}/{app.name}/", Evaluation)):
+                owed[(app.account, app.name)] = None  # what is under way may have been decided on the world as it was
+                continue
             evaluation = self._difference(app)
             if evaluation is not None:
                 written += await self._write(evaluation)
-        self._seen = seen
+        self._seen, self._owed = seen, owed
         return written
 
     def _signature(self) -> object:
@@ -87,7 +95,7 @@ class Watcher:
         key = (app.account, app.name)
         head = self._mirror.get(keys.plan_head(*key), PlanHead)
         plan = self._mirror.get(keys.plan(*key, head.generation), Plan) if head else None
-        if plan is None or any(self._mirror.select(f"{keys.EVALUATIONS}{app.account}/{app.name}/", Evaluation)):
+        if plan is None:
             return None
         world, shares = self._placer.preview(key)
         now_ms = self._clock.now_ms()
