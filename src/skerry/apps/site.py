@@ -10,6 +10,7 @@ from pathlib import Path
 from starlette.applications import Starlette
 from starlette.routing import Mount
 
+from skerry.adapters.blobs.sitecopies import SiteCopies
 from skerry.adapters.clock.system import SystemClock
 from skerry.adapters.ingress.haproxy.ingress import HAProxyIngress
 from skerry.adapters.ingress.haproxy.settings import Settings
@@ -22,10 +23,9 @@ from skerry.apps.plane import Plane, read_secret, run_plane
 from skerry.apps.serving import bind, serving
 from skerry.apps.tasks import running
 from skerry.core.reconcile.site_types import SiteMemory
-from skerry.core.types.ids import Digest, NodeId
+from skerry.core.types.ids import NodeId
 from skerry.core.types.slices import NodeReport, NodeSlice, SiteSlice
 from skerry.kit.hashing import stable_id
-from skerry.ports.links import LinkError
 from skerry.services.site.controller import SiteController
 from skerry.services.site.nodes import Nodes
 from skerry.wire.internal.routes import link_app
@@ -41,6 +41,7 @@ async def serve(config: SiteConfig, plane: Plane) -> None:
     clock = SystemClock()
     link = HttpControlLink(config.control_url, config.site.id, secret)
     ingress = _ingress(config)
+    copies = SiteCopies(data / "blobs", link.blob)
     controller = SiteController(
         config.site.id,
         ingress,
@@ -51,10 +52,11 @@ async def serve(config: SiteConfig, plane: Plane) -> None:
         memory_file=JsonFile(data / "memory.json", SiteMemory),
         epoch=secrets.token_hex(8),
         pid=os.getpid(),
+        follow=copies.follow,
     )
     try:
         await controller.start()
-        async with running(controller.run()), serving(_app(controller, link, secret), listener):
+        async with running(controller.run()), serving(_app(controller, copies, secret), listener):
             plane.ready()
             await plane.ended()
     finally:
@@ -62,15 +64,9 @@ async def serve(config: SiteConfig, plane: Plane) -> None:
         await link.aclose()
 
 
-def _app(controller: SiteController, link: HttpControlLink, secret: str) -> Starlette:
+def _app(controller: SiteController, copies: SiteCopies, secret: str) -> Starlette:
     async def next_slice(node: str, after: int, wait_ms: int) -> NodeSlice | None:
         return await controller.next_slice(NodeId(node), after=after, wait_ms=wait_ms)
-
-    async def blob(digest: Digest) -> bytes | None:
-        try:
-            return await link.blob(digest)
-        except LinkError:
-            return None
 
     links = link_app(
         "nodes",
@@ -80,7 +76,7 @@ def _app(controller: SiteController, link: HttpControlLink, secret: str) -> Star
         caller_of=lambda report: report.node.id,
         hear=controller.hear,
         next_slice=next_slice,
-        blob=blob,
+        blob=copies.get,
     )
     return Starlette(routes=[Mount("/internal/v1", app=links)])
 

@@ -128,6 +128,12 @@ class Version(Record):
     tag: str = ""
     recorded: str = ""  # JSON object of settings that are shown again but not acted on (placement, cpu_ms)
 
+    def process_digests(self) -> frozenset[Digest]:
+        """Blobs that a process of this version starts from: modules and bindings, not assets."""
+        modules = self.worker.modules if self.worker else ()
+        bindings = [binding.digest for binding in self.bindings if isinstance(binding, BlobBinding)]
+        return frozenset((*(module.digest for module in modules), *bindings))
+
 
 class Share(Record):
     """`percent` of the traffic (0 < percent <= 100, hundredths allowed) for a version."""

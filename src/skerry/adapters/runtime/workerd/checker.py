@@ -15,12 +15,12 @@ from typing import Self
 
 import msgspec
 
+from skerry.adapters.blobs.kept import BadBlob, Fetch
 from skerry.adapters.cgroup.base import CgroupError, Limits
 from skerry.adapters.cgroup.probe import end_group, find_tree
 from skerry.adapters.process import detached
 from skerry.adapters.runtime.workerd import process as processes
 from skerry.adapters.runtime.workerd import stderr
-from skerry.adapters.runtime.workerd.blobs import BadBlob, Fetch
 from skerry.adapters.runtime.workerd.config import (
     HEALTH_SOCKET,
     HTTP_SOCKET,
@@ -32,7 +32,6 @@ from skerry.adapters.runtime.workerd.config import (
     rules_config,
 )
 from skerry.adapters.runtime.workerd.engine import find_engine
-from skerry.adapters.runtime.workerd.instance import module_digests
 from skerry.adapters.runtime.workerd.listeners import listen_unix
 from skerry.adapters.runtime.workerd.process import Fleet, Program, SandboxedProcess
 from skerry.adapters.runtime.workerd.sandbox import Sandbox
@@ -252,7 +251,7 @@ class WorkerdChecker:
             return digest, await self._fetch(digest)
 
         try:
-            return dict(await asyncio.gather(*(fetch(digest) for digest in sorted(module_digests(version)))))
+            return dict(await asyncio.gather(*(fetch(digest) for digest in sorted(version.process_digests()))))
         except BadBlob as error:
             raise Unavailable(str(error)) from error
 

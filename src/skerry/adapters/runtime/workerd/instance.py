@@ -10,11 +10,11 @@ import time
 from collections.abc import Coroutine
 from typing import Any, Protocol
 
+from skerry.adapters.blobs.kept import KeptBlobs
 from skerry.adapters.cgroup.base import Limits
 from skerry.adapters.process import detached
 from skerry.adapters.runtime.workerd import process as processes
 from skerry.adapters.runtime.workerd import stderr
-from skerry.adapters.runtime.workerd.blobs import NodeBlobs
 from skerry.adapters.runtime.workerd.config import HTTP_SOCKET, Unsupported, app_config, encode_config
 from skerry.adapters.runtime.workerd.listeners import Gate
 from skerry.adapters.runtime.workerd.process import Fleet, Program, SandboxedProcess
@@ -22,8 +22,7 @@ from skerry.adapters.runtime.workerd.sandbox import ASSETS_DIRECTORY, EGRESS_DIR
 from skerry.adapters.runtime.workerd.settings import MIB, Settings
 from skerry.core.machines import instance as machine
 from skerry.core.machines.instance import Event, Life
-from skerry.core.types.app import AssetsBinding, BlobBinding, Version
-from skerry.core.types.ids import Digest
+from skerry.core.types.app import AssetsBinding, Version
 from skerry.core.types.slices import NodeInstance, ObservedInstance
 
 DROP_GRACE_MS = 5_000  # for the connections of a process that is dropped or replaced when it is idle
@@ -39,7 +38,7 @@ class Surroundings(Protocol):
     def settings(self) -> Settings: ...
 
     @property
-    def blobs(self) -> NodeBlobs: ...
+    def blobs(self) -> KeptBlobs: ...
 
     def changed(self) -> None: ...
 
@@ -52,18 +51,14 @@ def now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-def module_digests(version: Version) -> frozenset[Digest]:
-    """Blobs that a process of this version starts from."""
-    modules = version.worker.modules if version.worker else ()
-    bindings = [binding.digest for binding in version.bindings if isinstance(binding, BlobBinding)]
-    return frozenset((*(module.digest for module in modules), *bindings))
-
-
 class Instance:
     """See the module's docstring. `address` is where users' requests arrive; `gate` is the process's own listener."""
 
-    def __init__(self, around: Surroundings, wanted: NodeInstance, *, address: str, listener: socket.socket, life: Life) -> None:
+    def __init__(
+        self, around: Surroundings, wanted: NodeInstance, key: str, *, address: str, listener: socket.socket, life: Life
+    ) -> None:
         self.wanted = wanted
+        self.key = key  # of this placement
         self.address = address
         self.life = life
         self.process: SandboxedProcess | None = None
@@ -248,13 +243,13 @@ class Instance:
     async def _program(self) -> Program:
         around, version = self._around, self.version
         settings, places = around.settings, around.fleet.places
-        contents = {digest: await around.blobs.get(digest) for digest in sorted(module_digests(version))}
+        contents = {digest: await around.blobs.get(digest) for digest in sorted(version.process_digests())}
         config = app_config(
             version, contents, forwarded_proto_header=settings.forwarded_proto_header, cf_header=settings.request_cf_header
         )
         binds = [(str(places.egress), EGRESS_DIRECTORY)]
         if any(isinstance(binding, AssetsBinding) for binding in version.bindings):
-            binds.append((str(places.bindings / self.wanted.id), ASSETS_DIRECTORY))
+            binds.append((str(places.bindings / self.key), ASSETS_DIRECTORY))
         number, self._next_process = self._next_process, self._next_process + 1
         return Program(
             name=f"{self.wanted.id}.{number}",

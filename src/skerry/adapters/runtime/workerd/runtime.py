@@ -12,6 +12,7 @@ names that derive from the data directory, and a tag in each process's environme
 import asyncio
 import contextlib
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -21,17 +22,17 @@ from pathlib import Path
 import msgspec
 
 from skerry.adapters import zram
+from skerry.adapters.blobs.kept import Fetch, KeptBlobs
 from skerry.adapters.cgroup.probe import end_group, find_tree
 from skerry.adapters.process import detached
 from skerry.adapters.runtime.changes import Changes
 from skerry.adapters.runtime.workerd import process as processes
 from skerry.adapters.runtime.workerd.assets import NAME as ASSETS
 from skerry.adapters.runtime.workerd.assets import AssetsHost
-from skerry.adapters.runtime.workerd.blobs import Fetch, NodeBlobs
 from skerry.adapters.runtime.workerd.egress import Egress
 from skerry.adapters.runtime.workerd.engine import describe_cpu, find_engine
 from skerry.adapters.runtime.workerd.fronts import Fronts, Listeners
-from skerry.adapters.runtime.workerd.instance import Instance, module_digests, now_ms
+from skerry.adapters.runtime.workerd.instance import Instance, now_ms
 from skerry.adapters.runtime.workerd.listeners import address_of, listen_tcp
 from skerry.adapters.runtime.workerd.process import Fleet, SandboxedProcess, newest
 from skerry.adapters.runtime.workerd.settings import Places, Settings
@@ -50,6 +51,7 @@ class Kept(Record):
 
     instance: NodeInstance
     address: str
+    key: str  # of this placement: another one of the same instance has another
     dead: bool = False
     stopping: bool = False
 
@@ -76,7 +78,7 @@ class WorkerdRuntime:
         self.fleet = Fleet(
             engine=find_engine(workerd=workerd, bwrap=bwrap), places=places, tree=tree, log_bytes_max=self.settings.log_bytes_max
         )
-        self.blobs = NodeBlobs(places.blobs, fetch_blob)
+        self.blobs = KeptBlobs(places.blobs, fetch_blob)
         self._node = node
         self._address = address
         self._wanted: dict[InstanceId, Kept] = {}  # all that run here, as on disk
@@ -141,7 +143,7 @@ class WorkerdRuntime:
                 listener = listen_tcp(self._address)
             except OSError as error:
                 raise Unavailable(f"no listener on {self._address}: {error.strerror}") from error
-            self._place(instance, listener, {}, machine.begin(now_ms()))
+            self._place(instance, secrets.token_hex(8), listener, {}, machine.begin(now_ms()))
             running = self._instances.get(instance.id)
             if running is not None:
                 running.begin()
@@ -233,18 +235,18 @@ class WorkerdRuntime:
         assert seen is not None, "what has neither assets nor a worker is refused by `_place`"
         return seen
 
-    def _place(self, wanted: NodeInstance, listener: socket.socket, earlier: Listeners, life: Life) -> None:
+    def _place(self, wanted: NodeInstance, key: str, listener: socket.socket, earlier: Listeners, life: Life) -> None:
         """Give the instance its parts, on its address `listener`: a front for its assets, a process for its worker."""
         version, address = wanted.version, address_of(listener)
         if version.worker is None and version.assets is None:
             listener.close()
             raise Unavailable(f"version {version.id} has neither code nor assets")
-        self._keep(Kept(instance=wanted, address=address, dead=life.state == "dead"))
+        self._keep(Kept(instance=wanted, address=address, key=key, dead=life.state == "dead"))
         if version.assets is not None:
-            self._fronts.create(wanted, listener, earlier)
+            self._fronts.create(wanted, key, listener, earlier)
         if version.worker is not None:
-            own = listener if version.assets is None else self._fronts.upstream(wanted, earlier)
-            self._instances[wanted.id] = Instance(self, wanted, address=address, listener=own, life=life)
+            own = listener if version.assets is None else self._fronts.upstream(key, earlier)
+            self._instances[wanted.id] = Instance(self, wanted, key, address=address, listener=own, life=life)
 
     def _keep(self, kept: Kept) -> None:
         self._wanted[kept.instance.id] = kept
@@ -259,17 +261,17 @@ class WorkerdRuntime:
         if instance is not None:
             await instance.remove(grace_ms=grace_ms)
         await self._fronts.remove(key)
-        self._remove_files(key)
+        self._remove_files(self._wanted[key])
         self._instances.pop(key, None)
         del self._wanted[key]
         self._changes.notify()
 
-    def _remove_files(self, instance_id: str) -> None:
+    def _remove_files(self, kept: Kept) -> None:
         """The instance file is last: as long as it is there, a killed agent's successor does all of this again."""
-        self._fronts.remove_files(instance_id)
-        for path in self.fleet.places.logs.glob(f"{instance_id}.*"):
+        self._fronts.remove_files(kept.key)
+        for path in self.fleet.places.logs.glob(f"{kept.instance.id}.*"):
             path.unlink(missing_ok=True)
-        self._file(instance_id).unlink(missing_ok=True)
+        self._file(kept.instance.id).unlink(missing_ok=True)
 
     def _processes_left(self) -> dict[str, SandboxedProcess]:
         """Processes of an earlier run of this node that live, by name; records of the others are removed."""
@@ -283,15 +285,16 @@ class WorkerdRuntime:
         if kept.stopping:
             if process is not None:
                 await process.kill()
-            self._remove_files(wanted.id)
+            self._remove_files(kept)
             return
-        own_address = kept.address if wanted.version.assets is None else str(self.fleet.places.apps / f"{wanted.id}.sock")
+        own_address = kept.address if wanted.version.assets is None else str(self._fronts.upstream_path(kept.key))
         if process is not None and own_address not in earlier:
             await process.kill()  # it cannot be taken over: its socket is out of reach
             process = None
         dead = kept.dead and process is None
         life = Life(state="dead" if dead else "starting", since_ms=now_ms())
-        self._place(wanted, earlier.pop(kept.address, None) or self._listen_again(kept.address), earlier, life)
+        listener = earlier.pop(kept.address, None) or self._listen_again(kept.address)
+        self._place(wanted, kept.key, listener, earlier, life)
         instance = self._instances.get(wanted.id)
         if instance is None:
             return
@@ -324,8 +327,9 @@ class WorkerdRuntime:
         for path in places.health.glob("*.sock"):
             if path.stem not in known:
                 path.unlink(missing_ok=True)
+        keys = {kept.key for kept in self._wanted.values()}
         for path in (*places.apps.glob("*"), *places.bindings.glob("*")):
-            if path.stem not in self._wanted:
+            if path.stem not in keys:
                 self._fronts.remove_files(path.stem)
         await asyncio.to_thread(self._trees.keep_only, self._fronts.manifests())
         await asyncio.to_thread(self.blobs.keep_only, self._digests())
@@ -339,7 +343,7 @@ class WorkerdRuntime:
         return pids
 
     def _digests(self) -> frozenset[Digest]:
-        modules = {digest for item in self._instances.values() for digest in module_digests(item.version)}
+        modules = {digest for item in self._instances.values() for digest in item.version.process_digests()}
         return frozenset(modules) | self._fronts.manifests()
 
     async def _leave_nothing(self) -> None:

@@ -13,7 +13,7 @@ import shutil
 from collections import Counter
 from pathlib import Path, PurePosixPath
 
-from skerry.adapters.runtime.workerd.blobs import NodeBlobs, asset_mtime_ns
+from skerry.adapters.blobs.kept import KeptBlobs
 from skerry.adapters.runtime.workerd.config import Unsupported
 from skerry.core.types.app import AssetFile, Assets
 from skerry.core.types.ids import Digest
@@ -40,7 +40,7 @@ _CONTENT_TYPE = re.compile(r"[\w.+-]+/[\w.+-]+(; ?[\w-]+=[\w.-]+)*")
 class Trees:
     """`directory/<digest of manifest>/…`, for files of apps that run here."""
 
-    def __init__(self, directory: Path, blobs: NodeBlobs) -> None:
+    def __init__(self, directory: Path, blobs: KeptBlobs) -> None:
         self._directory = directory
         self._blobs = blobs
 
@@ -91,6 +91,15 @@ class Trees:
         target.chmod(0o444)
         mtime_ns = asset_mtime_ns(file.digest)
         os.utime(target, ns=(mtime_ns, mtime_ns))
+
+
+def asset_mtime_ns(digest: Digest) -> int:
+    """The time that an asset with this content has, in every city.
+
+    workerd's ETag is made of a file's path, size and time: only the time can tell one content from another.
+    56 bits of the digest are two years after 1970 at most.
+    """
+    return int(digest[:14], 16)
 
 
 def read_manifest(data: bytes) -> tuple[AssetFile, ...]:

@@ -1,6 +1,6 @@
-"""The node's own copy of blobs: what instances start from when the city is cut off.
+"""A plane's own copies of blobs: what it starts instances from, or hands to its nodes, when it is cut off.
 
-Files by digest, each whole and verified before it has its name. Kept as long as an instance of this node refers to them.
+Files by digest, each whole and verified before it has its name, and kept as long as something here refers to them.
 """
 
 import asyncio
@@ -11,25 +11,16 @@ from pathlib import Path
 from skerry.adapters.process.detached import write_private
 from skerry.core.types.ids import Digest
 
-FETCHES_AT_ONCE = 8  # towards the site: enough to hide the round trip, few enough to share
+FETCHES_AT_ONCE = 8  # towards the plane above: enough to hide the round trip, few enough to share
 
 Fetch = Callable[[Digest], Awaitable[bytes]]
-
-
-def asset_mtime_ns(digest: Digest) -> int:
-    """The time that an asset with this content has, in every city.
-
-    workerd's ETag is made of a file's path, size and time: only the time can tell one content from another.
-    56 bits of the digest are two years after 1970 at most.
-    """
-    return int(digest[:14], 16)
 
 
 class BadBlob(Exception):
     """What was fetched is not what was asked for."""
 
 
-class NodeBlobs:
+class KeptBlobs:
     """`get` reads here and fetches at most once; callers that want the same at the same time share one fetch."""
 
     def __init__(self, directory: Path, fetch: Fetch) -> None:
