@@ -79,7 +79,7 @@ class WorkerdNode:
             writer.write(
                 f"{method} {path} HTTP/1.1\r\nHost: app.test\r\nConnection: close\r\n{length}{headers}\r\n".encode() + body
             )
-            async with asyncio.timeout(60):
+            async with asyncio.timeout(20):
                 answer = await reader.read(-1)
         finally:
             writer.close()

@@ -7,6 +7,7 @@ process names the service that it stumbles over, and that one is left out.
 
 import asyncio
 import contextlib
+import os
 import re
 import socket
 import time
@@ -166,21 +167,25 @@ class AssetsHost:
         )
 
     def _digest(self) -> str:
-        return content_digest(self._config())
+        """Of what a process serves, and on which sockets: two processes with equal digests can stand for each other."""
+        sockets = " ".join(str(os.fstat(fd).st_ino) for _, fd in self._sockets())
+        return content_digest(self._config() + sockets.encode())
 
-    def _program(self, number: int) -> Program:
-        places = self._fleet.places
-        config = self._config()
+    def _sockets(self) -> list[tuple[str, int]]:
         sockets: list[tuple[str, int]] = []
         for front in self._usable():
             sockets.append((f"in-{front.key}", front.gate.listener.fileno()))
             if front.binding is not None:
                 sockets.append((f"env-{front.key}", front.binding.fileno()))
+        return sockets
+
+    def _program(self, number: int) -> Program:
+        places = self._fleet.places
         binds = ((str(places.trees), TREES_INSIDE), (str(places.apps), APPS_INSIDE))
         return Program(
             name=f"{NAME}.{number}",
-            config=config,
-            sockets=tuple(sockets),
+            config=self._config(),
+            sockets=tuple(self._sockets()),
             box=Sandbox(
                 uid=self._settings.uid(places.tag, NAME),
                 tag=places.tag,
@@ -189,7 +194,7 @@ class AssetsHost:
                 experimental=True,  # no tenant's code is in here
             ),
             limits=Limits(memory_bytes=MEMORY_BYTES_MAX, cpu_shares=CPU_SHARES, pids=PIDS_MAX),
-            address=content_digest(config),
+            address=self._digest(),
         )
 
 

@@ -8,6 +8,7 @@ import contextlib
 import shutil
 import socket
 from collections.abc import Callable
+from pathlib import Path
 
 import msgspec
 
@@ -37,21 +38,28 @@ class Fronts:
         self._wanted: dict[str, NodeInstance] = {}
         self._work: dict[str, asyncio.Task[None]] = {}
 
-    def upstream(self, wanted: NodeInstance, earlier: Listeners) -> socket.socket:
+    def upstream(self, key: str, earlier: Listeners) -> socket.socket:
         """The listener of the worker behind the assets: the earlier one, or a new one."""
-        path = self._places.apps / f"{wanted.id}.sock"
+        path = self.upstream_path(key)
         return earlier.pop(str(path), None) or listen_unix(path, mode=0o666)
 
-    def create(self, wanted: NodeInstance, inbound: socket.socket, earlier: Listeners) -> Front:
-        """Begin to serve a version's assets at `inbound`, which is the front's from here on."""
+    def upstream_path(self, key: str) -> Path:
+        return self._places.apps / f"{key}.sock"
+
+    def create(self, wanted: NodeInstance, key: str, inbound: socket.socket, earlier: Listeners) -> Front:
+        """Begin to serve a version's assets at `inbound`, which is the front's from here on.
+
+        `key` names this placement of the instance and no other: a socket's path is never made twice, so one that an
+        earlier process still has under that path is the one that the path leads to.
+        """
         binding: socket.socket | None = None
         if wanted.version.worker is not None:
-            directory = self._places.bindings / wanted.id
+            directory = self._places.bindings / key
             directory.mkdir(exist_ok=True)
             directory.chmod(0o755)  # bound into the app's sandbox
             path = directory / ASSETS_SOCKET
             binding = earlier.pop(str(path), None) or listen_unix(path, mode=0o666)
-        front = self._fronts[wanted.id] = Front(wanted.id, inbound, binding)
+        front = self._fronts[wanted.id] = Front(key, inbound, binding)
         self._wanted[wanted.id] = wanted
         self._work[wanted.id] = asyncio.create_task(self._prepare(wanted, front))
         return front
@@ -67,16 +75,15 @@ class Fronts:
             work.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await work
-        self._host.drop(instance_id)
         front = self._fronts.pop(instance_id, None)
         self._wanted.pop(instance_id, None)
         if front is not None:
+            self._host.drop(front.key)
             front.close()
-        self.remove_files(instance_id)
 
-    def remove_files(self, instance_id: str) -> None:
-        (self._places.apps / f"{instance_id}.sock").unlink(missing_ok=True)
-        shutil.rmtree(self._places.bindings / instance_id, ignore_errors=True)
+    def remove_files(self, key: str) -> None:
+        self.upstream_path(key).unlink(missing_ok=True)
+        shutil.rmtree(self._places.bindings / key, ignore_errors=True)
 
     async def aclose(self) -> None:
         for work in self._work.values():
@@ -107,7 +114,7 @@ class Fronts:
         tries = 0
         while front.served is None and front.status != "failed":
             try:
-                front.served = await self._served(wanted, assets)
+                front.served = await self._served(wanted, front.key, assets)
                 self._host.put(front)
             except Unsupported as error:
                 front.turn("failed", str(error))
@@ -118,11 +125,11 @@ class Fronts:
                 await asyncio.sleep(self._settings.backoff.delay_ms(tries + 1) / 1000)
         self._changed()
 
-    async def _served(self, wanted: NodeInstance, assets: Assets) -> Served:
+    async def _served(self, wanted: NodeInstance, key: str, assets: Assets) -> Served:
         files = await self._trees.ensure(assets)
         rules = assets_rules(assets, more_headers=content_type_rules(files, assets.headers))
-        upstream = f"{APPS_INSIDE}/{wanted.id}.sock" if wanted.version.worker is not None else None
-        return Served(key=wanted.id, directory=inside(self._trees.path(assets)), rules=rules, upstream=upstream)
+        upstream = f"{APPS_INSIDE}/{key}.sock" if wanted.version.worker is not None else None
+        return Served(key=key, directory=inside(self._trees.path(assets)), rules=rules, upstream=upstream)
 
 
 async def _first_try(task: asyncio.Task[None]) -> None:

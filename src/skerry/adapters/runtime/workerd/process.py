@@ -17,7 +17,7 @@ from skerry.adapters.cgroup.base import CgroupError, Group, Limits, Tree
 from skerry.adapters.cgroup.probe import end_group
 from skerry.adapters.process import detached
 from skerry.adapters.process.detached import Detached, Spawn
-from skerry.adapters.runtime.workerd import sandbox
+from skerry.adapters.runtime.workerd import sandbox, seccomp
 from skerry.adapters.runtime.workerd.config import HEALTH_SOCKET
 from skerry.adapters.runtime.workerd.engine import Engine
 from skerry.adapters.runtime.workerd.listeners import listen_unix, take_back
@@ -196,6 +196,7 @@ def start(fleet: Fleet, program: Program) -> SandboxedProcess:
     places = fleet.places
     _remove_old_logs(places.logs, program.name)
     health = listen_unix(places.health / f"{program.name}.sock")
+    rules = _seccomp_fd(network=program.box.network)
     try:
         sockets = (*program.sockets, (HEALTH_SOCKET, health.fileno()))
         join: tuple[str, ...] = ()
@@ -204,11 +205,14 @@ def start(fleet: Fleet, program: Program) -> SandboxedProcess:
             group.limit(program.limits)
             group.allow_swap(False)
             join = group.join
+        fds = tuple(fd for _, fd in sockets)
+        if rules >= 0:
+            fds += (rules,)
         outer = detached.spawn(
             Spawn(
                 name=program.name,
-                argv=sandbox.command(fleet.engine, program.box, tuple(name for name, _ in sockets)),
-                fds=tuple(fd for _, fd in sockets),
+                argv=sandbox.command(fleet.engine, program.box, tuple(name for name, _ in sockets), seccomp=rules >= 0),
+                fds=fds,
                 stdin=program.config,
                 log=str(places.logs / f"{program.name}.log"),
                 log_bytes_max=fleet.log_bytes_max,
@@ -227,6 +231,19 @@ def start(fleet: Fleet, program: Program) -> SandboxedProcess:
         raise
     finally:
         health.close()
+        if rules >= 0:
+            os.close(rules)
+
+
+def _seccomp_fd(*, network: bool) -> int:
+    """A file with the filter, read once by bubblewrap; -1 if there is none for this machine."""
+    code = seccomp.program(network=network)
+    if code is None:
+        return -1
+    fd = os.memfd_create("seccomp", os.MFD_CLOEXEC)
+    os.write(fd, code)
+    os.lseek(fd, 0, os.SEEK_SET)
+    return fd
 
 
 def attach(fleet: Fleet, name: str) -> SandboxedProcess | None:

@@ -32,17 +32,21 @@ class Sandbox(Record):
     network: bool = False
     cpu_files: str | None = None
     experimental: bool = False  # only ever for processes without a tenant's code
-    seccomp_fd: int | None = None  # as the child will see it
 
 
-def command(engine: Engine, box: Sandbox, sockets: tuple[str, ...]) -> tuple[str, ...]:
-    """The command line; `sockets` are named as in the config and inherited as descriptors from `FIRST_FD` on."""
+def command(engine: Engine, box: Sandbox, sockets: tuple[str, ...], *, seccomp: bool) -> tuple[str, ...]:
+    """The command line; `sockets` are named as in the config and inherited as descriptors from `FIRST_FD` on.
+
+    `seccomp`: the descriptor after them is the filter (see `seccomp`).
+    """
     as_root = os.geteuid() == 0
+    filtered = ("--seccomp", str(FIRST_FD + len(sockets))) if seccomp else ()
     return (
         engine.bwrap,
         *_namespaces(box, as_root=as_root),
         *_root(engine, box),
         "--clearenv", "--setenv", TAG_VARIABLE, box.tag, "--chdir", "/",
+        *filtered,
         *_privileges(engine, box, as_root=as_root),
         WORKERD, "serve", "--binary", "-",
         *(("--experimental",) if box.experimental else ()),
@@ -70,11 +74,10 @@ def _root(engine: Engine, box: Sandbox) -> list[str]:
 
 
 def _privileges(engine: Engine, box: Sandbox, *, as_root: bool) -> list[str]:
-    seccomp = ["--seccomp", str(box.seccomp_fd)] if box.seccomp_fd is not None else []
     if not as_root or not engine.setpriv:
-        return [*seccomp, "--cap-drop", "ALL"]
+        return ["--cap-drop", "ALL"]
     return [
-        *seccomp, "--cap-drop", "ALL", *(part for name in _SET_UID for part in ("--cap-add", name)),
+        "--cap-drop", "ALL", *(part for name in _SET_UID for part in ("--cap-add", name)),
         SETPRIV, "--reuid", str(box.uid), "--regid", str(box.uid), "--clear-groups",
         "--bounding-set", "-all", "--inh-caps", "-all", "--ambient-caps", "-all", "--no-new-privs",
     ]  # fmt: skip
