@@ -212,7 +212,7 @@ class WorkerdChecker:
         self._number += 1
         settings, tag = self._settings, self._fleet.places.tag
         program = Program(
-            name=f"check.{self._number}",
+            name=f"check-{self._number}.1",  # an owner of its own: logs of older processes of one owner are removed
             config=encode_config(config, self._fleet.engine.schema),
             sockets=sockets,
             box=Sandbox(uid=settings.uid(tag, str(self._number)), tag=tag, experimental=experimental),
