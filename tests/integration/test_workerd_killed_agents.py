@@ -54,6 +54,7 @@ class Agents:
     """Runs agents on one node, one after the other, each until it is killed."""
 
     def __init__(self, node: WorkerdNode, root: Path) -> None:
+        self.last: asyncio.subprocess.Process | None = None
         self._node = node
         self._wanted = root / "instances.json"
         self._blobs = root / "blobs"
@@ -66,9 +67,18 @@ class Agents:
         places = self._node.places
         command = [sys.executable, str(PROGRAM), *map(str, (places.data, places.run, self._blobs, self._wanted, seed))]
         agent = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE, env=os.environ)
+        self.last = agent
         assert agent.stdout is not None
         assert await agent.stdout.readline() == b"begin\n"
         return agent
+
+
+@pytest.fixture
+async def agents(node: WorkerdNode, tmp_path: Path) -> AsyncIterator[Agents]:
+    agents = Agents(node, tmp_path)
+    yield agents
+    if agents.last is not None and agents.last.returncode is None:
+        await kill(agents.last)  # otherwise it would start instances as fast as the clean-up ends them
 
 
 async def kill(agent: asyncio.subprocess.Process) -> None:
@@ -76,13 +86,13 @@ async def kill(agent: asyncio.subprocess.Process) -> None:
     assert await agent.wait() == -signal.SIGKILL
 
 
-async def test_instances_outlive_a_killed_agent(node: WorkerdNode, tmp_path: Path) -> None:
+async def test_instances_outlive_a_killed_agent(node: WorkerdNode, agents: Agents) -> None:
     wanted = node.good("a")
     runtime = await node.open()
     await runtime.start(wanted)
     before = await becomes(runtime, wanted.id, "running")
     await runtime.aclose(stop_instances=False)
-    agent = await Agents(node, tmp_path).begin(seed=1)
+    agent = await agents.begin(seed=1)
     assert agent.stdout is not None
     assert await agent.stdout.readline() == b"attached\n"
     await kill(agent)
@@ -91,11 +101,11 @@ async def test_instances_outlive_a_killed_agent(node: WorkerdNode, tmp_path: Pat
     assert (await becomes(runtime, wanted.id, "running")).pid == before.pid
 
 
-async def test_nothing_is_left_by_agents_killed_anywhere(node: WorkerdNode, tmp_path: Path) -> None:
+@pytest.mark.timeout(300)
+async def test_nothing_is_left_by_agents_killed_anywhere(node: WorkerdNode, agents: Agents) -> None:
     seed = random.randrange(1 << 30)
     print(f"seed {seed}")
     rng = random.Random(seed)
-    agents = Agents(node, tmp_path)
     for cycle in range(CYCLES):
         agent = await agents.begin(seed + cycle)
         await asyncio.sleep(rng.random() * LIFE_MS_MAX / 1000)

@@ -270,7 +270,8 @@ class Instance:
     async def _watch_adopted(self, process: SandboxedProcess) -> None:
         if self.life.state == "starting":
             try:
-                await self._ready_or_fault(process)
+                async with asyncio.timeout(self._around.settings.start_ms_max / 1000):
+                    await self._ready_or_fault(process)
             except Exception as error:
                 await process.kill()
                 self.process = None

@@ -9,6 +9,7 @@ import contextlib
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from skerry.adapters.cgroup.base import CgroupError
 from skerry.adapters.process import detached
 from skerry.adapters.runtime.workerd import process as processes
 from skerry.adapters.runtime.workerd.instance import end
@@ -72,7 +73,10 @@ class Keeper:
 
     async def _start(self) -> SandboxedProcess:
         self._number += 1
-        process = processes.start(self._fleet, self._build(self._number))
+        try:
+            process = processes.start(self._fleet, self._build(self._number))
+        except (OSError, CgroupError) as error:
+            raise Unavailable(f"{self.name} does not start: {error}") from error
         try:
             async with asyncio.timeout(self._settings.start_ms_max / 1000):
                 await process.ready()
