@@ -479,3 +479,23 @@ def test_a_controller_that_lost_its_disk_moves_nothing() -> None:
         assert {name: cell.pid for node in world.nodes.values() for name, cell in node.machine.cells.items()} == pids
 
     play(story)
+
+
+def test_two_bad_versions_are_not_rolled_back_to_each_other_for_ever() -> None:
+    async def story(world: World) -> None:
+        worse = world.breaks(BAD + "er", "worse")
+        world.breaks(BAD, "bad")
+        await world.deploy("hello")
+        await world.enable("hello", enabled=False)
+        await world.settled()
+        await world.deploy("hello", BAD)
+        await world.settled()
+        await world.enable("hello", enabled=True)
+        await world.settled()
+        await world.deploy("hello", worse)
+        await world.settled()
+        plan = world.plan_of("hello")
+        assert plan is not None
+        assert plan.generation < 10
+
+    play(story)

@@ -232,6 +232,8 @@ class Placer:
     def _release(self, snapshot: Snapshot, plan: Plan) -> Release:
         previous = previous_plan(snapshot.release)
         found = self._plan_by_id((plan.account, plan.app), previous) if previous else None
+        if found is not None and not found.placements:
+            found = None  # one that ran nothing is nothing to go back to
         sites = tuple(view.site for view in snapshot.world.sites)
         return Release(
             account=plan.account,

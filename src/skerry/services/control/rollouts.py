@@ -103,9 +103,9 @@ class Rollouts:
         good = self._plan(release, release.previous) if release.previous else None
         if app is None or good is None or good.deployment in (None, plan.deployment) or app.deployment != plan.deployment:
             return []
-        shares = self._shares(key, good.deployment)
-        if shares is None:
-            return []
+        shares, failed = self._shares(key, good.deployment), self._shares(key, plan.deployment)
+        if shares is None or (failed is not None and failed.shares == shares.shares):
+            return []  # the same again would fail again, and again
         now_ms = self._clock.now_ms()
         deployment = Deployment(
             id=DeploymentId(_uuid_from("rollback", release.plan)),
