@@ -82,7 +82,7 @@ class _Checker:
             missing[(refused.account, refused.app, refused.version)] += refused.missing
             if refused.plan_generation != generations.get((refused.account, refused.app)):
                 yield f"{refused.app}: refuses generation {refused.plan_generation}, which is not the one asked"
-            if not refused.rejections and self.decision.nodes:
+            if not refused.rejections:
                 yield f"{refused.app}: refused without a reason"
         asked = {
             (app.account, app.app, entry.version.id): entry.count for app in self.given.slice_.apps for entry in app.versions

@@ -21,10 +21,11 @@ from skerry.core.reconcile.site_types import (
     SiteMemory,
 )
 from skerry.core.types.app import Version
-from skerry.core.types.ids import AccountId, AppName, InstanceId, NodeId, VersionId
+from skerry.core.types.ids import AccountId, AppName, InstanceId, NodeId, SiteId, VersionId
 from skerry.core.types.place import Node, PlaceState
+from skerry.core.types.plan import Reason, Rejection
 from skerry.core.types.resources import Resources
-from skerry.core.types.slices import SERVING_STATES, NodeInstance, SiteSlice
+from skerry.core.types.slices import SERVING_STATES, NodeInstance, Refused, SiteSlice
 
 AppKey = tuple[AccountId, AppName]
 
@@ -51,7 +52,7 @@ def decide_site(given: SiteInput) -> SiteDecision:
         memory=decided,
         slices=_slices(nodes, wanted, retiring, versions),
         routes=route_table(given.slice_, wanted, retiring, serving),
-        refused=packing.refused,
+        refused=_with_reasons(packing.refused, given.slice_.site),
         nodes=_with_reserved(nodes, wanted),
         wake_ms=_wake_ms(retiring, given.now_ms),
     )
@@ -209,6 +210,12 @@ def _slices(
         NodeContents(node=name, instances=tuple(sorted(contents[name], key=lambda instance: instance.id)))
         for name in sorted(contents)
     )
+
+
+def _with_reasons(refused: tuple[Refused, ...], site: SiteId) -> tuple[Refused, ...]:
+    """Where no node is known, there is none to give a reason for."""
+    nobody = Rejection(place=site, reason=Reason.NO_NODES, detail="no node has reported")
+    return tuple(item if item.rejections else msgspec.structs.replace(item, rejections=(nobody,)) for item in refused)
 
 
 def _with_reserved(nodes: tuple[Node, ...], wanted: tuple[Held, ...]) -> tuple[Node, ...]:
