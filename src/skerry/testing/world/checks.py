@@ -31,6 +31,7 @@ class Checks:
         self._entries: dict[str, bytes] = {}
         self._revision = 0
         self._memories: dict[SiteId, SiteMemory] = {}
+        self._forgotten: set[str] = set()
 
     # The store, transaction by transaction.
 
@@ -123,6 +124,10 @@ class Checks:
             for rejection in item.rejections:
                 self.reason(f"{site}: {item.app}", rejection)
 
+    def forget(self, site: str) -> None:
+        """Its disk is lost: its next routes follow from what it can still see."""
+        self._forgotten.add(site)
+
     # Routes.
 
     def on_routes(self, before: RouteTable, after: RouteTable) -> None:
@@ -144,7 +149,8 @@ class Checks:
 
     def _make_before_break(self, before: RouteTable, after: RouteTable) -> None:
         memory = self._memories.get(after.site)
-        if memory is None:
+        if memory is None or after.site in self._forgotten:
+            self._forgotten.discard(after.site)
             return
         now = {(r.account, r.app): {t.instance for t in r.targets if t.weight > 0} for r in after.routes}
         for route in before.routes:

@@ -1,44 +1,83 @@
-"""Which healthy copies of apps there were, and since when: whether a failed request had to fail."""
+"""Which healthy copies of apps there are, and which cities can know of them: whether a failed request had to fail."""
 
 from typing import final
 
+from skerry.core.types.app import App
+from skerry.core.types.ids import AppName
 from skerry.core.types.slices import SERVING_STATES
+from skerry.kit.record import Record
 from skerry.testing.world.ground import Ground
 from skerry.testing.world.network import Network
 
-Copy = tuple[str, str, str, int]
-"""(app, site, instance, process): one process of one instance."""
+KNOWN_AFTER_MS = 4_000
+"""So long every plane between a new copy and a city has to live and to be connected; then the city knows of it, whatever
+happens to the planes afterwards."""
+
+
+class Copy(Record):
+    """One process of one instance."""
+
+    app: str
+    site: str
+    node: str
+    instance: str
+    process: int
 
 
 @final
 class Copies:
-    """Sampled often. `since` tells how long each copy has been healthy, and each site's ingress up."""
+    """`sample` it often. A city that lost its disk has to be told again: `forget`."""
 
     def __init__(self, ground: Ground, network: Network) -> None:
         self._ground = ground
         self._network = network
-        self._healthy: dict[Copy, int] = {}
-        self._ingress: dict[str, int] = {}
+        self._tags: dict[AppName, str] = {}  # of the apps that are wanted
+        self._told_ms: dict[tuple[Copy, str], int] = {}  # (copy, city): since when it has been told without a break
+        self._known: set[tuple[Copy, str]] = set()
 
-    def sample(self) -> None:
+    def sample(self, apps: list[App], informed: frozenset[str]) -> None:
+        """`informed`: sites and nodes that live and are connected upwards, with a control that lives."""
         now_ms = self._ground.clock.monotonic_ms()
-        healthy = {
-            (cell.instance.version.app, node.site, cell.instance.id, cell.process)
-            for node in self._ground.hosts.values()
-            for cell in node.machine.cells.values()
-            if cell.life.state in SERVING_STATES and cell.life.ready_ms and (cell.pid is not None or node.alive)
-        }
-        self._healthy = {copy: self._healthy.get(copy, now_ms) for copy in sorted(healthy)}
-        up = [name for name, ingress in self._ground.ingresses.items() if ingress.pid]
-        self._ingress = {name: self._ingress.get(name, now_ms) for name in up}
+        tags = {app.name: app.tag for app in apps if app.enabled and app.deployment is not None}
+        changed = {name for name in {*tags, *self._tags} if tags.get(name) != self._tags.get(name)}
+        self._tags = tags
+        told: dict[tuple[Copy, str], int] = {}
+        known: set[tuple[Copy, str]] = set()
+        for copy in self._healthy(frozenset(tags)):
+            for city in self._ground.ingresses:
+                key = (copy, city)
+                if copy.app in changed:
+                    continue
+                if {copy.site, copy.node, city} <= informed:
+                    told[key] = self._told_ms.get(key, now_ms)
+                if key in self._known or now_ms - told.get(key, now_ms) >= KNOWN_AFTER_MS:
+                    known.add(key)
+        self._told_ms, self._known = told, known
 
-    def reachable_since(self, app: str, asked: str) -> int | None:
-        """Since when (ms) some copy has been healthy and in reach of `asked`'s ingress; None: there is none."""
-        if asked not in self._ingress:
+    def forget(self, city: str) -> None:
+        """Neither does it know of others' copies, nor of all of its own."""
+        self._known = {key for key in self._known if city not in (key[0].site, key[1])}
+        self._told_ms = {key: since for key, since in self._told_ms.items() if city not in (key[0].site, key[1])}
+
+    def in_reach(self, app: str, city: str) -> Copy | None:
+        """A healthy copy that the city knows of and reaches, if its own ingress is up."""
+        if not self._ground.ingresses[city].pid:
             return None
-        since = [
-            max(begun_ms, self._ingress[asked], self._ingress.get(site, 1 << 60))
-            for (name, site, _, _), begun_ms in self._healthy.items()
-            if name == app and self._network.connected(asked, site)
+        found = [
+            copy for copy in self._healthy(frozenset((app,))) if (copy, city) in self._known and self._reaches(city, copy.site)
         ]
-        return min((ms for ms in since if ms < 1 << 60), default=None)
+        return found[0] if found else None
+
+    def _reaches(self, city: str, site: str) -> bool:
+        return self._network.connected(city, site) and bool(self._ground.ingresses[site].pid)
+
+    def _healthy(self, apps: frozenset[str]) -> list[Copy]:
+        return [
+            Copy(app=cell.instance.version.app, site=host.site, node=host.id, instance=cell.instance.id, process=cell.process)
+            for host in self._ground.hosts.values()
+            for cell in host.machine.cells.values()
+            if cell.instance.version.app in apps
+            and cell.life.state in SERVING_STATES
+            and cell.life.ready_ms
+            and (cell.pid is not None or host.alive)
+        ]

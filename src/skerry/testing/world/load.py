@@ -105,5 +105,6 @@ class Load:
     def _fail(self, begun_ms: int, site: str, what: str) -> None:
         failure = Failure(begun_ms, site, self._app, what)
         self.tally.failed.append(failure)
-        self._ground.note(f"failed {failure}")
+        if not self.tally.failed[-2:-1] or self.tally.failed[-2].what != what:  # one line for a row of equal ones
+            self._ground.note(f"failed {failure}")
         self._judge(failure)

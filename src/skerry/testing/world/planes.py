@@ -21,6 +21,7 @@ from skerry.core.types.slices import NodeSlice, SiteReport, SiteSlice
 from skerry.kit.record import Record
 from skerry.ports.ingress import TargetStats
 from skerry.ports.links import Unreachable
+from skerry.ports.store import StoreError
 from skerry.services.control.declare import declare_sites
 from skerry.services.control.mirror import Mirror
 from skerry.services.control.observed import Observed
@@ -44,6 +45,8 @@ R = TypeVar("R", bound=Record)
 T = TypeVar("T")
 
 SUFFIX = "test"
+SUPERVISED_MS = 500  # until its supervisor starts a control again that could not begin
+APPLY_MS = 10  # of a table to an ingress
 INGRESS_BACK_MS = 700  # a real one is restarted by its master within a second
 
 
@@ -138,8 +141,14 @@ class SimControl(SimPlane):
 
     async def _main(self) -> None:
         ground = self._ground
-        await declare_sites(self.store, tuple(make_site(name) for name in ground.plan))
-        await self.mirror.load()
+        while True:
+            try:
+                await declare_sites(self.store, tuple(make_site(name) for name in ground.plan))
+                await self.mirror.load()
+                break
+            except StoreError as error:
+                ground.note(f"{self.name} cannot start: {error}")
+                await ground.clock.sleep_ms(SUPERVISED_MS)
         rollouts = Rollouts(self.store, self.mirror, self.observed, ground.clock)
         watcher = Watcher(self.store, self.mirror, self.observed, self.placer, ground.clock)
         async with asyncio.TaskGroup() as group:
@@ -178,6 +187,7 @@ class WatchedIngress:
         await self.real.start()
 
     async def apply(self, table: RouteTable) -> None:
+        await asyncio.sleep(APPLY_MS / 1000)
         before = self.real.table
         await self.real.apply(table)
         self._checks.on_routes(before, table)

@@ -6,6 +6,7 @@ from typing import Literal, final
 
 from skerry.ports.store import PAGE_MAX, Change, Check, Delete, Entry, Op, Page, Put, Store
 
+COMMIT_MS = 2  # to the disk, and back to the caller
 Side = Literal["before", "after"]
 
 
@@ -40,7 +41,11 @@ class PointStore:
         number = self.commits + 1
         if self._cut or (ops and self.on_write("before", number)):
             await _nothing_more()
+        await asyncio.sleep(COMMIT_MS / 1000)
+        if self._cut:
+            await _nothing_more()
         revision = await self._store.transact(checks, ops)
+        await asyncio.sleep(COMMIT_MS / 1000)
         if ops:
             self.commits += 1
             if self.on_write("after", number):

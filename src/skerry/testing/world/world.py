@@ -22,15 +22,13 @@ from skerry.testing.builders import make_node
 from skerry.testing.virtual_loop import run_virtual
 from skerry.testing.world.convergence import leftovers
 from skerry.testing.world.estate import Estate
-from skerry.testing.world.load import Failure, Load, Served
+from skerry.testing.world.load import EVERY_MS, Failure, Load, Served
 from skerry.testing.world.network import Way, way_of_request
 from skerry.testing.world.planes import SUFFIX, SimControl, SimNode, SimSite
 
 T = TypeVar("T")
 
 SAMPLE_MS = 50
-EXCUSED_MS = 2_000
-"""A copy that became healthy so shortly before a request failed may not have been known to the user's city yet."""
 QUIET_MS = 3_000
 SETTLE_MS = 120_000
 BUGS = frozenset(("plan_violates", "decision_violates"))  # logged where a decision breaks a promise and is not carried out
@@ -42,6 +40,7 @@ class World(Estate):
 
     def __init__(self, plan: Mapping[str, int], *, seed: int = 1, memory_mib: int = 1024, trace_lines: int = 0) -> None:
         super().__init__(plan, seed=seed, trace_lines=trace_lines)
+        self.healed = False
         self._memory_mib = memory_mib
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -75,15 +74,14 @@ class World(Estate):
     # What is known from outside.
 
     def judge_failure(self, failure: Failure) -> None:
-        """A failed request is a broken promise when a healthy copy was in reach all the time."""
-        self.copies.sample()
-        since_ms = self.copies.reachable_since(failure.app, failure.site)
-        app = next((app for app in self.checks.held(keys.APPS, App) if app.name == failure.app), None)
-        if since_ms is None or failure.at_ms - since_ms < EXCUSED_MS or app is None or not app.enabled:
+        """A failed request is a broken promise when a healthy copy was in reach before and after."""
+        before = self.copies.in_reach(failure.app, failure.site)
+        self._sample()
+        if before is None or before != self.copies.in_reach(failure.app, failure.site):
             return
         if "by the instance" in failure.what:
             return  # what it says itself goes to the user, for the moments until its site has heard
-        self.violate(f"a healthy copy was in reach since {since_ms} ms, but {failure}")
+        self.violate(f"a healthy copy was in reach at {before.node}, but {failure}")
 
     def picture(self) -> tuple[str, ...]:
         """What runs where, and how far every app is: one line each."""
@@ -120,6 +118,11 @@ class World(Estate):
                 raise AssertionError("\n".join((f"not converged in {limit_ms} ms:", *found)))
             await self.clock.sleep_ms(250)
 
+    def apps(self) -> list[App]:
+        """As the store has them."""
+        self.checks.follow_store()
+        return self.checks.held(keys.APPS, App)
+
     def plan_of(self, app: str) -> Plan | None:
         """The newest."""
         self.checks.follow_store()
@@ -146,8 +149,8 @@ class World(Estate):
 
     # Users and developers.
 
-    def load(self, app: str, *, sites: tuple[str, ...] = ()) -> Load:
-        return Load(self, app, sites=sites or tuple(self.sites), ask=self.request, judge=self.judge_failure)
+    def load(self, app: str, *, sites: tuple[str, ...] = (), every_ms: int = EVERY_MS) -> Load:
+        return Load(self, app, sites=sites or tuple(self.sites), ask=self.request, judge=self.judge_failure, every_ms=every_ms)
 
     async def request(self, site: str, app: str, method: str = "GET") -> Served:
         """By the ingress of `site`, and of no other. Raises `ConnectionRefusedError` while that is down."""
@@ -198,6 +201,16 @@ class World(Estate):
                 return True
         return False
 
+    def lose_disk(self, site: str, *, slice_too: bool = True) -> None:
+        """The controller dies, and what it remembers with it: running copies that are no longer asked for are lost to it."""
+        held = self.sites[site]
+        held.kill()
+        held.memory_file.lose()
+        if slice_too:
+            held.slice_file.lose()
+        self.copies.forget(site)
+        self.checks.forget(site)
+
     def lose_site(self, site: str) -> None:
         """Every process of a city ends, and nobody reaches it."""
         self.lost_sites.add(site)
@@ -214,6 +227,21 @@ class World(Estate):
             if node.site == site and not node.powered:
                 node.start()
 
+    def add_control(self) -> SimControl:
+        """Another replica on the same store."""
+        self.controls.append(SimControl(self, f"control-{len(self.controls) + 1}"))
+        return self.controls[-1]
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """Something that goes on beside the story, and ends with the world."""
+        self._tasks.append(asyncio.ensure_future(self._owned(work)))
+
+    async def _owned(self, work: Coroutine[Any, Any, None]) -> None:
+        try:
+            await work
+        except Exception as error:  # of a script or a service alike: nobody else would see it
+            self.violate(f"unexpected: {error!r}")
+
     def add_node(self, name: str, *, memory_mib: int | None = None) -> None:
         """A machine joins its site (which has to expect it)."""
         site = name.rpartition("-")[0]
@@ -228,8 +256,16 @@ class World(Estate):
             self._look()
 
     def _look(self) -> None:
-        self.checks.follow_store()
-        self.copies.sample()
+        self._sample()
+
+    def _sample(self) -> None:
+        informed = {
+            plane.id
+            for plane in (*self.sites.values(), *self.nodes.values())
+            if plane.alive and not plane.wire.cut and any(control.alive for control in self.controls)
+        }
+        placed = [app for app in self.apps() if (plan := self.plan_of(app.name)) is not None and plan.placements]
+        self.copies.sample(placed, frozenset(informed))
 
     def _hear_log(self, logger: object, method: str, event: Any) -> NoReturn:
         name = event.get("event")
