@@ -46,6 +46,9 @@ _NO_CACHE = """export default {
     return new Response(null, {status: 504, headers: {"CF-Cache-Status": "MISS"}});
   }
 };"""
+# The C++ halves of requests live until V8 collects the young generation, which by default grows to 16 MB first: a busy
+# "hello" then holds 280 MB, with this 225, and answers as many requests. Not among the flags that void V8's cached code.
+_YOUNG_GENERATION = "--max-semi-space-size=4"
 _PLATFORM_DATE = "2026-01-01"  # compatibility date of our own few lines
 
 
@@ -88,6 +91,7 @@ def app_config(version: Version, contents: Contents, *, forwarded_proto_header: 
             _health_service(),
         ],
         "sockets": [_socket(HTTP_SOCKET, "app", http), _socket(HEALTH_SOCKET, "health")],
+        "v8Flags": [_YOUNG_GENERATION],
     }
 
 
