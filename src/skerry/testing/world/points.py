@@ -12,13 +12,16 @@ Side = Literal["before", "after"]
 
 @final
 class PointStore:
-    """`commits` counts writes. `on_write(side, n)` is asked around the n-th; True: the owner is dead, and hears nothing more."""
+    """`writes` counts what was asked for. `on_write(side, n)` is asked around the n-th; True: the owner is dead.
+
+    "before": nothing of it has happened. "after": it is durable, and nobody has been told.
+    """
 
     def __init__(self, store: Store, on_write: Callable[[Side, int], bool] = lambda side, number: False) -> None:
         self._store = store
         self._cut = False
         self.on_write = on_write
-        self.commits = 0
+        self.writes = 0
 
     def cut(self) -> None:
         """The owner was killed: not even a task that has yet to notice writes anything more."""
@@ -38,7 +41,8 @@ class PointStore:
         return await self.transact((Check(key=key, revision=revision),), (op,))
 
     async def transact(self, checks: Sequence[Check], ops: Sequence[Op]) -> int:
-        number = self.commits + 1
+        self.writes += bool(ops)
+        number = self.writes
         if self._cut or (ops and self.on_write("before", number)):
             await _nothing_more()
         await asyncio.sleep(COMMIT_MS / 1000)
@@ -46,10 +50,8 @@ class PointStore:
             await _nothing_more()
         revision = await self._store.transact(checks, ops)
         await asyncio.sleep(COMMIT_MS / 1000)
-        if ops:
-            self.commits += 1
-            if self.on_write("after", number):
-                await _nothing_more()
+        if ops and self.on_write("after", number):
+            await _nothing_more()
         return revision
 
     def watch(self, prefix: str, *, after: int) -> AsyncIterator[tuple[Change, ...]]:

@@ -139,6 +139,12 @@ class World(Estate):
             if cell.instance.version.app == app and site in (None, node.site)
         ]
 
+    def running_in(self, site: str) -> list[Version]:
+        """Of every app."""
+        return [
+            cell.instance.version for node in self.nodes.values() if node.site == site for cell in node.machine.cells.values()
+        ]
+
     async def view(self, app: str) -> AppView:
         status = await self.control.call(self.control.operations.status(None))
         return next(view for view in status.apps if view.app == app)
