@@ -1,4 +1,6 @@
-"""Run benches one after another: `python -m bench [NAME …]`, all of them without a name.
+"""Run benches one after another: `python -m bench [NAME …] [OPTION …]`, all of them without a name; options go to each.
+
+A bench with parts takes their names after its own: `python -m bench workers speed --rounds 3`.
 
 As root each runs in a control group of its own with many CPU shares: Linux gives every session an equal share of the
 machine (autogroup), so that a bench and what it starts would otherwise measure what else is running.
@@ -18,21 +20,30 @@ HERE = Path(__file__).parent
 CPU_SHARES = 16384  # sixteen times a plain process
 
 
-def main(names: list[str]) -> int:
+def main(arguments: list[str]) -> int:
     there = sorted(path.stem for path in HERE.glob("*.py") if not path.stem.startswith("_"))
-    unknown = [name for name in names if name not in there]
-    if unknown:
-        sys.exit(f"no bench is called {', '.join(unknown)}; there are: {', '.join(there)}")
-    failed = [name for name in names or there if run(name) != 0]
+    names, options = split(arguments, there)
+    if not names and options and not options[0].startswith("-"):
+        sys.exit(f"no bench is called {options[0]}; there are: {', '.join(there)}")
+    failed = [name for name in names or there if run(name, options) != 0]
     if failed:
         print(f"failed: {', '.join(failed)}", file=sys.stderr)
     return 1 if failed else 0
 
 
-def run(name: str) -> int:
+def split(arguments: list[str], there: list[str]) -> tuple[list[str], list[str]]:
+    """Names of benches first; from the first word that is none, all belongs to them."""
+    count = next((at for at, word in enumerate(arguments) if word not in there), len(arguments))
+    return arguments[:count], arguments[count:]
+
+
+def run(name: str, options: list[str]) -> int:
     print(f"== {name}", flush=True)
     with group_of_its_own() as group:
-        return subprocess.run([sys.executable, str(HERE / f"{name}.py")], preexec_fn=lambda: enter(group), check=False).returncode
+        if group is None:
+            print("  (without a control group of its own: other work on this machine disturbs it more)", flush=True)
+        program = [sys.executable, str(HERE / f"{name}.py"), *options]
+        return subprocess.run(program, preexec_fn=lambda: enter(group), check=False).returncode
 
 
 @contextlib.contextmanager
@@ -45,6 +56,7 @@ def group_of_its_own():
         with contextlib.suppress(CgroupError):
             group = tree.create("bench")
             group.limit(Limits(cpu_shares=CPU_SHARES))
+            tree.weigh(CPU_SHARES)  # what holds the group competes with everybody else, not the group
     try:
         yield group
     finally:

@@ -1,0 +1,30 @@
+"""A platform for a bench: the one of the tests, weighed as the bench itself is, and what benches ask of it."""
+
+import contextlib
+from collections.abc import AsyncIterator
+
+from skerry.adapters.cgroup.probe import find_tree
+from skerry.kit.hashing import stable_id
+from skerry.testing.platform import Platform
+
+CPU_SHARES = 16384  # of each tree that the platform makes: as many as the bench has
+
+
+@contextlib.asynccontextmanager
+async def open_platform(cities: str, *options: str) -> AsyncIterator[Platform]:
+    async with Platform(cities=cities, options=options) as platform:
+        weigh(platform)
+        yield platform
+
+
+def weigh(platform: Platform) -> None:
+    """The platform's control groups are not below the bench's: give them its weight, lest other work slows them."""
+    places = [platform.data, *(path for kind in ("sites", "nodes") for path in (platform.data / kind).iterdir())]
+    for place in places:
+        tree, _ = find_tree(f"skerry-{stable_id(str(place), length=8)}")
+        if tree is not None:
+            tree.weigh(CPU_SHARES)
+
+
+async def sites_of(platform: Platform) -> list[str]:
+    return [site["site"] for site in (await platform.status())["sites"]]
