@@ -49,11 +49,17 @@ def usable_swap() -> bool:
 def ensure_swap(record: Path, *, size_bytes: int | None = None) -> bool:
     """Make sure that there is swap on zram; True if this made it, False if it was there. Raises `ZramError`.
 
-    Blocks for about 20 ms. `remove_swap` undoes it.
+    `remove_swap` undoes it. Blocks for about 20 ms.
     """
     remove_swap(record)
     if usable_swap():
         return False
+    make_swap(record, size_bytes=size_bytes)
+    return True
+
+
+def make_swap(record: Path, *, size_bytes: int | None = None) -> None:
+    """A zram device with swap on it, whatever else there is. Raises `ZramError`."""
     if not _CONTROL.is_dir() or os.geteuid() != 0:
         raise ZramError("this kernel has no zram (modprobe zram)" if os.geteuid() == 0 else "swap needs root")
     mark = f"{LABEL}{secrets.token_hex(4)}"
@@ -70,7 +76,6 @@ def ensure_swap(record: Path, *, size_bytes: int | None = None) -> bool:
     except OSError as error:
         remove_swap(record)
         raise ZramError(f"no swap on zram: {error}") from error
-    return True
 
 
 def remove_swap(record: Path) -> None:

@@ -227,6 +227,8 @@ class Instance:
         except BaseException:
             await asyncio.shield(process.kill())
             raise
+        if process.group is not None:
+            process.group.limit(self._limits(self._around.settings.cpu_shares))
         return process
 
     async def _ready_or_fault(self, process: SandboxedProcess) -> None:
@@ -258,13 +260,18 @@ class Instance:
             box=Sandbox(
                 uid=settings.uid(places.tag, self.wanted.id), tag=places.tag, binds=tuple(binds), cpu_files=around.fleet.cpu_files
             ),
-            limits=Limits(
-                memory_bytes=version.limits.memory_mib_max * MIB,
-                cpu_millicores=version.limits.cpu_millicores_max,
-                pids=settings.pids_max,
-            ),
+            limits=self._limits(settings.cpu_shares_starting),
             owner=self.wanted.id,
             address=self.address,
+        )
+
+    def _limits(self, cpu_shares: int) -> Limits:
+        wanted = self.version.limits
+        return Limits(
+            memory_bytes=wanted.memory_mib_max * MIB,
+            cpu_millicores=wanted.cpu_millicores_max,
+            cpu_shares=cpu_shares,
+            pids=self._around.settings.pids_max,
         )
 
     async def _watch_adopted(self, process: SandboxedProcess) -> None:

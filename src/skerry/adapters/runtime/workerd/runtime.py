@@ -20,6 +20,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import msgspec
+import structlog
 
 from skerry.adapters import zram
 from skerry.adapters.blobs.kept import Fetch, KeptBlobs
@@ -44,6 +45,8 @@ from skerry.core.types.ids import Digest, InstanceId, NodeId
 from skerry.core.types.slices import NodeInstance, ObservedInstance
 from skerry.kit.record import Record, decode, encode
 from skerry.ports.runtime import Capabilities, Unavailable
+
+log = structlog.get_logger()
 
 
 class Kept(Record):
@@ -86,7 +89,8 @@ class WorkerdRuntime:
         self._stopping: dict[InstanceId, asyncio.Task[None]] = {}
         self._changes = Changes()
         self._begun = False
-        self._watching: asyncio.Task[None] | None = None
+        self._gone = asyncio.Event()  # something was removed since files were collected
+        self._background: list[asyncio.Task[None]] = []
 
     @property
     def capabilities(self) -> Capabilities:
@@ -131,7 +135,7 @@ class WorkerdRuntime:
         await self._fronts.prepared()
         self._assets.begin(serving)
         await self._sweep()
-        self._watching = asyncio.create_task(Watch(self).run())
+        self._background = [asyncio.create_task(work) for work in (Watch(self).run(), self._collect())]
         self._changes.notify()
 
     async def start(self, instance: NodeInstance) -> ObservedInstance:
@@ -172,9 +176,9 @@ class WorkerdRuntime:
     async def aclose(self, *, stop_instances: bool) -> None:
         if not self._begun:
             return
-        if self._watching is not None:
-            self._watching.cancel()
-            await asyncio.gather(self._watching, return_exceptions=True)
+        for task in self._background:
+            task.cancel()
+        await asyncio.gather(*self._background, return_exceptions=True)
         if stop_instances:
             await asyncio.gather(*(self.stop(key, grace_ms=0) for key in list(self._wanted)))
         else:
@@ -264,6 +268,7 @@ class WorkerdRuntime:
         self._remove_files(self._wanted[key])
         self._instances.pop(key, None)
         del self._wanted[key]
+        self._gone.set()
         self._changes.notify()
 
     def _remove_files(self, kept: Kept) -> None:
@@ -333,6 +338,18 @@ class WorkerdRuntime:
                 self._fronts.remove_files(path.stem)
         await asyncio.to_thread(self._trees.keep_only, self._fronts.manifests())
         await asyncio.to_thread(self.blobs.keep_only, self._digests())
+
+    async def _collect(self) -> None:
+        """Remove the files of what has gone."""
+        while True:
+            await self._gone.wait()
+            await asyncio.sleep(self.settings.collect_after_ms / 1000)
+            self._gone.clear()
+            try:
+                await self._trees.collect(self._fronts.manifests)
+                await self.blobs.collect(lambda: self._digests() | self._trees.building())
+            except OSError as error:
+                log.warning("files_not_collected", error=str(error))
 
     def _pids(self, name: str) -> tuple[int, ...]:
         process = processes.attach(self.fleet, name)

@@ -27,8 +27,11 @@ class Settings(Record):
     start_ms_max: int = 30_000  # to the first answer of the health check
     drain_ms_max: int = 600_000  # how long the old one of a replaced pair may finish its connections
     bloat_bytes: int = 64 * MIB  # private memory of an idle process at which a fresh one takes its place
+    collect_after_ms: int = 5_000  # files of what has gone are removed so much later: a successor often shares them
     log_bytes_max: int = 1 * MIB
     pids_max: int = 64  # threads of one instance: workerd has 2 to 12
+    cpu_shares: int = 100  # of an instance, among the others
+    cpu_shares_starting: int = 1024  # of one that somebody waits for
     check_cpu_s_max: int = 1  # Cloudflare's limit on start-up
     check_wall_ms_max: int = 10_000
     egress_allow: tuple[str, ...] = ()  # networks (CIDR) that apps may reach besides the public internet

@@ -11,6 +11,7 @@ import re
 import secrets
 import shutil
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
 from skerry.adapters.blobs.kept import KeptBlobs
@@ -43,6 +44,7 @@ class Trees:
     def __init__(self, directory: Path, blobs: KeptBlobs) -> None:
         self._directory = directory
         self._blobs = blobs
+        self._building: dict[Digest, frozenset[Digest]] = {}
 
     def path(self, assets: Assets) -> Path:
         return self._directory / self._blobs.path(assets.manifest).name
@@ -52,15 +54,31 @@ class Trees:
         files = read_manifest(await self._blobs.get(assets.manifest))
         path = self.path(assets)
         if not await asyncio.to_thread(path.is_dir):
-            await self._blobs.ensure_all(file.digest for file in files)
-            await asyncio.to_thread(self._build, path, files)
+            self._building[assets.manifest] = frozenset(file.digest for file in files)
+            try:
+                await self._blobs.ensure_all(file.digest for file in files)
+                await asyncio.to_thread(self._build, path, files)
+            finally:
+                self._building.pop(assets.manifest, None)
         return files
+
+    def building(self) -> frozenset[Digest]:
+        """Blobs that a tree is about to be made of."""
+        return frozenset[Digest]().union(*self._building.values())
 
     def keep_only(self, manifests: frozenset[Digest]) -> None:
         """Remove the rest, and what a killed agent left half built."""
         for path in self._directory.iterdir():
             if path.name not in manifests:
                 shutil.rmtree(path, ignore_errors=True)
+
+    async def collect(self, needed: Callable[[], frozenset[Digest]]) -> None:
+        """As `keep_only`, but while others build: what is needed is asked again for each tree."""
+        for name in sorted(await asyncio.to_thread(os.listdir, self._directory)):
+            if not name.startswith(".") and name not in needed():
+                gone = self._directory / f".{name}.{secrets.token_hex(4)}"
+                (self._directory / name).rename(gone)
+                await asyncio.to_thread(shutil.rmtree, gone, ignore_errors=True)
 
     def _build(self, path: Path, files: tuple[AssetFile, ...]) -> None:
         building = self._directory / f".{path.name}.{secrets.token_hex(4)}"
