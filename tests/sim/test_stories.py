@@ -499,3 +499,82 @@ def test_two_bad_versions_are_not_rolled_back_to_each_other_for_ever() -> None:
         assert plan.generation < 10
 
     play(story)
+
+
+def test_a_bad_version_is_not_let_through_because_its_canary_city_is_lost() -> None:
+    async def story(world: World) -> None:
+        world.breaks(BAD, "boom")
+        await world.deploy("hello")
+        await world.settled()
+        good = await world.deploy("hello")
+        await world.settled()
+        canary = world.releases()[0].waves[0][0]
+        others = tuple(site for site in CITIES if site != canary)
+        async with world.load("hello", sites=others) as tally:
+            world.lose_site(canary)
+            await world.deploy("hello", BAD)
+            await world.clock.sleep_ms(60_000)
+            world.return_site(canary)
+            await world.settled()
+        assert tally.failed == []
+        assert {version.id for version in world.running("hello")} == {good.id}
+        assert (await world.view("hello")).rollout.state == "rolled_back"
+
+    play(story)
+
+
+def test_a_bad_version_is_rolled_back_although_the_platform_moves_meanwhile() -> None:
+    """A plan that is made while a release is under way does not take over what is not proven yet as proven."""
+
+    async def story(world: World) -> None:
+        world.breaks(BAD, "boom")
+        good = await world.deploy("hello")
+        await world.settled()
+        async with world.load("hello") as tally:
+            await world.deploy("hello", BAD)
+            await world.clock.sleep_ms(250)
+            await world.drain("lhr")
+            await world.clock.sleep_ms(250)
+            await world.drain("cur")
+            await world.settled()
+            await world.undrain("lhr")
+            await world.undrain("cur")
+            await world.settled()
+        assert tally.failed == []
+        assert {version.id for version in world.running("hello")} == {good.id}
+
+    play(story)
+
+
+def test_many_releases_at_once_do_not_overwrite_each_other() -> None:
+    async def story(world: World) -> None:
+        apps = [f"app-{number}" for number in range(8)]
+        for round_ms in (0, 3, 7, 11, 40, 90, 200, 400):
+            for app in apps:
+                await world.deploy(app)
+            await world.clock.sleep_ms(round_ms)
+        await world.settled()
+        for app in apps:
+            assert {version.number for version in world.running(app)} == {8}
+
+    play(story)
+
+
+def test_a_node_is_drained_where_not_all_have_room_and_only_one_app_leaves() -> None:
+    """Capacity that shrinks below what is held costs what does not fit, and no more."""
+
+    async def story(world: World) -> None:
+        for number in range(4):
+            await world.deploy(f"app-{number}")
+        await world.settled()
+        generations = [plan.generation for number in range(4) if (plan := world.plan_of(f"app-{number}"))]
+        await world.drain("lhr-1")
+        await world.settled()
+        after = [plan.generation for number in range(4) if (plan := world.plan_of(f"app-{number}"))]
+        assert sorted(b - a for a, b in zip(generations, after, strict=True)) == [0, 0, 1, 1]
+        assert len(world.running_in("lhr")) == 2
+        await world.undrain("lhr-1")
+        await world.settled()
+        assert len(world.running_in("lhr")) == 4
+
+    play(story, {"lhr": 2, "cur": 3}, memory_mib=30)

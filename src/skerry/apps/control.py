@@ -58,10 +58,10 @@ class Parts:
         self.accounts = Accounts(store, self.clock, secrets.token_bytes)
         self.mirror = Mirror(store)
         self.observed = Observed(self.clock)
-        self.placer = Placer(store, self.mirror, self.observed, self.clock)
+        self.slices = Slices(self.mirror, suffix=config.suffix)
+        self.placer = Placer(store, self.mirror, self.observed, self.slices, self.clock)
         self.rollouts = Rollouts(store, self.mirror, self.observed, self.clock)
         self.watcher = Watcher(store, self.mirror, self.observed, self.placer, self.clock)
-        self.slices = Slices(self.mirror, suffix=config.suffix)
         self.operations = PlatformOperations(
             store,
             self.mirror,

@@ -47,9 +47,15 @@ def test_the_first_deployment_goes_everywhere_at_once() -> None:
 
 def test_a_plan_without_a_new_version_goes_everywhere_at_once() -> None:
     first = plan_of(V1)
-    fewer = plan_of(V1, "lhr", parent=first)
-    assert not brings_new_version(fewer, first)
-    assert waves(fewer, first, SITES) == (("cur", "lhr", "sin"),)
+    again = plan_of(V1, parent=first)
+    assert not brings_new_version(again, first)
+    assert waves(again, first, SITES) == (("cur", "lhr", "sin"),)
+
+
+def test_sites_lose_an_app_when_those_that_keep_it_are_ready() -> None:
+    first = plan_of(V1)
+    assert waves(plan_of(V1, "lhr", parent=first), first, SITES) == (("lhr",), ("cur", "sin"))
+    assert waves(plan_of(V1, "sin", parent=plan_of(V1, "sin")), plan_of(V1, "sin"), SITES) == (("sin",),)
 
 
 def test_an_app_that_moves_is_there_before_it_leaves() -> None:

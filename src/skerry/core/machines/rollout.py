@@ -44,8 +44,8 @@ def brings_new_version(plan: Plan, previous: Plan | None) -> bool:
 def waves(plan: Plan, previous: Plan | None, sites: tuple[Site, ...]) -> tuple[tuple[SiteId, ...], ...]:
     """All sites of both plans, each in one wave.
 
-    The first deployment of an app, and a plan that brings no new version, go everywhere at once; when the app moves, the
-    sites that lose it follow those that gain it, so that it is never nowhere. A new version goes to one canary
+    The first deployment of an app, and a plan that brings no new version, go everywhere at once; but sites that lose the
+    app follow those that have it then, when these are ready, so that it is never nowhere. A new version goes to one canary
     site, then to the rest in growing shares. The canary is a site that is up and ran the app before (there a
     difference shows), with the fewest instances. Sites that are not up, and those that only lose the app,
     go last. No site at all: no wave.
@@ -56,8 +56,7 @@ def waves(plan: Plan, previous: Plan | None, sites: tuple[Site, ...]) -> tuple[t
     if not everywhere:
         return ()
     if not gaining or not brings_new_version(plan, previous):
-        moves = bool(losing) and previous is not None and bool(gaining - {entry.site for entry in previous.placements})
-        return (tuple(sorted(gaining)), tuple(sorted(losing))) if moves else (everywhere,)
+        return (tuple(sorted(gaining)), tuple(sorted(losing))) if gaining and losing else (everywhere,)
     canary, *rest = _cautious_order(plan, previous, sites)
     groups = [(canary,), *_growing(rest)]
     last = tuple(sorted(losing))

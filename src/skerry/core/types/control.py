@@ -14,20 +14,25 @@ class PlanHead(Record):
 
 
 class Reservation(Record):
-    """What an app's plan holds at a site. The sum over a site never exceeds what its nodes have."""
+    """What an app's plan holds at a site. The sum over a site never exceeds what its nodes have.
+
+    `leaving` is the part that only the plan before needs: given back when the release of the newer one is done.
+    """
 
     site: SiteId
     account: AccountId
     app: AppName
     resources: Resources
     plan_generation: int
+    leaving: Resources = Resources()
 
 
 class SiteLedger(Record):
-    """The sum of a site's reservations: commits check its revision, so capacity is never sold twice."""
+    """The sums of a site's reservations: commits check its revision, so capacity is never sold twice."""
 
     site: SiteId
     reserved: Resources = Resources()
+    leaving: Resources = Resources()
 
 
 class SiteIntent(Record):

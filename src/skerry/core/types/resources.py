@@ -41,6 +41,14 @@ class Resources(Record):
             disk_mib=max(self.disk_mib, other.disk_mib),
         )
 
+    def or_less(self, other: "Resources") -> "Resources":
+        """What both cover."""
+        return Resources(
+            cpu_millicores=min(self.cpu_millicores, other.cpu_millicores),
+            memory_mib=min(self.memory_mib, other.memory_mib),
+            disk_mib=min(self.disk_mib, other.disk_mib),
+        )
+
     def less(self, used: "Resources") -> "Resources":
         """What is left, never below zero (a node can shrink below what runs on it)."""
         return Resources(

@@ -6,6 +6,8 @@ the rest is given back when the release is done.
 
 from collections.abc import Mapping
 
+from msgspec.structs import replace
+
 from skerry.core.types.control import Reservation, SiteIntent, SiteLedger
 from skerry.core.types.ids import AccountId, AppName, SiteId
 from skerry.core.types.resources import Resources
@@ -34,28 +36,47 @@ def ledger_changes(
         if now == new:
             continue
         ops.append(Put(key=at, value=record.encode(new)) if new else Delete(key=at))
-        before, after = _amount(now), _amount(new)
-        if before != after:
+        if _amounts(now) != _amounts(new):
             ledger = mirror.get(keys.ledger(site), SiteLedger) or SiteLedger(site=site)
             checks.append(mirror.check(keys.ledger(site)))
-            total = SiteLedger(site=site, reserved=ledger.reserved.less(before) + after)
-            ops.append(Put(key=keys.ledger(site), value=record.encode(total)))
+            ops.append(Put(key=keys.ledger(site), value=record.encode(_moved(ledger, _amounts(now), _amounts(new)))))
     return checks, ops
+
+
+def others_of(ledger: SiteLedger, own: Reservation | None, capacity: Resources) -> Resources:
+    """What the site holds against an app: the reservations of all others.
+
+    When capacity has shrunk below what is held, an app that is there may stay if it fits without those that are about to
+    leave; else each of them would go, one after the other.
+    """
+    if own is None:
+        return ledger.reserved
+    others = ledger.reserved.less(own.resources)
+    staying = others.less(ledger.leaving.less(own.leaving))
+    room = capacity.less(others).or_more(own.resources.or_less(capacity.less(staying)))
+    return capacity.less(room)
+
+
+Amounts = tuple[Resources, Resources]
+"""What a reservation holds, and how much of it is leaving."""
+
+
+def _amounts(reservation: Reservation | None) -> Amounts:
+    return (reservation.resources, reservation.leaving) if reservation else (Resources(), Resources())
+
+
+def _moved(ledger: SiteLedger, before: Amounts, after: Amounts) -> SiteLedger:
+    return SiteLedger(
+        site=ledger.site,
+        reserved=ledger.reserved.less(before[0]) + after[0],
+        leaving=ledger.leaving.less(before[1]) + after[1],
+    )
 
 
 def _next(now: Reservation | None, wanted: Reservation | None, *, growing: bool) -> Reservation | None:
     if now is None or not growing:
         return wanted
     if wanted is None:
-        return now
-    return Reservation(
-        site=wanted.site,
-        account=wanted.account,
-        app=wanted.app,
-        resources=wanted.resources.or_more(now.resources),
-        plan_generation=wanted.plan_generation,
-    )
-
-
-def _amount(reservation: Reservation | None) -> Resources:
-    return reservation.resources if reservation else Resources()
+        return replace(now, leaving=now.resources)
+    held = wanted.resources.or_more(now.resources)
+    return replace(wanted, resources=held, leaving=held.less(wanted.resources))

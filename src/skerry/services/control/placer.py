@@ -11,9 +11,11 @@ from msgspec.structs import replace
 
 from skerry.core.checks.plan import plan_violations
 from skerry.core.machines.rollout import brings_new_version, waves
+from skerry.core.placement.executed import released_sites
 from skerry.core.placement.ledger import reservations
 from skerry.core.placement.simple import blocking, place, same_decision
 from skerry.core.placement.world import SiteView, World
+from skerry.core.policy.capacity import nodes_up, total_capacity
 from skerry.core.types.app import App, Deployment, Version
 from skerry.core.types.control import PlanHead, Reservation, SiteIntent, SiteLedger
 from skerry.core.types.ids import AccountId, AppName, PlanId, SiteId, VersionId
@@ -25,9 +27,10 @@ from skerry.kit.record import Record
 from skerry.ports.clock import Clock
 from skerry.ports.store import OPS_MAX, Check, Conflict, Delete, Op, Put, Store, StoreError
 from skerry.services.control import keys
-from skerry.services.control.ledger import ledger_changes
+from skerry.services.control.ledger import ledger_changes, others_of
 from skerry.services.control.mirror import Mirror
 from skerry.services.control.observed import Observed
+from skerry.services.control.slices import Slices
 
 log = structlog.get_logger()
 
@@ -38,6 +41,7 @@ WAIT_MS = 1_000
 NOT_READY_MS = 50
 
 AppKey = tuple[AccountId, AppName]
+Waves = tuple[tuple[SiteId, ...], ...]
 
 
 class Snapshot(Record):
@@ -55,10 +59,11 @@ class Snapshot(Record):
 
 
 class Placer:
-    def __init__(self, store: Store, mirror: Mirror, observed: Observed, clock: Clock) -> None:
+    def __init__(self, store: Store, mirror: Mirror, observed: Observed, slices: Slices, clock: Clock) -> None:
         self._store = store
         self._mirror = mirror
         self._observed = observed
+        self._slices = slices
         self._clock = clock
 
     async def run(self) -> None:
@@ -125,6 +130,17 @@ class Placer:
             return await self._store.transact(snapshot.checks, ops)
         return await self._store.transact(snapshot.checks, ops + self._commit_ops(snapshot, plan))
 
+    def refusals(self, site: SiteId) -> tuple[Refused, ...]:
+        """What a site could not pack, once that is its last word: nothing is about to leave it, and it knows all it is asked."""
+        report = self._observed.report(site)
+        if report is None or not report.refused:
+            return ()
+        ledger = self._mirror.get(keys.ledger(site), SiteLedger)
+        if ledger is not None and ledger.leaving != Resources():
+            return ()
+        asked = self._slices.current(site)
+        return report.refused if asked is None or report.slice_generation >= asked.generation else ()
+
     def preview(self, key: AppKey) -> tuple[World, tuple[tuple[Version, float], ...]]:
         """The snapshot that a decision made now would be made on; for `explain`."""
         snapshot = self._snapshot(key, ())
@@ -163,7 +179,6 @@ class Placer:
         site_id = intent.site.id
         ledger = self._mirror.get(keys.ledger(site_id), SiteLedger)
         own = self._mirror.get(keys.reservation(site_id, *key), Reservation)
-        total = ledger.reserved if ledger else Resources()
         nodes = tuple(
             replace(node, state="draining") if node.id in intent.draining_nodes and node.state == "up" else node
             for node in self._observed.nodes(site_id)
@@ -171,7 +186,7 @@ class Placer:
         return SiteView(
             site=replace(intent.site, state=self._observed.site_state(intent)),
             nodes=nodes,
-            others=total.less(own.resources) if own else total,
+            others=others_of(ledger or SiteLedger(site=site_id), own, total_capacity(nodes_up(nodes))),
             refused=self._refused_now(site_id, key),
         )
 
@@ -179,7 +194,7 @@ class Placer:
         """Refusals of the plan in force; one of an older plan says nothing about the next."""
         head = self._mirror.get(keys.plan_head(*key), PlanHead)
         generation = head.generation if head else 0
-        return tuple(r for r in self._observed.refused(site_id, *key) if r.plan_generation == generation)
+        return tuple(r for r in self.refusals(site_id) if (r.account, r.app) == key and r.plan_generation == generation)
 
     def _block_ops(self, key: AppKey, plan: Plan) -> list[Op]:
         """Record what found no place for want of capacity; policy is no reason to wait for anything."""
@@ -230,21 +245,27 @@ class Placer:
         return [Delete(key=keys.plan(plan.account, plan.app, p.generation)) for p in gone]
 
     def _release(self, snapshot: Snapshot, plan: Plan) -> Release:
-        previous = previous_plan(snapshot.release)
-        found = self._plan_by_id((plan.account, plan.app), previous) if previous else None
-        if found is not None and not found.placements:
-            found = None  # one that ran nothing is nothing to go back to
-        sites = tuple(view.site for view in snapshot.world.sites)
+        """Judged against the newest plan known to be good, also when another plan is decided while a release is under way."""
+        before, parent = snapshot.release, snapshot.parent
+        continues = parent is not None and bool(parent.placements) and not brings_new_version(plan, parent)
+        name = previous_plan(before, continues=continues)
+        proven = self._plan_by_id((plan.account, plan.app), name) if name else None
+        if proven is not None and not proven.placements:
+            proven = None  # one that ran nothing is nothing to go back to
+        executed = proven or (parent if continues else None)
+        steps = waves(plan, executed, tuple(view.site for view in snapshot.world.sites))
+        if continues and before is not None and before.state == "running":
+            steps = _continued(steps, plan, released_sites(before))
         return Release(
             account=plan.account,
             app=plan.app,
             plan=plan.id,
-            previous=found.id if found else None,
+            previous=executed.id if executed else None,
             state="running",
-            waves=waves(plan, found, sites),
+            waves=steps,
             wave=0,
             wave_since_ms=self._clock.now_ms(),
-            gated=brings_new_version(plan, found) or found is None,
+            gated=proven is None or brings_new_version(plan, proven),
         )
 
     def _plan_by_id(self, key: AppKey, plan_id: PlanId) -> Plan | None:
@@ -260,15 +281,26 @@ class Placer:
         return ledger_changes(self._mirror, plan.account, plan.app, wanted, growing=growing)[1]
 
 
-def previous_plan(release: Release | None) -> PlanId | None:
-    """What sites that a new release has not reached execute: the newest plan known to have been good."""
+def previous_plan(release: Release | None, *, continues: bool) -> PlanId | None:
+    """The newest plan known to be good. `continues`: the next plan brings nothing that this release does not bring."""
     if release is None:
         return None
-    if release.state == "done" or release.previous is None:
+    if release.state == "done":
+        return release.plan
+    if continues:
+        return release.previous
+    if release.previous is None:
         return release.plan
     if release.state == "running" and release.wave > 0:
         return release.plan  # its canary was good, and most sites may have it
     return release.previous
+
+
+def _continued(steps: Waves, plan: Plan, released: frozenset[SiteId]) -> Waves:
+    """Sites that run the new versions already go on with them; the others follow in their order."""
+    going_on = released & {placement.site for placement in plan.placements}
+    rest = (tuple(site for site in wave if site not in going_on) for wave in steps)
+    return tuple(wave for wave in (tuple(sorted(going_on)), *rest) if wave)
 
 
 def _answered(evaluations: tuple[Evaluation, ...]) -> list[Op]:

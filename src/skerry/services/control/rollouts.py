@@ -34,6 +34,9 @@ IDLE_MS = 1_000
 RETRY_DELAY_MS = 200
 
 
+AppKey = tuple[AccountId, AppName]
+
+
 class Rollouts:
     def __init__(
         self, store: Store, mirror: Mirror, observed: Observed, clock: Clock, settings: RolloutSettings | None = None
@@ -63,15 +66,21 @@ class Rollouts:
 
     async def step(self) -> bool:
         """Look at every release that is under way; whether there is any. Raises `StoreError`."""
-        running = [r for r in self._mirror.select(keys.RELEASES, Release) if r.state == "running"]
-        for release in running:
-            plan = self._plan(release, release.plan)
-            if plan is None:
-                continue
-            after = step(release, self._facts(plan), now_ms=self._clock.now_ms(), settings=self._settings)
-            if after != release:
-                await self._commit(release, after, plan)
+        running = [(r.account, r.app) for r in self._mirror.select(keys.RELEASES, Release) if r.state == "running"]
+        for key in running:
+            await self._advance(key)
         return bool(running)
+
+    async def _advance(self, key: AppKey) -> None:
+        """From reading the release to asking for its revision nothing is awaited: it is this one that is replaced."""
+        release = self._mirror.get(keys.release(*key), Release)
+        plan = self._plan(release, release.plan) if release else None
+        if release is None or plan is None:
+            return
+        facts = self._facts(plan, gated=release.gated)
+        after = step(release, facts, now_ms=self._clock.now_ms(), settings=self._settings)
+        if after != release:
+            await self._commit(release, after, plan)
 
     async def _commit(self, before: Release, after: Release, plan: Plan) -> None:
         key = (before.account, before.app)
@@ -131,17 +140,21 @@ class Rollouts:
             Put(key=keys.evaluation(*key, evaluation.id), value=record.encode(evaluation)),
         ]
 
-    def _facts(self, plan: Plan) -> Mapping[SiteId, SiteFacts]:
-        """What sites say about the plan's instances. Lost sites are not in it; one that has yet to be heard is not ready."""
+    def _facts(self, plan: Plan, *, gated: bool) -> Mapping[SiteId, SiteFacts]:
+        """What sites say about the plan's instances. One that has yet to be heard is not ready.
+
+        A lost site says nothing, and nobody waits for it; but it cannot vouch for a new version: that waits for the next
+        plan, which will be without the site.
+        """
         sites: dict[SiteId, list[tuple[str, int]]] = {}
         for placement in plan.placements:
             sites.setdefault(placement.site, []).append((placement.version, placement.count))
         return {
             site: self._site_facts(plan, site, wanted)
-            if self._observed.is_known(site)
-            else SiteFacts(site=site, ready=False, failed=False, detail="it has not reported yet")
+            if self._observed.is_known(site) and not self._observed.is_lost(site)
+            else SiteFacts(site=site, ready=False, failed=False, detail="it does not answer")
             for site, wanted in sites.items()
-            if not self._observed.is_lost(site)
+            if gated or not self._observed.is_lost(site)
         }
 
     def _site_facts(self, plan: Plan, site: SiteId, wanted: list[tuple[str, int]]) -> SiteFacts:

@@ -83,9 +83,7 @@ class Watcher:
             for intent in intents
             for node in self._observed.nodes(intent.site.id)
         )
-        refused = tuple(
-            item for intent in intents if (report := self._observed.report(intent.site.id)) for item in report.refused
-        )
+        refused = tuple(item for intent in intents for item in self._placer.refusals(intent.site.id))
         states = tuple((intent, self._observed.site_state(intent)) for intent in intents)
         blocked = tuple(self._mirror.select(keys.BLOCKED, Blocked))
         room = tuple(self._mirror.select(keys.LEDGERS, SiteLedger)) if blocked else ()

@@ -85,6 +85,7 @@ class SiteController:
         self._handed: dict[NodeId, NodeSlice] = {}
         self._met: set[NodeId] = set()
         self._sequence = 0
+        self._executed = 0  # generation of the slice that the last decision was made on
         self._started_ms = 0
         self._wake = asyncio.Event()
         self._report_due = asyncio.Event()
@@ -151,7 +152,7 @@ class SiteController:
             site=self._site,
             epoch=self._epoch,
             sequence=self._sequence,
-            slice_generation=self._slice.generation if self._slice else 0,
+            slice_generation=self._executed,
             nodes=decision.nodes if decision else heard_nodes,
             instances=instances,
             refused=decision.refused if decision else (),
@@ -187,6 +188,7 @@ class SiteController:
         if found:
             log.error("decision_violates", violations=found)
             return None  # what runs goes on; the next report or slice is another chance
+        self._executed = given.slice_.generation
         await self._carry_out(decision)
         return decision.wake_ms
 

@@ -9,7 +9,7 @@ from skerry.core.checks.slices import slice_violations
 from skerry.core.reconcile.site_types import SiteMemory
 from skerry.core.types.control import PlanHead, Reservation, SiteLedger
 from skerry.core.types.ids import SiteId
-from skerry.core.types.plan import REASON_TEXT, Plan, Rejection
+from skerry.core.types.plan import REASON_TEXT, Plan, Rejection, Release
 from skerry.core.types.resources import Resources
 from skerry.core.types.routes import RouteTable
 from skerry.core.types.slices import SERVING_STATES, NodeSlice, Refused, SiteSlice
@@ -61,6 +61,9 @@ class Checks:
                 self._entries[change.key] = change.value
         for key, before in sorted(heads.items()):
             self._plan_chain(key, before)
+        for change in batch:
+            if change.key.startswith(keys.RELEASES) and change.value is not None:
+                self._release(record.decode(change.value, Release))
         for site in sorted(touched):
             self._ledger(SiteId(site))
 
@@ -83,6 +86,12 @@ class Checks:
         for rejection in plan.rejections:
             self.reason(f"{app}: plan {plan.generation}", rejection)
 
+    def _release(self, release: Release) -> None:
+        """What is released is the plan in force: no late word about an older one."""
+        head = self._entries.get(keys.plan_head(release.account, release.app))
+        if head is None or record.decode(head, PlanHead).plan != release.plan:
+            self._ground.violate(f"{release.app}: {release.plan} is released, which is not the plan in force")
+
     def _ledger(self, site: SiteId) -> None:
         """The ledger is the sum of its reservations, and never more than all of the site's machines have."""
         raw = self._entries.get(keys.ledger(site))
@@ -90,6 +99,9 @@ class Checks:
         total = sum_of(held.resources for held in self.held(f"{keys.RESERVATIONS}{site}/", Reservation))
         if total != reserved:
             self._ground.violate(f"{site}: the ledger says {reserved}, the reservations add up to {total}")
+        leaving = sum_of(held.leaving for held in self.held(f"{keys.RESERVATIONS}{site}/", Reservation))
+        if raw and leaving != record.decode(raw, SiteLedger).leaving:
+            self._ground.violate(f"{site}: the ledger does not say that {leaving} is leaving")
         capacity = sum_of(node.capacity for node in self._ground.hosts.values() if node.site == site)
         if self.begun and not reserved.fits_in(capacity):
             self._ground.violate(f"{site}: {reserved} is sold, {capacity} is there")

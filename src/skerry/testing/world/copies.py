@@ -61,8 +61,8 @@ class Copies:
 
     def in_reach(self, app: str, city: str) -> Copy | None:
         """A healthy copy that the city knows of and reaches, if its own ingress is up."""
-        if not self._ground.ingresses[city].pid:
-            return None
+        if not self._ground.ingresses[city].pid or any(city in pair for pair in self._network.apart):
+            return None  # where to send its users is decided as if cities reached each other
         found = [
             copy for copy in self._healthy(frozenset((app,))) if (copy, city) in self._known and self._reaches(city, copy.site)
         ]

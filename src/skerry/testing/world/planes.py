@@ -115,8 +115,8 @@ class SimControl(SimPlane):
         self.store = PointStore(SimulatedStore(ground.engine, ground.store_faults))
         self.mirror = Mirror(self.store)
         self.observed = Observed(ground.clock)
-        self.placer = Placer(self.store, self.mirror, self.observed, ground.clock)
         self.slices = Slices(self.mirror, suffix=SUFFIX)
+        self.placer = Placer(self.store, self.mirror, self.observed, self.slices, ground.clock)
         self.operations = PlatformOperations(
             self.store,
             self.mirror,

@@ -12,7 +12,7 @@ from skerry.adapters.store.simulated import SimulatedStore
 from skerry.core.types.account import Account
 from skerry.core.types.app import App, Share, Version
 from skerry.core.types.ids import AppName, Digest, NodeId, SiteId, VersionId
-from skerry.core.types.plan import Plan
+from skerry.core.types.plan import Plan, Release
 from skerry.core.types.view import AppView, Explanation
 from skerry.kit.hashing import content_digest
 from skerry.services.accounts import Accounts
@@ -122,6 +122,11 @@ class World(Estate):
         """As the store has them."""
         self.checks.follow_store()
         return self.checks.held(keys.APPS, App)
+
+    def releases(self) -> list[Release]:
+        """As the store has them."""
+        self.checks.follow_store()
+        return self.checks.held(keys.RELEASES, Release)
 
     def plan_of(self, app: str) -> Plan | None:
         """The newest."""
