@@ -63,6 +63,12 @@ async def served(node: WorkerdNode, runtime: WorkerdRuntime, instance: NodeInsta
     return address_of(seen)
 
 
+async def one_assets_process(node: WorkerdNode) -> None:
+    async with asyncio.timeout(20):
+        while sum(name.startswith("assets") for name in detached.names(node.places.processes)) != 1:
+            await asyncio.sleep(0.02)
+
+
 def header(head: str, name: str) -> str | None:
     found = [line.partition(": ")[2] for line in head.split("\r\n") if line.lower().startswith(name.lower() + ":")]
     return found[0] if found else None
@@ -221,6 +227,7 @@ async def test_the_next_agent_goes_on_with_the_same_process(node: WorkerdNode, r
     with_worker = node.shop.instance("a", ECHO, assets=node.shop.assets(SITE), bindings=(AssetsBinding(name="ASSETS"),))
     alone = node.shop.instance("b", None, assets=node.shop.assets({"/index.html": "b"}))
     addresses = [await served(node, runtime, instance) for instance in (with_worker, alone)]
+    await one_assets_process(node)  # one that makes way for another still accepts, and does not outlive its agent
     reader, writer = await open_websocket(addresses[0])
     await runtime.aclose(stop_instances=False)
     before = detached.names(node.places.processes)
