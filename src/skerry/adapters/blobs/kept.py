@@ -4,13 +4,16 @@ Files by digest, each whole and verified before it has its name, and kept as lon
 """
 
 import asyncio
+import contextlib
 import hashlib
+import os
 from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 
 from skerry.adapters.process.detached import write_private
 from skerry.core.types.ids import Digest
 
+REMOVED_AT_ONCE = 100  # files, then others have their turn
 FETCHES_AT_ONCE = 8  # towards the plane above: enough to hide the round trip, few enough to share
 
 Fetch = Callable[[Digest], Awaitable[bytes]]
@@ -37,7 +40,10 @@ class KeptBlobs:
     async def get(self, digest: Digest) -> bytes:
         """Raises `BadBlob`, or what the fetch raises."""
         path = await self.ensure(digest)
-        return await asyncio.to_thread(path.read_bytes)
+        try:
+            return await asyncio.to_thread(path.read_bytes)
+        except FileNotFoundError:  # removed in between, as nothing referred to it yet
+            return await asyncio.to_thread((await self.ensure(digest)).read_bytes)
 
     async def ensure(self, digest: Digest) -> Path:
         """The file of that blob, there."""
@@ -60,6 +66,21 @@ class KeptBlobs:
         for path in self._directory.iterdir():
             if path.name not in digests and path.stat().st_nlink == 1:
                 path.unlink(missing_ok=True)
+
+    async def collect(self, needed: Callable[[], frozenset[Digest]]) -> None:
+        """As `keep_only`, but while others fetch and read: what is needed is asked again and again."""
+        names = sorted(await asyncio.to_thread(os.listdir, self._directory))
+        for first in range(0, len(names), REMOVED_AT_ONCE):
+            keep = needed() | self._running.keys()
+            for name in names[first : first + REMOVED_AT_ONCE]:
+                if not name.startswith(".") and name not in keep:
+                    self._remove(self._directory / name)
+            await asyncio.sleep(0)
+
+    def _remove(self, path: Path) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            if path.stat().st_nlink == 1:
+                path.unlink()
 
     async def _load(self, digest: Digest, path: Path) -> None:
         async with self._slots:
