@@ -18,6 +18,7 @@ import httpx
 
 from skerry.adapters.process.detached import TAG_VARIABLE
 from skerry.kit.hashing import stable_id
+from skerry.testing.wrangler import Wrangler, wrangler
 
 READY_S_MAX = 60.0
 END_S_MAX = 20.0
@@ -119,6 +120,16 @@ class Platform:
         assert status == 0, out
         return out
 
+    async def client(self, version: str, home: Path, *, account: str = "default", token: str = "") -> Wrangler:
+        """A stock wrangler of that version, which is told where the API is and nothing else."""
+        url = f"http://127.0.0.1:{self.api_port}"
+        return wrangler(version, api_url=url, account=await self.account(account), token=token or self.token(), home=home)
+
+    async def account(self, name: str = "default") -> str:
+        """The id of the account with that name."""
+        accounts = (await self.api("GET", "/v1/accounts"))["accounts"]
+        return next(item["account"] for item in accounts if item["name"] == name)
+
     async def deploy(self, project: Path) -> None:
         await self.wrangler("deploy", cwd=project)
 
@@ -146,8 +157,13 @@ class Platform:
 
     async def get(self, site: str, app: str, path: str = "/", **options: Any) -> httpx.Response:
         """As a user in that city would."""
-        headers = {"host": f"{app}.default.localhost", **options.pop("headers", {})}
-        return await self._http.get(f"http://{self.base(site)}{path}", headers=headers, **options)
+        return await self.request("GET", site, app, path, **options)
+
+    async def request(self, method: str, site: str, app: str, path: str = "/", **options: Any) -> httpx.Response:
+        """Options as httpx has them; redirects are not followed. `app` is `name` or `name.account`."""
+        host = f"{app if '.' in app else f'{app}.default'}.localhost"
+        headers = {"host": host, **options.pop("headers", {})}
+        return await self._http.request(method, f"http://{self.base(site)}{path}", headers=headers, **options)
 
     async def instances(self, *, site: str | None = None, app: str | None = None) -> list[dict[str, Any]]:
         found = (await self.status())["instances"]
