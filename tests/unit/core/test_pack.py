@@ -39,6 +39,18 @@ def test_fewer_are_asked_and_the_rest_stays_spread() -> None:
     assert on_nodes(after) == ["lhr-1", "lhr-2", "lhr-3"]
 
 
+@pytest.mark.parametrize("full", ["lhr-1", "lhr-2"])
+def test_of_two_that_run_the_one_that_has_room_stays(full: str) -> None:
+    """Else the one without room would be given up, and the other be replaced by yet another, at every decision."""
+    nodes = tuple(make_node(name, memory_mib=26) for name in ("lhr-1", "lhr-2"))
+    both = pack(nodes, (ask(V1, 2),), ()).held
+    large = make_version(1, app="large", memory_mib=26)
+    filling = pack(tuple(node for node in nodes if node.id == full), (ask(large, 1),), ()).held
+    packed = pack(nodes, (ask(V1, 1), ask(large, 1)), (*both, *filling)).held
+    assert set(packed) <= {*both, *filling}
+    assert len(packed) == 2
+
+
 @pytest.mark.parametrize(("state", "reason"), [("draining", Reason.NODE_DRAINING), ("down", Reason.NODE_DOWN)])
 def test_nodes_that_are_not_up_are_left_with_a_reason(state: str, reason: Reason) -> None:
     before = pack(NODES[:1], (ask(V1, 1),), ()).held

@@ -101,10 +101,12 @@ class _Desk:
         self._count: Counter[tuple[str, str, str]] = Counter()
 
     def keep(self, ask: Ask) -> None:
-        """Keep what runs, up to the count: the fullest nodes of the app give up first."""
+        """Keep what runs and fits, up to the count: the fullest nodes of the app give up first."""
         key = _ask_key(ask)
         valid = [held for held in self._current.get(key, []) if self._may_stay(held, ask)]
-        for held in _most_spread(valid)[: ask.count]:
+        for held in _most_spread(valid):
+            if self._count[key] == ask.count:
+                return
             if ask.version.limits.reserve.fits_in(self._free[held.node]):
                 self._hold(ask, held.node, held.instance)
 
