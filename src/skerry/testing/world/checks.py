@@ -136,6 +136,11 @@ class Checks:
             for rejection in item.rejections:
                 self.reason(f"{site}: {item.app}", rejection)
 
+    def replaced(self) -> frozenset[str]:
+        """Instances that take no new requests, as their sites have seen to others that do."""
+        memories = self._memories.values()
+        return frozenset(e.held.instance for memory in memories for e in memory.retiring if e.drain_since_ms is not None)
+
     def forget(self, site: str) -> None:
         """Its disk is lost: its next routes follow from what it can still see."""
         self._forgotten.add(site)

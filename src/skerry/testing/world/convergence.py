@@ -75,15 +75,28 @@ def _draining(world: Estate, node: SimNode) -> bool:
 
 def _sites(world: Estate) -> Iterator[str]:
     for name, site in world.sites.items():
-        memory, slice_ = site.memory_file.load(), site.slice_file.load()
-        if memory is not None and memory.retiring:
-            yield f"{name}: {len(memory.retiring)} instances are retiring"
+        slice_ = site.slice_file.load()
         now = world.control.slices.current(SiteId(name)) if world.control.alive else None
         if now is not None and (slice_ is None or slice_.apps != now.apps):
             yield f"{name}: holds slice {slice_.generation if slice_ else 0}, control says {now.generation}"
         wanted, found = _planned(world, name), _running(world, name)
+        for app, version in sorted(found - wanted):
+            if _hopeless(world, app, wanted):
+                del found[(app, version)]  # it serves until what is wanted does, which is never
         if wanted != found:
             yield f"{name}: planned {sorted(wanted.items())}, runs {sorted(found.items())}"
+
+
+def _hopeless(world: Estate, app: str, wanted: Running) -> bool:
+    """Whether none of the versions that are wanted here starts."""
+    broken = {*world.faults.crash_at_start, *world.faults.own_fault}
+    mine = {version for name, version in wanted if name == app}
+    started = [
+        v
+        for v in world.checks.held(keys.VERSIONS, Version)
+        if v.id in mine and not (v.worker and v.worker.modules[0].digest in broken)
+    ]
+    return bool(mine) and not started
 
 
 def _planned(world: Estate, site: str) -> Running:

@@ -35,15 +35,18 @@ class Copies:
         self._told_ms: dict[tuple[Copy, str], int] = {}  # (copy, city): since when it has been told without a break
         self._known: set[tuple[Copy, str]] = set()
 
-    def sample(self, apps: list[App], informed: frozenset[str]) -> None:
-        """`informed`: sites and nodes that live and are connected upwards, with a control that lives."""
+    def sample(self, apps: list[App], informed: frozenset[str], replaced: frozenset[str]) -> None:
+        """`apps`: those that are to run somewhere. `replaced`: instances that others have taken over from.
+
+        `informed`: sites and nodes that live and are connected upwards, with a control that lives.
+        """
         now_ms = self._ground.clock.monotonic_ms()
         tags = {app.name: app.tag for app in apps if app.enabled and app.deployment is not None}
         changed = {name for name in {*tags, *self._tags} if tags.get(name) != self._tags.get(name)}
         self._tags = tags
         told: dict[tuple[Copy, str], int] = {}
         known: set[tuple[Copy, str]] = set()
-        for copy in self._healthy(frozenset(tags)):
+        for copy in (copy for copy in self._healthy(frozenset(tags)) if copy.instance not in replaced):
             for city in self._ground.ingresses:
                 key = (copy, city)
                 if copy.app in changed:

@@ -276,7 +276,7 @@ class World(Estate):
             if plane.alive and not plane.wire.cut and any(control.alive for control in self.controls)
         }
         placed = [app for app in self.apps() if (plan := self.plan_of(app.name)) is not None and plan.placements]
-        self.copies.sample(placed, frozenset(informed))
+        self.copies.sample(placed, frozenset(informed), self.checks.replaced())
 
     def _hear_log(self, logger: object, method: str, event: Any) -> NoReturn:
         name = event.get("event")
