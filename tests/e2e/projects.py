@@ -162,3 +162,39 @@ def write_asset(directory: Path, path: str, content: str) -> None:
     place = directory / "public" / path
     place.parent.mkdir(parents=True, exist_ok=True)
     place.write_text(content)
+
+
+CALLER_TS = """
+import { connect } from "cloudflare:sockets";
+
+/** POST {urls, sockets}: what comes back from each. */
+export default {
+  async fetch(request: Request): Promise<Response> {
+    const { urls, sockets } = (await request.json()) as { urls: string[]; sockets: string[] };
+    const found: Record<string, string> = {};
+    for (const url of urls) found[url] = await attempt(() => ask(url));
+    for (const address of sockets) found[address] = await attempt(() => greet(address));
+    return Response.json(found);
+  },
+};
+
+async function attempt(work: () => Promise<string>): Promise<string> {
+  try {
+    return await work();
+  } catch (error) {
+    return `refused: ${error}`;
+  }
+}
+
+async function ask(url: string): Promise<string> {
+  const answer = await fetch(url, { redirect: "manual" });
+  return `${answer.status} ${await answer.text()}`;
+}
+
+async function greet(address: string): Promise<string> {
+  const socket = connect(address);
+  await socket.opened;
+  const { value } = await socket.readable.getReader().read();
+  return `opened, ${value?.length ?? 0} bytes`;
+}
+"""

@@ -3,7 +3,9 @@
 import asyncio
 import contextlib
 import hashlib
+import hmac
 import json
+import shutil
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
@@ -17,10 +19,12 @@ from skerry.adapters.process.detached import find_tagged
 from skerry.apps.supervisor.leftovers import tags_of
 from skerry.testing.load import Load
 from skerry.testing.platform import Platform
-from skerry.testing.wrangler import NEWEST, OLDER, PLACES, Absent, Outcome, Wrangler, find
-from tests.e2e.projects import GREETING, write_asset, write_everything, write_label
+from skerry.testing.websockets import hear, open_websocket, say
+from skerry.testing.wrangler import NEWEST, OLDER, PLACES, ROOT, Absent, Outcome, Wrangler, find
+from tests.e2e.projects import CALLER_TS, GREETING, write_asset, write_everything, write_label, write_project
 
 CITIES = {"lhr": ("London", "GB"), "cur": ("Willemstad", "CW"), "sin": ("Singapore", "SG")}
+ALLOWED = "127.0.77.1"  # by the operator, besides the public internet
 LIVE_S_MAX = 2.0  # from the deployment's commit to the last city
 
 pytestmark = [pytest.mark.usefixtures("engines"), pytest.mark.xdist_group("platform-1"), pytest.mark.timeout(180)]
@@ -33,7 +37,7 @@ def anyio_backend() -> str:
 
 @pytest.fixture(scope="module")
 async def platform(engines: None) -> AsyncIterator[Platform]:
-    async with Platform() as running:
+    async with Platform(options=("--allow-egress", f"{ALLOWED}/32")) as running:
         yield running
 
 
@@ -269,8 +273,6 @@ async def test_a_body_above_the_limit_is_refused_before_it_is_sent(platform: Pla
 
 
 async def test_websockets_talk_in_every_city(platform: Platform, author: Author) -> None:
-    from skerry.testing.websockets import hear, open_websocket, say
-
     for site in CITIES:
         reader, writer = await open_websocket(platform.base(site), host=f"{author.app}.default.localhost")
         assert await hear(reader) == b"hello"
@@ -428,3 +430,86 @@ def _files_with(platform: Platform, text: str) -> list[Path]:
             if path.is_file() and text.encode() in path.read_bytes():
                 found.append(path)
     return found
+
+
+class Service:
+    """Something else on this machine: answers in HTTP and counts who came."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self.visitors = 0
+
+    async def __aenter__(self) -> "Service":
+        self._server = await asyncio.start_server(self._serve, self.address, 0)
+        self.port: int = self._server.sockets[0].getsockname()[1]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._server.close()
+
+    async def _serve(self, _: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.visitors += 1
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nConnection: close\r\n\r\nhello")
+        writer.close()
+
+
+async def test_an_app_reaches_nothing_of_the_platform_and_of_its_neighbourhood(platform: Platform, tmp_path: Path) -> None:
+    await platform.deploy(write_project(tmp_path, "caller", CALLER_TS))
+    await platform.settled("caller", set(CITIES))
+    port = platform.port
+    async with Service("127.0.0.1") as forbidden, Service(ALLOWED) as allowed:
+        names = ["127.0.0.1", "localhost", "2130706433", "0x7f.1", "0.0.0.0", "[::1]", "[::ffff:127.0.0.1]", "[64:ff9b::7f00:1]"]
+        urls = [f"http://{name}:{forbidden.port}/" for name in names]
+        urls += [f"http://127.0.{site}.1:{port + offset}/" for site in (1, 2, 3) for offset in (0, 1, 2)]
+        urls += [f"http://127.0.0.1:{port}/", f"http://caller.default.localhost:{port}/"]
+        urls += [f"http://127.0.0.1:{platform.api_port}/healthz", f"http://localhost:{platform.api_port}/v1/status"]
+        urls += ["http://169.254.169.254/latest/meta-data/", "http://10.0.0.1/", "http://172.16.0.1/", "http://192.168.0.1/"]
+        urls += ["http://100.64.0.1/", "http://198.18.0.1/", "http://[fd00::1]/", "http://[fe80::1]/"]
+        urls += [f"http://{i['address']}/" for i in await platform.instances() if i["address"]]
+        sockets = [f"127.0.0.1:{forbidden.port}", f"localhost:{platform.api_port}", f"127.0.2.1:{port + 2}", "10.0.0.1:22"]
+        permitted = f"http://{ALLOWED}:{allowed.port}/"
+        answer = await platform.request(
+            "POST", "lhr", "caller", content=json.dumps({"urls": [*urls, permitted], "sockets": sockets})
+        )
+        found: dict[str, str] = answer.json()
+        assert found.pop(permitted) == "200 hello"
+        reached = {target: said for target, said in found.items() if not said.startswith(("500", "refused"))}
+        assert reached == {}
+        assert (forbidden.visitors, allowed.visitors) == (0, 1)
+
+
+async def test_the_example_answers_as_its_page_says(platform: Platform, tmp_path: Path) -> None:
+    example = shutil.copytree(ROOT / "examples/hello-edge", tmp_path / "hello-edge")
+    assert "answers at http://hello-edge.default.localhost" in await platform.wrangler("deploy", cwd=example)
+    key = "something long and secret"
+    await platform.wrangler("secret", "put", "SIGNING_KEY", cwd=example, stdin=key)
+    await platform.settled("hello-edge", set(CITIES))
+
+    async def signs() -> bool:
+        answers = [await platform.get(site, "hello-edge", "/api/sign?text=hello") for site in CITIES]
+        return {answer.status_code for answer in answers} == {200}
+
+    await platform.until(signs)
+    for site, (city, country) in CITIES.items():
+
+        async def get(path: str, site: str = site) -> httpx.Response:
+            return await platform.get(site, "hello-edge", path)
+
+        page = await get("/")
+        assert page.text.startswith("<!doctype html>") and page.headers["x-content-type-options"] == "nosniff"
+        where = (await get("/api/where")).json()
+        assert (where["app"], where["colo"], where["city"], where["country"]) == ("hello-edge", site.upper(), city, country)
+        assert where["greeting"] == "Hello from the edge" and where["version"]
+        signed = (await get("/api/sign?text=hello")).json()
+        assert signed["signature"] == hmac.new(key.encode(), b"hello", "sha256").hexdigest()
+        echoed = await platform.request("POST", site, "hello-edge", "/api/echo?a=1", content="some text")
+        assert (echoed.json()["method"], echoed.json()["query"], echoed.json()["body"]) == ("POST", {"a": "1"}, "some text")
+        assert (await get("/api/stream?chunks=3&every=1")).text == "1 of 3\n2 of 3\n3 of 3\n"
+        assert (await get("/home")).headers["location"] == "/"
+        assert ((await get("/style.css")).headers["cache-control"]) == "public, max-age=300"
+        lost = await get("/anything/else")
+        assert (lost.status_code, lost.text) == (404, (example / "public/404.html").read_text())
+        reader, writer = await open_websocket(platform.base(site), host="hello-edge.default.localhost")
+        assert (await hear(reader)).startswith(b"Hello from the edge, ")
+        assert await say(reader, writer, b"everything back") == b"everything back"
+        writer.close()
