@@ -68,6 +68,9 @@ def up(
     allow_egress: Annotated[
         list[str] | None, typer.Option(metavar="CIDR", help="A network that apps may reach besides the public internet.")
     ] = None,
+    answer_seconds: Annotated[
+        int, typer.Option(metavar="N", help="How long an app may take to begin its answer; one that is stuck is ended sooner.")
+    ] = 60,
     zram: Annotated[bool, typer.Option("--zram/--no-zram", help="As root: make swap in memory, for sleeping apps.")] = True,
     json: JsonOption = False,
 ) -> None:
@@ -86,6 +89,7 @@ def up(
         node_cpu_millicores=node_cpu,
         node_memory_mib=node_memory,
         egress_allow=tuple(allow_egress or ()),
+        answer_s_max=answer_seconds,
     )
     if not detach:
         raise typer.Exit(module.up(options, json=json))

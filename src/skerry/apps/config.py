@@ -54,6 +54,7 @@ class SiteConfig(Record):
     join_secret_path: str
     suffix: str
     nodes: tuple[NodeId, ...] = ()  # those expected to report; others are refused
+    answer_s_max: int = 60  # how long an app may take to begin its answer
     engines: Engines = Engines()
 
 
@@ -66,6 +67,7 @@ class NodeConfig(Record):
     run_dir: str
     join_secret_path: str
     egress: EgressRules = EgressRules()
+    answer_s_max: int = 60  # an event loop that answers nothing for half as long is ended
     engines: Engines = Engines()
 
 

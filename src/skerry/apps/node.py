@@ -34,7 +34,11 @@ async def serve(config: NodeConfig, plane: Plane) -> None:
         data_dir=data,
         run_dir=Path(config.run_dir),
         fetch_blob=link.blob,
-        settings=Settings(egress_allow=config.egress.allow, request_cf_header=REQUEST_CF_HEADER),
+        settings=Settings(
+            egress_allow=config.egress.allow,
+            request_cf_header=REQUEST_CF_HEADER,
+            hang_ms_max=config.answer_s_max * 1000 // 2,
+        ),
         workerd=config.engines.workerd,
         bwrap=config.engines.bwrap,
     )

@@ -13,7 +13,7 @@ from starlette.routing import Mount
 from skerry.adapters.blobs.sitecopies import SiteCopies
 from skerry.adapters.clock.system import SystemClock
 from skerry.adapters.ingress.haproxy.ingress import HAProxyIngress
-from skerry.adapters.ingress.haproxy.settings import Settings
+from skerry.adapters.ingress.haproxy.settings import Limits, Settings
 from skerry.adapters.link.http import HttpControlLink
 from skerry.adapters.link.probe import accepts_connections
 from skerry.adapters.recordfile import JsonFile
@@ -93,6 +93,7 @@ def _ingress(config: SiteConfig) -> HAProxyIngress:
             tag=tag,
             shared=(config.shared_address,) if config.shared_address else (),
             program=config.engines.haproxy or "",
+            limits=Limits(first_byte_ms_max=config.answer_s_max * 1000),
             uid=INGRESS_UID if os.geteuid() == 0 else 0,
             gid=INGRESS_UID if os.geteuid() == 0 else 0,
         )

@@ -111,6 +111,7 @@ def test_nodes_share_the_machine_and_leave_room_for_the_platform() -> None:
         ({"suffix": "x\n.test"}, "--suffix"),
         ({"node_memory_mib": 0}, "memory"),
         ({"egress_allow": ("10.0.0.0/99",)}, "--allow-egress"),
+        ({"answer_s_max": 0}, "--answer-seconds 0"),
     ],
 )
 def test_impossible_options_are_refused_as_wrong_usage(options: dict[str, object], said: str) -> None:

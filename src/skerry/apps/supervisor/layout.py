@@ -25,6 +25,7 @@ PORTS_PER_SITE = 3  # users, peers, the controller's API
 PLATFORM_MEMORY_PERCENT = 20  # of the machine: planes, HAProxy, page cache
 CPU_OVERCOMMIT = 8  # an idle worker reserves 10 millicores and uses none; busy ones share by weight
 MEMORY_MIB_MIN = 64
+ANSWER_S_LIMIT = 3600  # every request that waits holds a connection
 RUN_PATH_CHARS_MAX = 60  # a Unix socket's path has 107 bytes, and planes put their own names behind it
 
 
@@ -44,6 +45,7 @@ class Options(Record):
     node_cpu_millicores: int | None = None
     node_memory_mib: int | None = None
     egress_allow: tuple[str, ...] = ()
+    answer_s_max: int = 60
 
 
 class Layout(Record):
@@ -135,6 +137,8 @@ def _check(options: Options) -> None:
             raise UpError(
                 f"--allow-egress {network[:60]}: {error}", hint="an example: --allow-egress 10.0.0.0/8", code=2
             ) from None
+    if not 1 <= options.answer_s_max <= ANSWER_S_LIMIT:
+        raise UpError(f"--answer-seconds {options.answer_s_max}: it is 1 to {ANSWER_S_LIMIT}", code=2)
     for name, value in (("cpu", options.node_cpu_millicores), ("memory", options.node_memory_mib)):
         if value is not None and value < 1:
             raise UpError(f"a node's {name} has to be at least 1", code=2)
@@ -219,6 +223,7 @@ def site_config(layout: Layout, site: Site, engines: Engines) -> SiteConfig:
         join_secret_path=str(layout.join_secret),
         suffix=layout.options.suffix,
         nodes=tuple(node.id for node in layout.nodes_of(site.id)),
+        answer_s_max=layout.options.answer_s_max,
         engines=engines,
     )
 
@@ -232,6 +237,7 @@ def node_config(layout: Layout, node: Node, engines: Engines) -> NodeConfig:
         run_dir=str(layout.run / node.id),
         join_secret_path=str(layout.join_secret),
         egress=EgressRules(allow=layout.options.egress_allow),
+        answer_s_max=layout.options.answer_s_max,
         engines=engines,
     )
 
