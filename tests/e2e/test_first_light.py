@@ -9,7 +9,6 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
@@ -20,7 +19,8 @@ from skerry.apps.supervisor.leftovers import tags_of
 from skerry.testing.load import Load
 from skerry.testing.platform import Platform
 from skerry.testing.websockets import hear, open_websocket, say
-from skerry.testing.wrangler import NEWEST, OLDER, PLACES, ROOT, Absent, Outcome, Wrangler, find
+from skerry.testing.wrangler import NEWEST, OLDER, PLACES, ROOT, Absent, find
+from tests.e2e.authors import Author
 from tests.e2e.projects import CALLER_TS, GREETING, write_asset, write_everything, write_label, write_project
 
 CITIES = {"lhr": ("London", "GB"), "cur": ("Willemstad", "CW"), "sin": ("Singapore", "SG")}
@@ -39,47 +39,6 @@ def anyio_backend() -> str:
 async def platform(engines: None) -> AsyncIterator[Platform]:
     async with Platform(options=("--allow-egress", f"{ALLOWED}/32")) as running:
         yield running
-
-
-@dataclass
-class Author:
-    """A developer with one project and one stock client, who was told where the API is and nothing else."""
-
-    platform: Platform
-    run: Wrangler
-    project: Path
-    app: str
-
-    async def types(self, *arguments: str, stdin: str | None = None) -> str:
-        """A wrangler command that has to succeed; what it printed."""
-        outcome = await self.run(*arguments, cwd=self.project, stdin=stdin)
-        assert outcome.code == 0, outcome.text
-        return outcome.text
-
-    async def fails(self, *arguments: str) -> str:
-        outcome: Outcome = await self.run(*arguments, cwd=self.project)
-        assert outcome.code != 0, outcome.text
-        return outcome.text
-
-    async def sees(self, site: str, path: str = "/api/all") -> dict[str, object]:
-        answer = await self.platform.get(site, self.app, path)
-        assert answer.status_code == 200, answer.text
-        return answer.json()
-
-    async def until_everywhere(self, holds: Callable[[httpx.Response], bool], path: str = "/api/all") -> None:
-        async def city(site: str) -> None:
-            async def once() -> bool:
-                return holds(await self.platform.get(site, self.app, path))
-
-            await self.platform.until(once, what=lambda: f"{path} in {site}")
-
-        await asyncio.gather(*(city(site) for site in CITIES))
-
-    async def until_label(self, label: str) -> None:
-        await self.until_everywhere(lambda answer: answer.text == label, "/api/label")
-
-    async def settled(self) -> None:
-        await self.platform.settled(self.app, set(CITIES))
 
 
 @pytest.fixture(scope="module")
