@@ -86,19 +86,22 @@ class Rollouts:
         key = (before.account, before.app)
         guarded = [keys.release(*key), keys.app(*key)]
         ops: list[Op] = [Put(key=keys.release(*key), value=record.encode(after))]
+        final = plan if after.state == "done" else None
         if after.state == "rolled_back":
             log.warning("rolled_back", account=key[0], app=key[1], plan=before.plan, detail=after.detail)
-            ops += self._revert_ops(after, plan)
+            reverting = self._revert_ops(after, plan)
+            ops += reverting
+            final = None if reverting else self._plan(after, after.previous or after.plan)
         checks = [self._mirror.check(guard) for guard in guarded]
-        if after.state == "done":
-            more_checks, more_ops = self._give_back(plan)
+        if final is not None:
+            more_checks, more_ops = self._give_back(final)
             checks, ops = checks + more_checks, ops + more_ops
         revision = await self._store.transact(checks, ops)
         while self._mirror.revision < revision:
             await self._mirror.wait_beyond(self._mirror.revision, wait_ms=IDLE_MS)
 
     def _give_back(self, plan: Plan) -> tuple[list[Check], list[Op]]:
-        """What only the plan before needed."""
+        """What the plan that sites execute from now on does not need."""
         versions = {v.id: v for v in self._mirror.select(f"{keys.VERSIONS}{plan.account}/{plan.app}/", Version)}
         if any(placement.version not in versions for placement in plan.placements):
             return [], []

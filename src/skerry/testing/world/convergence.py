@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 from skerry.core.placement.executed import executed_plan
 from skerry.core.placement.ledger import reservations
+from skerry.core.placement.simple import place, same_decision
 from skerry.core.types.app import App, Version
 from skerry.core.types.control import PlanHead, Reservation
 from skerry.core.types.ids import AccountId, AppName, PlanId, SiteId, VersionId
@@ -12,6 +13,7 @@ from skerry.core.types.plan import Evaluation, Plan, Reason, Release
 from skerry.core.types.resources import Resources
 from skerry.core.types.slices import SERVING_STATES
 from skerry.services.control import keys
+from skerry.testing.builders import make_evaluation
 from skerry.testing.world.estate import Estate
 from skerry.testing.world.planes import SimNode
 
@@ -21,7 +23,7 @@ Running = Counter[tuple[str, VersionId]]
 
 def leftovers(world: Estate) -> list[str]:
     """In words; empty: what runs is what is planned, every site knows it, and nothing else is there."""
-    return [*_store(world), *_sites(world), *_nodes(world)]
+    return [*_store(world), *_decisions(world), *_sites(world), *_nodes(world)]
 
 
 def _store(world: Estate) -> Iterator[str]:
@@ -32,9 +34,10 @@ def _store(world: Estate) -> Iterator[str]:
     yield from (f"release of {r.app} is running" for r in held(keys.RELEASES, Release) if r.state == "running")
     plans = {plan.id: plan for plan in held(keys.PLANS, Plan)}
     kept: dict[tuple[SiteId, AccountId, AppName], Resources] = {}
-    for head in held(keys.PLAN_HEADS, PlanHead):
+    for release in held(keys.RELEASES, Release):
+        final = release.previous if release.state == "rolled_back" else None
         versions = {version.id: version for version in held(keys.VERSIONS, Version)}
-        for entry in reservations(plans[head.plan], versions):
+        for entry in reservations(plans[final or release.plan], versions):
             kept[(entry.site, entry.account, entry.app)] = entry.resources
     found = {(r.site, r.account, r.app): r.resources for r in held(keys.RESERVATIONS, Reservation)}
     yield from (
@@ -50,6 +53,25 @@ def _store(world: Estate) -> Iterator[str]:
         if app is None or app.deployment != plan.deployment:
             yield f"{plan.app}: the plan is for another deployment than the app's"
         yield from _rejections(world, plan)
+
+
+def _decisions(world: Estate) -> Iterator[str]:
+    """Whoever decided again now would decide the same: nothing that changed was missed."""
+    if not world.control.alive:
+        yield "control is down"
+        return
+    plans = {plan.id: plan for plan in world.checks.held(keys.PLANS, Plan)}
+    heads = {(head.account, head.app): head for head in (plans[h.plan] for h in world.checks.held(keys.PLAN_HEADS, PlanHead))}
+    for app in world.checks.held(keys.APPS, App):
+        parent = heads.get((app.account, app.name))
+        if parent is None:
+            yield f"{app.name} was never decided"
+            continue
+        view, shares = world.control.placer.preview((app.account, app.name))
+        thought = make_evaluation(app.name)
+        again = place(view, app, shares, evaluation=thought, parent=parent, now_ms=0)
+        if not same_decision(again, parent):
+            yield f"{app.name}: planned {parent.placements}, now it would be {again.placements}"
 
 
 def _rejections(world: Estate, plan: Plan) -> Iterator[str]:
