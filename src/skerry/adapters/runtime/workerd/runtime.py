@@ -25,6 +25,7 @@ import structlog
 from skerry.adapters import zram
 from skerry.adapters.blobs.kept import Fetch, KeptBlobs
 from skerry.adapters.cgroup.probe import end_group, find_tree
+from skerry.adapters.cgroup.quick import QuickMoves
 from skerry.adapters.process import detached
 from skerry.adapters.runtime.changes import Changes
 from skerry.adapters.runtime.workerd import process as processes
@@ -116,7 +117,10 @@ class WorkerdRuntime:
         places = self.fleet.places
         places.make()
         cpu_files = await asyncio.to_thread(describe_cpu, places.machine)
-        self.fleet = msgspec.structs.replace(self.fleet, cpu_files=str(cpu_files) if cpu_files else None)
+        quick = QuickMoves(places.data / "rcu-hurried") if self.fleet.tree is not None else None
+        if quick is not None:
+            quick.begin()
+        self.fleet = msgspec.structs.replace(self.fleet, cpu_files=str(cpu_files) if cpu_files else None, quick=quick)
         left = self._processes_left()
         earlier: Listeners = {}
         for process in left.values():
@@ -188,6 +192,8 @@ class WorkerdRuntime:
         await self._fronts.aclose()
         await self._assets.aclose(stop=stop_instances)
         await self._egress.aclose(stop=stop_instances)
+        if self.fleet.quick is not None:
+            self.fleet.quick.end()
         if stop_instances:
             await self._leave_nothing()
 
