@@ -14,7 +14,6 @@ from skerry.adapters.process.detached import write_private
 from skerry.core.types.ids import Digest
 
 REMOVED_AT_ONCE = 100  # files, then others have their turn
-READ_AT_ONCE_BYTES_MAX = 1 << 20  # about 0.3 ms: a thread would take longer, and somebody may wait for a start
 FETCHES_AT_ONCE = 8  # towards the plane above: enough to hide the round trip, few enough to share
 
 Fetch = Callable[[Digest], Awaitable[bytes]]
@@ -41,9 +40,6 @@ class KeptBlobs:
     async def get(self, digest: Digest) -> bytes:
         """Raises `BadBlob`, or what the fetch raises."""
         path = await self.ensure(digest)
-        small = _read_small(path)
-        if small is not None:
-            return small
         try:
             return await asyncio.to_thread(path.read_bytes)
         except FileNotFoundError:  # removed in between, as nothing referred to it yet
@@ -97,11 +93,3 @@ def _store(digest: Digest, path: Path, data: bytes) -> None:
     if actual != digest:
         raise BadBlob(f"blob {digest} arrived with the content of {actual}")
     write_private(path, data)
-
-
-def _read_small(path: Path) -> bytes | None:
-    """None if it is large, or gone in between."""
-    with contextlib.suppress(FileNotFoundError):
-        if path.stat().st_size <= READ_AT_ONCE_BYTES_MAX:
-            return path.read_bytes()
-    return None

@@ -15,7 +15,6 @@ from pathlib import Path
 
 from skerry.adapters.cgroup.base import CgroupError, Group, Limits, Tree
 from skerry.adapters.cgroup.probe import end_group
-from skerry.adapters.cgroup.quick import QuickMoves
 from skerry.adapters.process import detached
 from skerry.adapters.process.detached import Detached, Spawn
 from skerry.adapters.runtime.workerd import sandbox, seccomp
@@ -39,7 +38,6 @@ class Fleet(Record):
     tree: Tree | None
     cpu_files: str | None = None
     log_bytes_max: int = 1 << 20
-    quick: QuickMoves | None = None
 
 
 class Program(Record):
@@ -196,6 +194,7 @@ class SandboxedProcess:
 def start(fleet: Fleet, program: Program) -> SandboxedProcess:
     """Start it; raises `OSError` or `CgroupError` when the machine refuses, and then leaves nothing."""
     places = fleet.places
+    _remove_old_logs(places.logs, program.name)
     health = listen_unix(places.health / f"{program.name}.sock")
     rules = _seccomp_fd(network=program.box.network)
     try:
@@ -206,8 +205,6 @@ def start(fleet: Fleet, program: Program) -> SandboxedProcess:
             group.limit(program.limits)
             group.allow_swap(False)
             join = group.join
-            if fleet.quick is not None:
-                fleet.quick.hurry()
         fds = tuple(fd for _, fd in sockets)
         if rules >= 0:
             fds += (rules,)
@@ -226,7 +223,6 @@ def start(fleet: Fleet, program: Program) -> SandboxedProcess:
             ),
             records=places.processes,
         )
-        asyncio.get_running_loop().call_soon(_remove_old_logs, places.logs, program.name)
         return SandboxedProcess(fleet, outer)
     except (OSError, CgroupError):
         (places.health / f"{program.name}.sock").unlink(missing_ok=True)

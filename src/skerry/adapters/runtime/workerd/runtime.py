@@ -25,7 +25,6 @@ import structlog
 from skerry.adapters import zram
 from skerry.adapters.blobs.kept import Fetch, KeptBlobs
 from skerry.adapters.cgroup.probe import end_group, find_tree
-from skerry.adapters.cgroup.quick import QuickMoves
 from skerry.adapters.process import detached
 from skerry.adapters.runtime.changes import Changes
 from skerry.adapters.runtime.workerd import process as processes
@@ -117,10 +116,7 @@ class WorkerdRuntime:
         places = self.fleet.places
         places.make()
         cpu_files = await asyncio.to_thread(describe_cpu, places.machine)
-        quick = QuickMoves(places.data / "rcu-hurried") if self.fleet.tree is not None else None
-        if quick is not None:
-            quick.begin()
-        self.fleet = msgspec.structs.replace(self.fleet, cpu_files=str(cpu_files) if cpu_files else None, quick=quick)
+        self.fleet = msgspec.structs.replace(self.fleet, cpu_files=str(cpu_files) if cpu_files else None)
         left = self._processes_left()
         earlier: Listeners = {}
         for process in left.values():
@@ -192,8 +188,6 @@ class WorkerdRuntime:
         await self._fronts.aclose()
         await self._assets.aclose(stop=stop_instances)
         await self._egress.aclose(stop=stop_instances)
-        if self.fleet.quick is not None:
-            self.fleet.quick.end()
         if stop_instances:
             await self._leave_nothing()
 
