@@ -1,6 +1,7 @@
 """A real platform on this machine, started and ended by the program that people use."""
 
 import asyncio
+import contextlib
 import json
 import os
 import shutil
@@ -99,13 +100,13 @@ class Platform:
         assert self._process is not None
         return self._process
 
-    async def command(self, *arguments: str, cwd: Path | None = None, stdin: str = "") -> tuple[int, str]:
-        """Run `skerry …`: its exit status and all that it printed."""
+    async def command(self, *arguments: str, cwd: Path | None = None, stdin: str = "", **env: str) -> tuple[int, str]:
+        """Run `skerry …`: its exit status and all that it printed. `env` is added to its environment."""
         process = await asyncio.create_subprocess_exec(
             *program(),
             *arguments,
             cwd=cwd,
-            env=self._env,
+            env={**self._env, **env},
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
@@ -180,6 +181,14 @@ class Platform:
 
         await self.until(done, limit_s=limit_s, what=lambda: repr(seen))
 
+    async def control_pid(self) -> int:
+        """The pid of the control plane; raises AssertionError when it does not run."""
+        for pid in tagged(self.data):
+            with contextlib.suppress(OSError):
+                if b"skerry.apps.control" in Path(f"/proc/{pid}/cmdline").read_bytes() and _parent(pid) == self.pid:
+                    return pid
+        raise AssertionError("control does not run")
+
     async def node_processes(self, node: str) -> list[int]:
         """Every process of a node: its agent and all that it started."""
         agent = next(n["pid"] for n in (await self.status())["nodes"] if n["node"] == node)
@@ -216,6 +225,10 @@ class Platform:
     async def _is_ready(self) -> bool:
         record = json.loads((self.data / "platform.json").read_text())
         return bool(record.get("ready"))
+
+
+def _parent(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
 def program() -> list[str]:

@@ -319,6 +319,9 @@ def make_private(path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.mkdir(mode=0o700, exist_ok=True)
         found = path.lstat()
+    except (FileExistsError, NotADirectoryError) as error:
+        file = next((place for place in (path, *path.parents) if place.exists()), path)
+        raise UpError(f"{file} is not a directory", hint="choose another with --data-dir") from error
     except OSError as error:
         raise UpError(f"{path}: {(error.strerror or 'cannot be made').lower()}", hint="choose another with --data-dir") from error
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
