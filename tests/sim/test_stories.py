@@ -225,3 +225,21 @@ def test_a_node_is_drained_where_not_all_have_room_and_only_one_app_leaves() -> 
         assert len(world.running_in("lhr")) == 4
 
     play(story, {"lhr": 2, "cur": 3}, memory_mib=30)
+
+
+def test_an_app_that_is_made_again_where_it_finds_no_place_spoils_nobodys_slice() -> None:
+    async def story(world: World) -> None:
+        await world.deploy("hello")
+        await world.deploy("other")
+        await world.settled()
+        for site in CITIES:
+            await world.drain(site)
+        await world.delete("hello")
+        new = await world.deploy("hello")
+        await world.settled()
+        for site in CITIES:
+            await world.undrain(site)
+        await world.settled()
+        assert await ways(world) == {site: (200, site, new.id) for site in CITIES}
+
+    play(story)

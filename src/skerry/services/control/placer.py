@@ -247,7 +247,8 @@ class Placer:
     def _release(self, snapshot: Snapshot, plan: Plan) -> Release:
         """Judged against the newest plan known to be good, also when another plan is decided while a release is under way."""
         before, parent = snapshot.release, snapshot.parent
-        continues = parent is not None and bool(parent.placements) and not brings_new_version(plan, parent)
+        # Without a release the parent is the plan of an app of this name that was deleted: its versions are gone.
+        continues = before is not None and parent is not None and bool(parent.placements) and not brings_new_version(plan, parent)
         name = previous_plan(before, continues=continues)
         proven = self._plan_by_id((plan.account, plan.app), name) if name else None
         if proven is not None and not proven.placements:
