@@ -31,6 +31,7 @@ class Checks:
         self._entries: dict[str, bytes] = {}
         self._revision = 0
         self._memories: dict[SiteId, SiteMemory] = {}
+        self._served: dict[str, frozenset[str]] = {}  # instances that a site knows to serve, now or at its decision before
         self._forgotten: set[str] = set()
 
     # The store, transaction by transaction.
@@ -123,6 +124,8 @@ class Checks:
 
     def on_memory(self, site: SiteId, memory: SiteMemory) -> None:
         """What a site wants of each of its nodes fits on the node."""
+        known = self._memories.get(site, SiteMemory())
+        self._served[site] = frozenset(entry.instance for entry in (*known.serving, *memory.serving))
         self._memories[site] = memory
         for node in self._ground.hosts.values():
             asked = sum_of(held.reserve for held in memory.held if held.node == node.id)
@@ -169,10 +172,11 @@ class Checks:
         if memory is None or after.site in self._forgotten:
             self._forgotten.discard(after.site)
             return
+        served = self._served[after.site]
         now = {(r.account, r.app): {t.instance for t in r.targets if t.weight > 0} for r in after.routes}
         for route in before.routes:
             key = (route.account, route.app)
-            had = {t.instance for t in route.targets if t.weight > 0 and self._serves(t.address)}
+            had = {t.instance for t in route.targets if t.weight > 0 and t.instance in served and self._serves(t.address)}
             wanted = {held.instance for held in memory.held if (held.account, held.app) == key}
             left = now.get(key, set())
             if wanted and len(left) < len(had) and not wanted <= left:

@@ -34,6 +34,7 @@ class Copies:
         self._tags: dict[AppName, str] = {}  # of the apps that are wanted
         self._told_ms: dict[tuple[Copy, str], int] = {}  # (copy, city): since when it has been told without a break
         self._known: set[tuple[Copy, str]] = set()
+        self._up: dict[str, tuple[int, int]] = {}  # of each ingress: its process, and when that was first seen
 
     def sample(self, apps: list[App], informed: frozenset[str], replaced: frozenset[str]) -> None:
         """`apps`: those that are to run somewhere. `replaced`: instances that others have taken over from.
@@ -56,23 +57,25 @@ class Copies:
                 if key in self._known or now_ms - told.get(key, now_ms) >= KNOWN_AFTER_MS:
                     known.add(key)
         self._told_ms, self._known = told, known
+        pids = {city: ingress.pid for city, ingress in self._ground.ingresses.items() if ingress.pid}
+        seen = self._up
+        self._up = {city: seen[city] if city in seen and seen[city][0] == pid else (pid, now_ms) for city, pid in pids.items()}
 
     def forget(self, city: str) -> None:
         """Neither does it know of others' copies, nor of all of its own."""
         self._known = {key for key in self._known if city not in (key[0].site, key[1])}
         self._told_ms = {key: since for key, since in self._told_ms.items() if city not in (key[0].site, key[1])}
 
-    def in_reach(self, app: str, city: str) -> Copy | None:
-        """A healthy copy that the city knows of and reaches, if its own ingress is up."""
-        if not self._ground.ingresses[city].pid or any(city in pair for pair in self._network.apart):
+    def in_reach(self, app: str, city: str, *, since_ms: int) -> Copy | None:
+        """A healthy copy that the city knows of, and has reached by ingresses that are up since then."""
+        if not self._is_up(city, since_ms) or any(city in pair for pair in self._network.apart):
             return None  # where to send its users is decided as if cities reached each other
-        found = [
-            copy for copy in self._healthy(frozenset((app,))) if (copy, city) in self._known and self._reaches(city, copy.site)
-        ]
-        return found[0] if found else None
+        known = (copy for copy in self._healthy(frozenset((app,))) if (copy, city) in self._known)
+        return next((copy for copy in known if self._is_up(copy.site, since_ms)), None)
 
-    def _reaches(self, city: str, site: str) -> bool:
-        return self._network.connected(city, site) and bool(self._ground.ingresses[site].pid)
+    def _is_up(self, city: str, since_ms: int) -> bool:
+        pid, first_ms = self._up.get(city, (0, 0))
+        return pid != 0 and pid == self._ground.ingresses[city].pid and first_ms <= since_ms
 
     def _healthy(self, apps: frozenset[str]) -> list[Copy]:
         return [

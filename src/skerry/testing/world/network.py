@@ -54,7 +54,11 @@ class Network:
         await asyncio.sleep(HOP_MS / 1000)
         if site in self._ground.lost_sites or not self.connected(origin, site):
             raise ConnectionRefusedError(f"{site} is out of reach of {origin}")
-        answer = await self._ground.ingresses[site].request(host, method=method, peer=True)
+        ingress = self._ground.ingresses[site]
+        pid = ingress.pid
+        answer = await ingress.request(host, method=method, peer=True)
+        if ingress.pid != pid:
+            raise BrokenOff(f"the ingress of {site} ended meanwhile")
         return answer.status
 
     async def _reach_instance(self, node: Host, address: str) -> int:
