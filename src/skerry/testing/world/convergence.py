@@ -52,7 +52,8 @@ def _store(world: Estate) -> Iterator[str]:
         app = apps.get((plan.account, plan.app))
         if app is None or app.deployment != plan.deployment:
             yield f"{plan.app}: the plan is for another deployment than the app's"
-        yield from _rejections(world, plan)
+        elif app.enabled:
+            yield from _rejections(world, plan)
 
 
 def _decisions(world: Estate) -> Iterator[str]:
