@@ -1,11 +1,9 @@
 """kill -9 of control between any two steps of a deployment: the old state or the new one, never a mixture."""
 
 import asyncio
-import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-import httpx
 import pytest
 
 from skerry.apps.control import FAULT_VARIABLE
@@ -37,21 +35,7 @@ async def platform(engines: None, trigger: Path) -> AsyncIterator[Platform]:
 
 
 async def upload(platform: Platform, text: str) -> int:
-    """A deployment in one request, as wrangler's first; the status, or 0 if control died over it."""
-    account = (await platform.api("GET", "/v1/whoami"))["accounts"][0]["account"]
-    metadata = {"main_module": "index.js", "compatibility_date": "2026-11-01"}
-    code = f'export default {{ fetch() {{ return new Response("{text}"); }} }};'
-    files = {
-        "metadata": (None, json.dumps(metadata), "application/json"),
-        "index.js": ("index.js", code, "application/javascript+module"),
-    }
-    url = f"http://127.0.0.1:{platform.api_port}/client/v4/accounts/{account}/workers/scripts/hello"
-    async with httpx.AsyncClient(timeout=20) as client:
-        try:
-            response = await client.put(url, files=files, headers={"authorization": f"Bearer {platform.token()}"})
-        except httpx.TransportError:
-            return 0
-    return response.status_code
+    return await platform.upload("hello", f'export default {{ fetch() {{ return new Response("{text}"); }} }};')
 
 
 async def served(platform: Platform) -> set[str]:

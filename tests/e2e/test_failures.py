@@ -4,7 +4,6 @@ import asyncio
 import os
 import signal
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
@@ -145,7 +144,7 @@ async def test_a_killed_city_is_noticed_by_nobody_elsewhere(platform: Platform) 
 
 
 async def test_a_stopped_control_costs_no_request(platform: Platform) -> None:
-    control = int((platform.data / "logs").exists()) and await control_pid(platform)
+    control = await platform.control_pid()
     loads = [Load(platform.base(site), HOST, clients=1, per_second=50) for site in sorted(CITIES)]
     instance = await instance_in(platform, "cur")
     for load in loads:
@@ -161,18 +160,3 @@ async def test_a_stopped_control_costs_no_request(platform: Platform) -> None:
             await load.__aexit__(None, None, None)
     assert [load.failures for load in loads] == [[], [], []]
     assert all(load.answered > 500 for load in loads)
-
-
-async def control_pid(platform: Platform) -> int:
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and _is_control(entry, platform):
-            return int(entry.name)
-    raise AssertionError("control does not run")
-
-
-def _is_control(entry: Path, platform: Platform) -> bool:
-    try:
-        parent = (entry / "stat").read_text().rpartition(")")[2].split()[1]
-        return b"skerry.apps.control" in (entry / "cmdline").read_bytes() and int(parent) == platform.pid
-    except OSError:
-        return False

@@ -1,7 +1,6 @@
 """A real platform on this machine, started and ended by the program that people use."""
 
 import asyncio
-import contextlib
 import json
 import os
 import shutil
@@ -63,32 +62,56 @@ class Platform:
 
     async def start(self) -> None:
         """Returns when it says that it is ready; raises AssertionError with its output otherwise."""
-        arguments = ["up", "--cities", self._cities, "--port", str(self.port), "--api-port", str(self.api_port)]
-        log = self._scratch / "up.log"
-        with ExitStack() as stack:
-            out = stack.enter_context(log.open("ab"))
+        await self.begin()
+        await self.until(self._is_ready, limit_s=READY_S_MAX, what=lambda: self.log()[-4000:])
+
+    async def begin(self) -> None:
+        """Start it and do not wait."""
+        with (self._scratch / "up.log").open("ab") as out:
             self._process = await asyncio.create_subprocess_exec(
                 *program(),
-                *arguments,
-                "--no-example",
-                *self._options,
+                *self.up_arguments(),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=out,
                 stderr=out,
                 env=self._env,
                 start_new_session=True,
             )
-        await self.until(self._is_ready, limit_s=READY_S_MAX, what=lambda: log.read_text("utf-8", "replace")[-4000:])
 
-    async def stop(self) -> int | None:
+    def up_arguments(self) -> list[str]:
+        ports = ["--port", str(self.port), "--api-port", str(self.api_port)]
+        return ["up", "--cities", self._cities, *ports, "--no-example", *self._options]
+
+    async def stop(self, number: int = signal.SIGINT) -> int | None:
         """SIGINT, as Ctrl-C sends it; the exit status."""
         process, self._process = self._process, None
         if process is None:
             return None
         if process.returncode is None:
-            process.send_signal(signal.SIGINT)
+            process.send_signal(number)
         async with asyncio.timeout(END_S_MAX):
             return await process.wait()
+
+    async def kill(self) -> None:
+        """kill -9 of the supervisor, if it still lives; returns when it has ended."""
+        process, self._process = self._process, None
+        if process is not None:
+            if process.returncode is None:
+                process.kill()
+            await process.wait()
+
+    @property
+    def is_running(self) -> bool:
+        return self._process is not None and self._process.returncode is None
+
+    @property
+    def env(self) -> dict[str, str]:
+        """What its commands have as their environment."""
+        return dict(self._env)
+
+    def log(self) -> str:
+        """All that `skerry up` printed so far."""
+        return (self._scratch / "up.log").read_text("utf-8", "replace")
 
     @property
     def pid(self) -> int:
@@ -133,6 +156,20 @@ class Platform:
 
     async def deploy(self, project: Path) -> None:
         await self.wrangler("deploy", cwd=project)
+
+    async def upload(self, app: str, code: str) -> int:
+        """Deploy one module in one request, as wrangler does at last; the status, or 0 if control died over it."""
+        metadata = {"main_module": "index.js", "compatibility_date": "2026-11-01"}
+        files = {
+            "metadata": (None, json.dumps(metadata), "application/json"),
+            "index.js": ("index.js", code, "application/javascript+module"),
+        }
+        url = f"http://127.0.0.1:{self.api_port}/client/v4/accounts/{await self.account()}/workers/scripts/{app}"
+        try:
+            response = await self._http.put(url, files=files, headers={"authorization": f"Bearer {self.token()}"})
+        except httpx.TransportError:
+            return 0
+        return response.status_code
 
     async def status(self) -> dict[str, Any]:
         """What `skerry status --json` shows, from the API itself."""
@@ -183,11 +220,9 @@ class Platform:
 
     async def control_pid(self) -> int:
         """The pid of the control plane; raises AssertionError when it does not run."""
-        for pid in tagged(self.data):
-            with contextlib.suppress(OSError):
-                if b"skerry.apps.control" in Path(f"/proc/{pid}/cmdline").read_bytes() and _parent(pid) == self.pid:
-                    return pid
-        raise AssertionError("control does not run")
+        found = [pid for pid in tagged(self.data) if _is_plane(pid, "control", of=self.pid)]
+        assert found, "control does not run"
+        return found[0]
 
     async def node_processes(self, node: str) -> list[int]:
         """Every process of a node: its agent and all that it started."""
@@ -224,11 +259,15 @@ class Platform:
 
     async def _is_ready(self) -> bool:
         record = json.loads((self.data / "platform.json").read_text())
-        return bool(record.get("ready"))
+        return bool(record.get("ready")) and record["pid"] == self.pid  # not that of a killed one
 
 
-def _parent(pid: int) -> int:
-    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+def _is_plane(pid: int, name: str, *, of: int) -> bool:
+    try:
+        parent = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+        return parent == of and f"skerry.apps.{name}".encode() in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return False
 
 
 def program() -> list[str]:
