@@ -6,12 +6,14 @@ Found by other means than the product's own (`leftovers`), so that one cannot be
 import contextlib
 import json
 import os
+import time
 from pathlib import Path
 
 from skerry.apps.supervisor.leftovers import tags_of
 from skerry.kit.hashing import stable_id
 from skerry.testing.platform import Platform
 
+LOOKS, LOOK_S = 5, 0.1
 _LISTENING = "0A"  # in /proc/net/tcp
 
 
@@ -30,7 +32,15 @@ class Footprint:
         self._networks = {network for pid in self.pids if (network := _network(pid))} - {own}
 
     def left(self) -> list[str]:
-        """In words; empty when nothing is."""
+        """In words; empty when nothing is. What the kernel is about to let go of (a process that exits) is waited for."""
+        for _ in range(LOOKS):
+            found = self._seen()
+            if not found:
+                return []
+            time.sleep(LOOK_S)
+        return found
+
+    def _seen(self) -> list[str]:
         found = [f"process {pid}: {_command(pid)}" for pid in self._processes()]
         found += [f"network namespace of process {pid}" for pid in _pids() if _network(pid) in self._networks]
         found += [f"mount {line}" for line in self._mounts()]
