@@ -125,7 +125,17 @@ def tsc_khz() -> int:
         ).stdout
         if found := re.search(r"tsc: (?:Detected|Refined TSC clocksource calibration:) ([\d.]+) MHz", log):
             return round(float(found.group(1)) * 1000)
-    return 0
+    return _khz_of_cpuinfo(_read(_PROC / "cpuinfo"))
+
+
+def _khz_of_cpuinfo(text: str) -> int:
+    """What the kernel detected at boot, for when its log is full: without counters and a driver "cpu MHz" is that."""
+    flags = re.search(r"^flags\s*:(.*)$", text, re.MULTILINE)
+    found = {found.group(1) for found in re.finditer(r"^cpu MHz\s*: ([\d.]+)$", text, re.MULTILINE)}
+    if flags is None or len(found) != 1 or Path("/sys/devices/system/cpu/cpu0/cpufreq").exists():
+        return 0
+    names = flags.group(1).split()
+    return round(float(found.pop()) * 1000) if "constant_tsc" in names and "aperfmperf" not in names else 0
 
 
 def open_files_max() -> int:

@@ -43,7 +43,7 @@ class Group(Protocol):
 
     @property
     def join(self) -> tuple[str, ...]:
-        """Files to which a process writes "0" to enter, before exec."""
+        """Files to which a process with one thread writes "0" to enter, before exec."""
         ...
 
     def limit(self, limits: Limits) -> None:
@@ -63,7 +63,7 @@ class Group(Protocol):
     def pids(self) -> tuple[int, ...]: ...
 
     def kill(self) -> None:
-        """SIGKILL to every process in it, also those being forked. Does not wait."""
+        """SIGKILL to every process in it. Does not wait; call it again until `remove` succeeds, for what was being forked."""
         ...
 
     def remove(self) -> bool:

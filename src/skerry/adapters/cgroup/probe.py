@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 from skerry.adapters.cgroup.base import KILL_ROUNDS_MAX, CgroupError, Tree
-from skerry.adapters.cgroup.v1 import CONTROLLERS, UNIFIED, V1Tree
+from skerry.adapters.cgroup.v1 import CONTROLLERS, V1Tree
 from skerry.adapters.cgroup.v2 import V2Tree
 
 MOUNTS = Path("/proc/self/mounts")
@@ -15,8 +15,6 @@ def find_tree(name: str, *, mounts: Path = MOUNTS) -> tuple[Tree | None, str]:
     """The tree for `name` and "", or None and the reason, for people."""
     old, unified = _hierarchies(mounts)
     if "memory" in old or "cpu" in old:
-        if unified is not None:
-            old[UNIFIED] = unified
         tree: Tree = V1Tree(old, name)
         places = list(old.values())
     elif unified is not None:

@@ -1,7 +1,8 @@
-"""The old hierarchies, one per controller, with the bare unified tree beside them where it is mounted.
+"""The old hierarchies, one per controller. The bare unified tree that may stand beside them is left alone.
 
-The unified tree has no controllers then, and still ends a whole group by `cgroup.kill`. Where it is not mounted, the
-freezer stands in: what is frozen cannot fork away from the signal.
+A process that is about to become the group's enters by itself, alone (file `tasks`): to move a whole process, or any
+into the unified tree, the kernel first waits 7 ms for all CPUs, with a user's request waiting too. What the unified tree
+would give, `cgroup.kill`, is had by killing whatever is listed until nothing is; a sandbox dies with its first process.
 """
 
 import contextlib
@@ -20,15 +21,14 @@ from skerry.adapters.cgroup.base import (
     write,
     write_if_there,
 )
-from skerry.adapters.cgroup.v2 import PERIOD_US, V2Group
+from skerry.adapters.cgroup.v2 import PERIOD_US
 
-CONTROLLERS = ("memory", "cpu", "cpuacct", "pids", "freezer")
-UNIFIED = "unified"
+CONTROLLERS = ("memory", "cpu", "cpuacct", "pids")
 SWAPPINESS_SQUEEZE = 100  # take anonymous pages as readily as file pages, and keep the shared binary in memory
 
 
 class V1Group:
-    """One directory of the same name in each hierarchy. `paths` by controller, `UNIFIED` among them if mounted."""
+    """One directory of the same name in each hierarchy. `paths` by controller."""
 
     def __init__(self, name: str, paths: dict[str, Path]) -> None:
         self._name = name
@@ -40,7 +40,7 @@ class V1Group:
 
     @property
     def join(self) -> tuple[str, ...]:
-        return tuple(str(path / "cgroup.procs") for path in self._directories())
+        return tuple(str(path / "tasks") for path in self._directories())
 
     def limit(self, limits: Limits) -> None:
         unlimited = -1
@@ -72,24 +72,13 @@ class V1Group:
         return tuple(sorted({pid for path in self._directories() for pid in read_pids(path / "cgroup.procs")}))
 
     def kill(self) -> None:
-        if UNIFIED in self._paths:
-            V2Group(self._paths[UNIFIED]).kill()
-        else:
-            self._freeze_and_kill()
+        for pid in self.pids():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
     def remove(self) -> bool:
         removed = [remove_directory(path) for path in self._directories()]
         return all(removed)
-
-    def _freeze_and_kill(self) -> None:
-        freezer = self._paths.get("freezer")
-        if freezer:
-            write_if_there(freezer / "freezer.state", "FROZEN")
-        for pid in self.pids():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        if freezer:
-            write_if_there(freezer / "freezer.state", "THAWED")
 
     def _set(self, controller: str, file: str, value: str) -> None:
         if controller in self._paths:
@@ -101,7 +90,7 @@ class V1Group:
 
 
 class V1Tree:
-    """`<mount>/<name>` in every hierarchy that is there. `mounts` by controller, plus `UNIFIED`."""
+    """`<mount>/<name>` in every hierarchy that is there. `mounts` by controller."""
 
     def __init__(self, mounts: dict[str, Path], name: str) -> None:
         self._trees = {controller: mount / name for controller, mount in mounts.items()}
