@@ -71,11 +71,18 @@ def up(
     answer_seconds: Annotated[
         int, typer.Option(metavar="N", help="How long an app may take to begin its answer; one that is stuck is ended sooner.")
     ] = 60,
+    sleep_after: Annotated[
+        float | None, typer.Option(metavar="SECONDS", help="Without use, give an app's memory back (default: 10).")
+    ] = None,
+    dead_after: Annotated[
+        float | None, typer.Option(metavar="SECONDS", help="Without use, end an app's process until the next request.")
+    ] = None,
     zram: Annotated[bool, typer.Option("--zram/--no-zram", help="As root: make swap in memory, for sleeping apps.")] = True,
     json: JsonOption = False,
 ) -> None:
     """Start every plane on this machine: control, cities, nodes. Ctrl-C ends all of it."""
     from skerry.apps import up as module
+    from skerry.apps.config import Resting
     from skerry.apps.supervisor.layout import Options
 
     options = Options(
@@ -90,6 +97,7 @@ def up(
         node_memory_mib=node_memory,
         egress_allow=tuple(allow_egress or ()),
         answer_s_max=answer_seconds,
+        resting=Resting(sleep_after_ms=_ms(sleep_after), dead_after_ms=_ms(dead_after)),
     )
     if not detach:
         raise typer.Exit(module.up(options, json=json))
@@ -350,6 +358,10 @@ def _data_dir(given: Path | None) -> Path:
     from skerry.apps.supervisor.layout import default_data_dir
 
     return given.resolve() if given is not None else default_data_dir()
+
+
+def _ms(seconds: float | None) -> int | None:
+    return None if seconds is None else round(seconds * 1000)
 
 
 def _client(data_dir: Path | None) -> "Client":

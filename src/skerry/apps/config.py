@@ -58,6 +58,13 @@ class SiteConfig(Record):
     engines: Engines = Engines()
 
 
+class Resting(Record):
+    """What becomes of instances that nobody asks for; None: as the runtime has it by default. Times in ms without use."""
+
+    sleep_after_ms: int | None = None  # asleep: memory squeezed, process alive
+    dead_after_ms: int | None = None  # no process until the next request; by default never by time
+
+
 class NodeConfig(Record):
     """`node.capacity` is what this node may give to instances: its share of the machine."""
 
@@ -68,6 +75,7 @@ class NodeConfig(Record):
     join_secret_path: str
     egress: EgressRules = EgressRules()
     answer_s_max: int = 60  # an event loop that answers nothing for half as long is ended
+    resting: Resting = Resting()
     engines: Engines = Engines()
 
 

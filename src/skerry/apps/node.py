@@ -9,6 +9,8 @@ the next one.
 import secrets
 from pathlib import Path
 
+from msgspec.structs import replace
+
 from skerry.adapters.clock.system import SystemClock
 from skerry.adapters.link.http import HttpSiteLink
 from skerry.adapters.recordfile import JsonFile
@@ -22,6 +24,7 @@ from skerry.core.types.slices import NodeSlice
 from skerry.services.node.agent import Agent
 
 REQUEST_CF_HEADER = "x-skerry-cf"  # set by the ingress, which removes a client's own
+LOOK_MS_MIN = 200
 
 
 async def serve(config: NodeConfig, plane: Plane) -> None:
@@ -34,11 +37,7 @@ async def serve(config: NodeConfig, plane: Plane) -> None:
         data_dir=data,
         run_dir=Path(config.run_dir),
         fetch_blob=link.blob,
-        settings=Settings(
-            egress_allow=config.egress.allow,
-            request_cf_header=REQUEST_CF_HEADER,
-            hang_ms_max=config.answer_s_max * 1000 // 2,
-        ),
+        settings=runtime_settings(config),
         workerd=config.engines.workerd,
         bwrap=config.engines.bwrap,
     )
@@ -58,6 +57,22 @@ async def serve(config: NodeConfig, plane: Plane) -> None:
     finally:
         await runtime.aclose(stop_instances=plane.supervisor_gone)
         await link.aclose()
+
+
+def runtime_settings(config: NodeConfig) -> Settings:
+    """An app that has to rest soon is looked at often, and squeezed at each rest."""
+    settings = Settings(
+        egress_allow=config.egress.allow,
+        request_cf_header=REQUEST_CF_HEADER,
+        hang_ms_max=config.answer_s_max * 1000 // 2,
+    )
+    sleep_ms, dead_ms = config.resting.sleep_after_ms, config.resting.dead_after_ms
+    if sleep_ms is not None:
+        settings = replace(settings, sleep_after_ms=sleep_ms, resleep_after_ms=min(settings.resleep_after_ms, 30 * sleep_ms))
+    if dead_ms is not None:
+        settings = replace(settings, drop_after_ms=dead_ms)
+    looks_ms = [max(LOOK_MS_MIN, ms // 2) for ms in (sleep_ms, dead_ms) if ms is not None]
+    return replace(settings, look_every_ms=min([settings.look_every_ms, *looks_ms]))
 
 
 def main() -> None:

@@ -10,7 +10,7 @@ import shutil
 import stat
 from pathlib import Path
 
-from skerry.apps.config import ControlConfig, EgressRules, Engines, NodeConfig, SiteConfig
+from skerry.apps.config import ControlConfig, EgressRules, Engines, NodeConfig, Resting, SiteConfig
 from skerry.apps.supervisor.cities import DEFAULT_CITIES, CityAsk
 from skerry.apps.supervisor.errors import UpError
 from skerry.apps.supervisor.ports import Wanted
@@ -26,6 +26,7 @@ PLATFORM_MEMORY_PERCENT = 20  # of the machine: planes, HAProxy, page cache
 CPU_OVERCOMMIT = 8  # an idle worker reserves 10 millicores and uses none; busy ones share by weight
 MEMORY_MIB_MIN = 64
 ANSWER_S_LIMIT = 3600  # every request that waits holds a connection
+REST_MS_MIN, REST_MS_MAX = 100, 30 * 86_400_000
 RUN_PATH_CHARS_MAX = 60  # a Unix socket's path has 107 bytes, and planes put their own names behind it
 
 
@@ -46,6 +47,7 @@ class Options(Record):
     node_memory_mib: int | None = None
     egress_allow: tuple[str, ...] = ()
     answer_s_max: int = 60
+    resting: Resting = Resting()
 
 
 class Layout(Record):
@@ -139,6 +141,10 @@ def _check(options: Options) -> None:
             ) from None
     if not 1 <= options.answer_s_max <= ANSWER_S_LIMIT:
         raise UpError(f"--answer-seconds {options.answer_s_max}: it is 1 to {ANSWER_S_LIMIT}", code=2)
+    for name, value in (("--sleep-after", options.resting.sleep_after_ms), ("--dead-after", options.resting.dead_after_ms)):
+        if value is not None and not REST_MS_MIN <= value <= REST_MS_MAX:
+            allowed = f"{REST_MS_MIN / 1000} to {REST_MS_MAX // 1000}"
+            raise UpError(f"{name} {value / 1000:g}: {allowed} seconds", hint="an example: --sleep-after 60", code=2)
     for name, value in (("cpu", options.node_cpu_millicores), ("memory", options.node_memory_mib)):
         if value is not None and value < 1:
             raise UpError(f"a node's {name} has to be at least 1", code=2)
@@ -238,6 +244,7 @@ def node_config(layout: Layout, node: Node, engines: Engines) -> NodeConfig:
         join_secret_path=str(layout.join_secret),
         egress=EgressRules(allow=layout.options.egress_allow),
         answer_s_max=layout.options.answer_s_max,
+        resting=layout.options.resting,
         engines=engines,
     )
 
