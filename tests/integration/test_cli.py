@@ -165,6 +165,15 @@ def test_without_a_platform_the_way_to_one_is_told(tmp_path: Path) -> None:
     assert "does not answer" in silent.stderr
 
 
+@pytest.mark.parametrize(
+    "arguments", ["--data-dir {} status", "status --data-dir {}", "--data-dir {} wrangler deploy", "wrangler --data-dir {} deploy"]
+)
+def test_a_named_data_directory_goes_before_the_environments_platform(skerry, tmp_path: Path, arguments: str) -> None:
+    done = skerry(*arguments.format(tmp_path).split())
+    assert done.returncode == 3
+    assert f"no platform runs on {tmp_path}" in done.stderr
+
+
 def test_down_without_a_platform_is_no_error(tmp_path: Path) -> None:
     assert run("down", "--data-dir", str(tmp_path / "none")).returncode == 0
 

@@ -47,6 +47,18 @@ AccountOption = Annotated[
 ]
 
 
+class _Before:
+    """Options in front of the command, which hold for all; those behind it come first."""
+
+    data_dir: Path | None = None
+
+
+@app.callback()
+def program(data_dir: DataDirOption = None) -> None:
+    """An edge application platform on your own servers."""
+    _Before.data_dir = data_dir
+
+
 @app.command(epilog="Example: skerry up --cities lhr:3,cur:3,sin:2 --port 8080")
 def up(
     *,
@@ -149,21 +161,21 @@ def env(data_dir: DataDirOption = None, account: AccountOption = None, json: Jso
 
 
 @app.command(
-    epilog="Example: skerry wrangler deploy",
+    epilog="Example: skerry wrangler deploy\n\nAnother platform: skerry wrangler --data-dir DIR deploy",
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "allow_interspersed_args": False},
 )
-def wrangler(context: typer.Context) -> None:
+def wrangler(context: typer.Context, data_dir: DataDirOption = None, account: AccountOption = None) -> None:
     """Run the stock wrangler client that came with the installation, pointed at this platform.
 
-    Everything behind `wrangler` is wrangler's own: `skerry wrangler deploy --help` is its help.
+    Everything from wrangler's command on is wrangler's own: `skerry wrangler deploy --help` is its help.
     """
     from skerry.apps import wrangling
 
-    with _client(None) as client:
+    with _client(data_dir) as client:
         who = client.whoami()
         given = os.environ.get("CLOUDFLARE_ACCOUNT_ID")
-        known = given if given in {account.account for account in who.accounts} else None
-        chosen = _account(client, who, known)
+        known = given if given in {item.account for item in who.accounts} else None
+        chosen = _account(client, who, account or known)
         values = wrangling.wrangler_env(client.target.dialect_url, client.target.token, chosen.account)
         command = wrangling.command(context.args)
         with wrangling.output_file() as output:
@@ -357,6 +369,7 @@ def main() -> None:
 def _data_dir(given: Path | None) -> Path:
     from skerry.apps.supervisor.layout import default_data_dir
 
+    given = given or _Before.data_dir
     return given.resolve() if given is not None else default_data_dir()
 
 
@@ -365,9 +378,10 @@ def _ms(seconds: float | None) -> int | None:
 
 
 def _client(data_dir: Path | None) -> "Client":
-    from skerry.apps.client import Client, find_target
+    from skerry.apps.client import Client, find_local, find_target
 
-    return Client(find_target(_data_dir(data_dir)))
+    named = data_dir is not None or _Before.data_dir is not None
+    return Client((find_local if named else find_target)(_data_dir(data_dir)))
 
 
 def _account(client: "Client", who: "WhoView", asked: str | None) -> "AccountView":

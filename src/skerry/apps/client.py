@@ -1,7 +1,7 @@
 """The client of the own API, and how it finds the platform.
 
 SKERRY_API_URL and SKERRY_API_TOKEN      another machine's platform
---data-dir, SKERRY_DATA_DIR, the default  the one that `skerry up` runs here
+--data-dir, SKERRY_DATA_DIR, the default  the one that `skerry up` runs here; the option goes before all others
 """
 
 import os
@@ -93,6 +93,11 @@ def find_target(data_dir: Path) -> Target:
         if not token:
             raise ClientError("SKERRY_API_URL is set but SKERRY_API_TOKEN is not", hint="`skerry token create` makes one")
         return Target(api_url=url, token=token)
+    return find_local(data_dir)
+
+
+def find_local(data_dir: Path) -> Target:
+    """The platform that runs on `data_dir`, whatever the environment names. Raises as `find_target`."""
     platform = read_platform(data_dir)
     supervisor = open_supervisor(platform) if platform else None
     if platform is None or supervisor is None:
