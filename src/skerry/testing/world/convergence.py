@@ -63,7 +63,10 @@ def _decisions(world: Estate) -> Iterator[str]:
         return
     plans = {plan.id: plan for plan in world.checks.held(keys.PLANS, Plan)}
     heads = {(head.account, head.app): head for head in (plans[h.plan] for h in world.checks.held(keys.PLAN_HEADS, PlanHead))}
+    back = {(r.account, r.app) for r in world.checks.held(keys.RELEASES, Release) if r.state == "rolled_back"}
     for app in world.checks.held(keys.APPS, App):
+        if (app.account, app.name) in back:
+            continue  # nobody executes its plan, and what that asked for is given back
         parent = heads.get((app.account, app.name))
         if parent is None:
             yield f"{app.name} was never decided"

@@ -36,9 +36,12 @@ class Copies:
         self._known: set[tuple[Copy, str]] = set()
         self._up: dict[str, tuple[int, int]] = {}  # of each ingress: its process, and when that was first seen
 
-    def sample(self, apps: list[App], informed: frozenset[str], replaced: frozenset[str]) -> None:
-        """`apps`: those that are to run somewhere. `replaced`: instances that others have taken over from.
+    def sample(
+        self, apps: list[App], wanted: dict[str, frozenset[str]], informed: frozenset[str], replaced: frozenset[str]
+    ) -> None:
+        """`wanted`: at which sites each app is to run; it is not looked for elsewhere.
 
+        `replaced`: instances that others have taken over from.
         `informed`: sites and nodes that live and are connected upwards, with a control that lives.
         """
         now_ms = self._ground.clock.monotonic_ms()
@@ -47,7 +50,9 @@ class Copies:
         self._tags = tags
         told: dict[tuple[Copy, str], int] = {}
         known: set[tuple[Copy, str]] = set()
-        for copy in (copy for copy in self._healthy(frozenset(tags)) if copy.instance not in replaced):
+        for copy in self._healthy(frozenset(tags)):
+            if copy.instance in replaced or copy.site not in wanted.get(copy.app, ()):
+                continue
             for city in self._ground.ingresses:
                 key = (copy, city)
                 if copy.app in changed:

@@ -275,8 +275,17 @@ class World(Estate):
             for plane in (*self.sites.values(), *self.nodes.values())
             if plane.alive and not plane.wire.cut and any(control.alive for control in self.controls)
         }
-        placed = [app for app in self.apps() if (plan := self.plan_of(app.name)) is not None and plan.placements]
-        self.copies.sample(placed, frozenset(informed), self.checks.replaced())
+        self.copies.sample(self.apps(), self._wanted_at(), frozenset(informed), self.checks.replaced())
+
+    def _wanted_at(self) -> dict[str, frozenset[str]]:
+        """The sites of each app's plan, and of the one before as long as that is executed somewhere."""
+        plans = {plan.id: plan for plan in self.checks.held(keys.PLANS, Plan)}
+        wanted: dict[str, frozenset[str]] = {}
+        for release in self.checks.held(keys.RELEASES, Release):
+            names = [release.plan] if release.state == "done" else [release.plan, release.previous]
+            held = [entry for name in names if name is not None and name in plans for entry in plans[name].placements]
+            wanted[release.app] = frozenset(entry.site for entry in held)
+        return wanted
 
     def _hear_log(self, logger: object, method: str, event: Any) -> NoReturn:
         name = event.get("event")
