@@ -166,7 +166,8 @@ def test_without_a_platform_the_way_to_one_is_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", ["--data-dir {} status", "status --data-dir {}", "--data-dir {} wrangler deploy", "wrangler --data-dir {} deploy"]
+    "arguments",
+    ["--data-dir {} status", "status --data-dir {}", "--data-dir {} wrangler deploy", "wrangler --data-dir {} deploy"],
 )
 def test_a_named_data_directory_goes_before_the_environments_platform(skerry, tmp_path: Path, arguments: str) -> None:
     done = skerry(*arguments.format(tmp_path).split())
