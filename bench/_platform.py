@@ -28,3 +28,17 @@ def weigh(platform: Platform) -> None:
 
 async def sites_of(platform: Platform) -> list[str]:
     return [site["site"] for site in (await platform.status())["sites"]]
+
+
+async def until_state(platform: Platform, state: str, count: int, *, limit_s: float, after_ms: int = 0) -> bool:
+    """Whether so many instances all got into that state in time, since `after_ms` (what is shown may be of before)."""
+
+    async def all_are() -> bool:
+        found = await platform.instances()
+        return len(found) == count and all(i["state"] == state and i["since_ms"] > after_ms for i in found)
+
+    try:
+        await platform.until(all_are, limit_s=limit_s)
+    except AssertionError:
+        return False
+    return True

@@ -15,8 +15,10 @@ from pathlib import Path
 
 from _deploys import deploys
 from _measure import Report
+from _memory import memory
 from _platform import open_platform
 from _speed import speed
+from _wakes import wakes
 from skerry.adapters import tools
 
 THREE_CITIES = "lhr:3,cur:3,sin:2"
@@ -35,9 +37,19 @@ async def run_deploys(report: Report, options: argparse.Namespace, directory: Pa
         await deploys(report, platform, directory, rounds=options.deploys, wrangler_rounds=max(1, options.deploys // 4))
 
 
+async def run_wakes(report: Report, options: argparse.Namespace, directory: Path) -> None:
+    await wakes(report, apps=options.apps, wakes=options.wakes)
+
+
+async def run_memory(report: Report, options: argparse.Namespace, directory: Path) -> None:
+    await memory(report, apps=options.apps)
+
+
 PARTS: dict[str, Callable[[Report, argparse.Namespace, Path], Awaitable[None]]] = {
     "speed": run_speed,
     "deploys": run_deploys,
+    "wakes": run_wakes,
+    "memory": run_memory,
 }
 
 
@@ -59,6 +71,7 @@ async def main() -> int:
     parser.add_argument("--seconds", type=float, default=3, help="of each of its runs")
     parser.add_argument("--deploys", type=int, default=20)
     parser.add_argument("--apps", type=int, default=20, help="of the parts about memory and many apps")
+    parser.add_argument("--wakes", type=int, default=200, help="of each kind")
     parser.add_argument("--cities", default=THREE_CITIES)
     parser.add_argument("--json", type=Path, help="where to write the results as well")
     options = parser.parse_args()
