@@ -283,6 +283,8 @@ class World(Estate):
         wanted: dict[str, frozenset[str]] = {}
         for release in self.checks.held(keys.RELEASES, Release):
             names = [release.plan] if release.state == "done" else [release.plan, release.previous]
+            if not plans[release.plan].placements:
+                continue  # it has been decided that it runs nowhere, for the reasons that the plan gives
             held = [entry for name in names if name is not None and name in plans for entry in plans[name].placements]
             wanted[release.app] = frozenset(entry.site for entry in held)
         return wanted
