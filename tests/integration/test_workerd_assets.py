@@ -254,3 +254,12 @@ async def test_a_killed_assets_process_is_back(node: WorkerdNode, runtime: Worke
             await process.wait()
             process.close()
     assert await node.text(address, "/about") == "about us"
+
+
+async def test_a_worker_behind_assets_need_not_read_what_is_sent_to_it(node: WorkerdNode, runtime: WorkerdRuntime) -> None:
+    """Answers of a worker that refuses a body arrive, though the assets process is still sending it."""
+    refuses = "export default { fetch() { return new Response('no', {status: 401}); } };"
+    address = await served(node, runtime, node.shop.instance("a", refuses, assets=node.shop.assets(SITE)))
+    for size in (1, 5000):
+        answers = [(await node.exchange(address, "/api", method="POST", body=b"x" * size))[0].split()[1] for _ in range(100)]
+        assert set(answers) == {"401"}

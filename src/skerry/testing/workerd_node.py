@@ -110,7 +110,6 @@ class WorkerdNode:
         found += [f"group {name}" for name in (tree.names() if tree else ()) if name not in known]
         for directory in (
             self.places.health,
-            self.places.apps,
             self.places.bindings,
             self.places.instances,
             self.places.processes,

@@ -6,7 +6,6 @@ process names the service that it stumbles over, and that one is left out.
 """
 
 import asyncio
-import contextlib
 import os
 import re
 import socket
@@ -22,6 +21,7 @@ from skerry.adapters.runtime.workerd.listeners import Gate
 from skerry.adapters.runtime.workerd.process import Fleet, Program, SandboxedProcess
 from skerry.adapters.runtime.workerd.sandbox import Sandbox
 from skerry.adapters.runtime.workerd.settings import MIB, Settings
+from skerry.adapters.runtime.workerd.tasks import cancel
 from skerry.kit.hashing import content_digest
 from skerry.kit.record import Record
 from skerry.ports.runtime import Unavailable
@@ -33,14 +33,13 @@ PIDS_MAX = 64
 TOGETHER_S = 0.02  # changes within this time make one new process
 RETRY_S = 2.0
 TREES_INSIDE = "/trees"
-APPS_INSIDE = "/apps"
 _CULPRIT = re.compile(r"service (?:files|front)-(\w+): (.*)", re.DOTALL)
 
 Status = Literal["pending", "serving", "failed"]
 
 
 class Served(Record):
-    """One app version's assets as the process has to know them; `upstream` is its worker's socket, as seen inside."""
+    """One app version's assets as the process has to know them; `upstream` is the address of its worker, host:port."""
 
     key: str
     directory: str
@@ -108,10 +107,7 @@ class AssetsHost:
             self._dirty.set()
 
     async def aclose(self, *, stop: bool) -> None:
-        if self._loop is not None:
-            self._loop.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._loop
+        await cancel((self._loop,))
         await self._keeper.aclose(stop=stop)
         self._fronts.clear()
 
@@ -181,7 +177,7 @@ class AssetsHost:
 
     def _program(self, number: int) -> Program:
         places = self._fleet.places
-        binds = ((str(places.trees), TREES_INSIDE), (str(places.apps), APPS_INSIDE))
+        binds = ((str(places.trees), TREES_INSIDE),)
         return Program(
             name=f"{NAME}.{number}",
             config=self._config(),
@@ -190,6 +186,7 @@ class AssetsHost:
                 uid=self._settings.uid(places.tag, NAME),
                 tag=places.tag,
                 binds=binds,
+                network=True,  # it reaches the apps' own listeners by TCP (see `WorkerdRuntime`)
                 cpu_files=self._fleet.cpu_files,
                 experimental=True,  # no tenant's code is in here
             ),

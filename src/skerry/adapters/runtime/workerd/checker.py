@@ -189,7 +189,7 @@ class WorkerdChecker:
             process.log.unlink(missing_ok=True)
 
     async def _ask(self, config: Config, version: Version) -> "Names":
-        path = self._fleet.places.apps / f"{self._number + 1}.sock"
+        path = self._fleet.places.bindings / f"{self._number + 1}.sock"
         listener = listen_unix(path)
         try:
             process = self._start(config, version, sockets=((HTTP_SOCKET, listener.fileno()),))
@@ -264,7 +264,7 @@ class WorkerdChecker:
             tree.remove()
         for name in detached.names(places.processes):
             (places.processes / f"{name}.json").unlink(missing_ok=True)
-        for directory in (places.health, places.apps, places.logs):
+        for directory in (places.health, places.bindings, places.logs):
             shutil.rmtree(directory, ignore_errors=True)
 
 

@@ -40,7 +40,8 @@ EGRESS_DENY = ("198.18.0.0/15", "64:ff9b::/96", "64:ff9b:1::/48", "2002::/16")
 
 # The Cache API where there is no cache: nothing is ever found, and what is put is taken and forgotten.
 _NO_CACHE = """export default {
-  fetch(request) {
+  async fetch(request) {
+    for await (const _ of request.body ?? []) {} // an answer before the end would cut the sender off
     if (request.method === "PUT") return new Response(null, {status: 204});
     if (request.method === "PURGE") return new Response(null, {status: 404});
     return new Response(null, {status: 504, headers: {"CF-Cache-Status": "MISS"}});
@@ -128,7 +129,7 @@ def assets_config(services: tuple[AssetsService, ...]) -> Config:
             front = f"files-{service.key}"
         else:
             front = f"front-{service.key}"
-            parts.append(_external(f"app-{service.key}", f"unix:{service.upstream}"))
+            parts.append(_external(f"app-{service.key}", service.upstream))
             # No compatibility date beside a user worker: workerd refuses it.
             parts.append({"name": front, "assets": {**files, "userWorker": {"name": f"app-{service.key}"}}})
             sockets.append(_socket(f"env-{service.key}", f"files-{service.key}"))

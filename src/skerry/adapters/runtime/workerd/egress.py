@@ -60,7 +60,7 @@ class Egress:
             name=f"{NAME}.{number}",
             config=self._config,
             sockets=tuple((name, self._listeners[name].fileno()) for name, _ in _SOCKETS),
-            box=Sandbox(uid=self._settings.uid(tag, NAME), tag=tag, network=True, cpu_files=self._fleet.cpu_files),
+            box=Sandbox(uid=self._settings.uid(tag, NAME), tag=tag, network=True, resolver=True, cpu_files=self._fleet.cpu_files),
             limits=Limits(memory_bytes=MEMORY_BYTES_MAX, cpu_shares=CPU_SHARES, pids=PIDS_MAX),
             address=self._digest,
         )

@@ -4,18 +4,17 @@
 """
 
 import asyncio
-import contextlib
 import shutil
 import socket
 from collections.abc import Callable
-from pathlib import Path
 
 import msgspec
 
-from skerry.adapters.runtime.workerd.assets import APPS_INSIDE, AssetsHost, Front, Served, Status, inside
+from skerry.adapters.runtime.workerd.assets import AssetsHost, Front, Served, Status, inside
 from skerry.adapters.runtime.workerd.config import ASSETS_SOCKET, Unsupported, assets_rules
 from skerry.adapters.runtime.workerd.listeners import address_of, listen_unix
 from skerry.adapters.runtime.workerd.settings import Places, Settings
+from skerry.adapters.runtime.workerd.tasks import cancel
 from skerry.adapters.runtime.workerd.trees import Trees, content_type_rules
 from skerry.core.types.app import Assets
 from skerry.core.types.ids import Digest
@@ -38,19 +37,12 @@ class Fronts:
         self._wanted: dict[str, NodeInstance] = {}
         self._work: dict[str, asyncio.Task[None]] = {}
 
-    def upstream(self, key: str, earlier: Listeners) -> socket.socket:
-        """The listener of the worker behind the assets: the earlier one, or a new one."""
-        path = self.upstream_path(key)
-        return earlier.pop(str(path), None) or listen_unix(path, mode=0o666)
-
-    def upstream_path(self, key: str) -> Path:
-        return self._places.apps / f"{key}.sock"
-
-    def create(self, wanted: NodeInstance, key: str, inbound: socket.socket, earlier: Listeners) -> Front:
+    def create(self, wanted: NodeInstance, key: str, inbound: socket.socket, upstream: str | None, earlier: Listeners) -> Front:
         """Begin to serve a version's assets at `inbound`, which is the front's from here on.
 
-        `key` names this placement of the instance and no other: a socket's path is never made twice, so one that an
-        earlier process still has under that path is the one that the path leads to.
+        `upstream` is the address of the worker behind them, if there is one. `key` names this placement of the instance
+        and no other: a socket's path is never made twice, so one that an earlier process still has under that path is the
+        one that the path leads to.
         """
         binding: socket.socket | None = None
         if wanted.version.worker is not None:
@@ -61,7 +53,7 @@ class Fronts:
             binding = earlier.pop(str(path), None) or listen_unix(path, mode=0o666)
         front = self._fronts[wanted.id] = Front(key, inbound, binding)
         self._wanted[wanted.id] = wanted
-        self._work[wanted.id] = asyncio.create_task(self._prepare(wanted, front))
+        self._work[wanted.id] = asyncio.create_task(self._prepare(wanted, front, upstream))
         return front
 
     async def prepared(self) -> None:
@@ -70,11 +62,7 @@ class Fronts:
 
     async def remove(self, instance_id: str) -> None:
         """Idempotent."""
-        work = self._work.pop(instance_id, None)
-        if work is not None:
-            work.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await work
+        await cancel((self._work.pop(instance_id, None),))
         front = self._fronts.pop(instance_id, None)
         self._wanted.pop(instance_id, None)
         if front is not None:
@@ -82,13 +70,10 @@ class Fronts:
             front.close()
 
     def remove_files(self, key: str) -> None:
-        self.upstream_path(key).unlink(missing_ok=True)
         shutil.rmtree(self._places.bindings / key, ignore_errors=True)
 
     async def aclose(self) -> None:
-        for work in self._work.values():
-            work.cancel()
-        await asyncio.gather(*self._work.values(), return_exceptions=True)
+        await cancel(self._work.values())
         for front in self._fronts.values():
             front.close()
 
@@ -108,13 +93,13 @@ class Fronts:
     def manifests(self) -> frozenset[Digest]:
         return frozenset(wanted.version.assets.manifest for wanted in self._wanted.values() if wanted.version.assets)
 
-    async def _prepare(self, wanted: NodeInstance, front: Front) -> None:
+    async def _prepare(self, wanted: NodeInstance, front: Front, upstream: str | None) -> None:
         assets = wanted.version.assets
         assert assets is not None
         tries = 0
         while front.served is None and front.status != "failed":
             try:
-                front.served = await self._served(wanted, front.key, assets)
+                front.served = await self._served(front.key, assets, upstream)
                 self._host.put(front)
             except Unsupported as error:
                 front.turn("failed", str(error))
@@ -125,10 +110,9 @@ class Fronts:
                 await asyncio.sleep(self._settings.backoff.delay_ms(tries + 1) / 1000)
         self._changed()
 
-    async def _served(self, wanted: NodeInstance, key: str, assets: Assets) -> Served:
+    async def _served(self, key: str, assets: Assets, upstream: str | None) -> Served:
         files = await self._trees.ensure(assets)
         rules = assets_rules(assets, more_headers=content_type_rules(files, assets.headers))
-        upstream = f"{APPS_INSIDE}/{key}.sock" if wanted.version.worker is not None else None
         return Served(key=key, directory=inside(self._trees.path(assets)), rules=rules, upstream=upstream)
 
 

@@ -20,6 +20,7 @@ from skerry.adapters.runtime.workerd.listeners import Gate
 from skerry.adapters.runtime.workerd.process import Fleet, Program, SandboxedProcess
 from skerry.adapters.runtime.workerd.sandbox import ASSETS_DIRECTORY, EGRESS_DIRECTORY, Sandbox
 from skerry.adapters.runtime.workerd.settings import MIB, Settings
+from skerry.adapters.runtime.workerd.tasks import cancel
 from skerry.core.machines import instance as machine
 from skerry.core.machines.instance import Event, Life
 from skerry.core.types.app import AssetsBinding, Version
@@ -309,9 +310,7 @@ class Instance:
             self._own(end(process, grace_ms=DROP_GRACE_MS))
 
     async def _stop_tasks(self) -> None:
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await cancel(self._tasks)
         self._work = None
 
     def _own(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:

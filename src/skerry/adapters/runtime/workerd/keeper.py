@@ -15,6 +15,7 @@ from skerry.adapters.runtime.workerd import process as processes
 from skerry.adapters.runtime.workerd.instance import end
 from skerry.adapters.runtime.workerd.process import Fleet, Program, SandboxedProcess
 from skerry.adapters.runtime.workerd.settings import Settings
+from skerry.adapters.runtime.workerd.tasks import cancel
 from skerry.ports.runtime import Unavailable
 
 LOG_TAIL_BYTES = 600
@@ -52,18 +53,14 @@ class Keeper:
     async def rest(self) -> None:
         """There is nothing to do for it: end the process until the next `refresh`."""
         async with self._lock:
-            if self._watcher is not None:
-                await _cancel(self._watcher)
-                self._watcher = None
+            await cancel((self._watcher,))
+            self._watcher = None
             if self.process is not None:
                 self._let_go(self.process)
                 self.process = None
 
     async def aclose(self, *, stop: bool) -> None:
-        if self._watcher is not None:
-            await _cancel(self._watcher)
-        for task in list(self._leaving):
-            await _cancel(task)
+        await cancel((self._watcher, *self._leaving))
         if self.process is not None:
             if stop:
                 await self.process.kill()
@@ -116,9 +113,3 @@ class Keeper:
         task = asyncio.create_task(work)
         self._leaving.add(task)
         task.add_done_callback(self._leaving.discard)
-
-
-async def _cancel(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await task

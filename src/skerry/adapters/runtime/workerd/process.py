@@ -26,6 +26,7 @@ from skerry.adapters.runtime.workerd.settings import Places
 from skerry.kit.record import Record
 
 CHILD_WAIT_ROUNDS = 200  # of 5 ms: for bubblewrap to fork, before it is killed
+STRAY_ROUNDS = 20  # of 10 ms: a sandbox is set up by then
 HEALTH_REQUEST = b"GET / HTTP/1.1\r\nHost: health\r\nConnection: close\r\n\r\n"
 UNSEEN_FDS = range(3, 64)  # tried where the list of a process's descriptors may not be read
 
@@ -189,6 +190,14 @@ class SandboxedProcess:
             await self._inner.wait()
         self._outer.signal(signal.SIGKILL)
         await self._outer.wait()
+        if self._inner is None:
+            await self._find_and_kill_inner()
+
+    async def _find_and_kill_inner(self) -> None:
+        """Somebody else killed bubblewrap in its first moments: what it had forked may be there, unreadable until its exec."""
+        for _ in range(STRAY_ROUNDS):
+            kill_strays(self._fleet)
+            await asyncio.sleep(0.01)
 
 
 def start(fleet: Fleet, program: Program) -> SandboxedProcess:
@@ -233,6 +242,21 @@ def start(fleet: Fleet, program: Program) -> SandboxedProcess:
         health.close()
         if rules >= 0:
             os.close(rules)
+
+
+def kill_strays(fleet: Fleet) -> None:
+    """Kill what has this runtime's tag and belongs to none of its processes."""
+    known: set[int] = set()
+    for name in detached.names(fleet.places.processes):
+        process = attach(fleet, name)
+        if process is not None:
+            known |= {process.outer_pid, *children(process.outer_pid)}
+            process.close()
+    for pid in set(detached.find_tagged(fleet.places.tag)) - known:
+        stray = detached.open_pid(pid)
+        if stray is not None:
+            stray.signal(signal.SIGKILL)
+            stray.close()
 
 
 def _seccomp_fd(*, network: bool) -> int:

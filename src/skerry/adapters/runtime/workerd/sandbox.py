@@ -24,12 +24,16 @@ _DNS_FILES = ("/etc/resolv.conf", "/etc/hosts", "/etc/nsswitch.conf", "/etc/ssl"
 
 
 class Sandbox(Record):
-    """One process's view. `binds` are (host path, path inside), read-only. `network`: the host's, for egress alone."""
+    """One process's view. `binds` are (host path, path inside), read-only.
+
+    `network`: the host's, and `resolver`: what resolves names and checks certificates; never for a tenant's code.
+    """
 
     uid: int
     tag: str
     binds: tuple[tuple[str, str], ...] = ()
     network: bool = False
+    resolver: bool = False
     cpu_files: str | None = None
     experimental: bool = False  # only ever for processes without a tenant's code
 
@@ -65,7 +69,7 @@ def _root(engine: Engine, box: Sandbox) -> list[str]:
         binds.append((engine.setpriv, SETPRIV))
     if box.cpu_files:
         binds.append((box.cpu_files, _CPU))
-    if box.network:
+    if box.resolver:
         binds += [(path, path) for path in _DNS_FILES if Path(path).exists()]
     parents = {str(parent) for _, inside in binds for parent in Path(inside).parents} - {"/"}
     options = [part for path in sorted(parents) for part in ("--dir", path)]  # made by --bind they would be root's alone

@@ -57,7 +57,6 @@ class Places:
         self.blobs = data / "blobs"  # content of modules and assets, by digest
         self.trees = data / "assets"  # static files of a version, by the digest of its manifest
         self.health = run / "h"  # one socket per process
-        self.apps = run / "u"  # one socket per app that stands behind its assets
         self.bindings = run / "b"  # one directory per app with env.ASSETS, seen by that app alone
         self.egress = run / "e"  # seen by all apps
         self.machine = run / "m"  # files that describe the CPU
@@ -73,6 +72,6 @@ class Places:
         for path in (self.health, self.bindings):
             path.mkdir(mode=0o700, exist_ok=True)
         # Bound into sandboxes whose processes have another uid; from outside, the directories above keep them shut.
-        for path in (self.egress, self.machine, self.apps, self.trees):
+        for path in (self.egress, self.machine, self.trees):
             path.mkdir(exist_ok=True)
             path.chmod(0o755)

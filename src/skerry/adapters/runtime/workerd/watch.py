@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from skerry.adapters.runtime.workerd.instance import Instance
 from skerry.adapters.runtime.workerd.process import SandboxedProcess, cpu_ns
 from skerry.adapters.runtime.workerd.settings import Settings
+from skerry.adapters.runtime.workerd.tasks import cancel
 
 BUSY_SHARE = 0.7  # of one CPU between two looks: the event loop may hang, so it is asked
 FRESH_SOCKETS = 4  # of workerd with two listeners; were it more one day, nothing would be dropped or replaced
@@ -65,9 +66,7 @@ class Watch:
                 await asyncio.sleep(self._sleeper.settings.look_every_ms / 1000)
                 await self._look()
         finally:
-            for task in self._work:
-                task.cancel()
-            await asyncio.gather(*self._work, return_exceptions=True)
+            await cancel(self._work)
 
     async def _look(self) -> None:
         self._sleeper.trim_logs()

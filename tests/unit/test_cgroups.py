@@ -1,0 +1,156 @@
+"""Control groups on trees of plain files: what is written where, by either backend.
+
+The kernel's own v1 hierarchies are exercised by the tests of the worker runtime.
+"""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from skerry.adapters.cgroup.base import CgroupError, Limits, Usage
+from skerry.adapters.cgroup.probe import end_group, find_tree
+from skerry.adapters.cgroup.v1 import V1Tree
+from skerry.adapters.cgroup.v2 import V2Group, V2Tree
+
+LIMITS = Limits(memory_bytes=64 << 20, cpu_millicores=250, cpu_shares=100, pids=32)
+V2_FILES = {
+    "cgroup.procs": "", "cgroup.kill": "", "cgroup.freeze": "0", "cgroup.subtree_control": "", "cgroup.events": "populated 0\n",
+    "memory.max": "max", "memory.swap.max": "max", "memory.current": "4096000", "memory.reclaim": "",
+    "memory.events": "low 0\noom 1\noom_kill 3\n", "cpu.max": "max 100000", "cpu.weight": "100",
+    "cpu.stat": "usage_usec 1234\nuser_usec 1000\n", "pids.max": "max",
+}  # fmt: skip
+
+
+@pytest.fixture
+def mount(tmp_path: Path) -> Path:
+    """A unified hierarchy with all controllers, as the kernel shows it."""
+    path = tmp_path / "unified"
+    path.mkdir()
+    (path / "cgroup.controllers").write_text("cpuset cpu io memory pids\n")
+    (path / "cgroup.subtree_control").write_text("")
+    return path
+
+
+def populate(path: Path, **changed: str) -> None:
+    """What mkdir does in a real hierarchy."""
+    for name, content in {**V2_FILES, **changed}.items():
+        (path / name).write_text(content)
+
+
+def group(mount: Path) -> V2Group:
+    made = V2Tree(mount, "skerry-x").create("a")
+    populate(made.path)
+    return made
+
+
+def test_v2_hands_controllers_down(mount: Path) -> None:
+    tree = mount / "skerry-x"
+    tree.mkdir()
+    (tree / "cgroup.subtree_control").write_text("")
+    V2Tree(mount, "skerry-x").create("a")
+    assert (mount / "cgroup.subtree_control").read_text() == "+memory +cpu +pids"
+    assert (tree / "cgroup.subtree_control").read_text() == "+memory +cpu +pids"
+
+
+def test_v2_limits(mount: Path) -> None:
+    made = group(mount)
+    made.limit(LIMITS)
+    read = {name: (made.path / name).read_text() for name in ("memory.max", "cpu.max", "pids.max")}
+    assert read["memory.max"].startswith(str(64 << 20))
+    assert read["cpu.max"].startswith("25000 100000")
+    assert read["pids.max"].startswith("32")
+    assert made.join == (str(made.path / "cgroup.procs"),)
+
+
+def test_v2_swap_only_while_squeezed(mount: Path) -> None:
+    made = group(mount)
+    made.allow_swap(False)
+    assert (made.path / "memory.swap.max").read_text().startswith("0")
+    made.squeeze()
+    assert (made.path / "memory.reclaim").read_text() == "4096000"
+
+
+def test_v2_usage(mount: Path) -> None:
+    assert group(mount).usage() == Usage(memory_bytes=4096000, cpu_us=1234, oom_kills=3)
+
+
+def test_v2_kill(mount: Path) -> None:
+    made = group(mount)
+    made.kill()
+    assert (made.path / "cgroup.kill").read_text() == "1"
+
+
+async def test_v2_names_and_removal(mount: Path) -> None:
+    tree = V2Tree(mount, "skerry-x")
+    assert tree.names() == ()
+    tree.create("b")
+    tree.create("a")
+    assert tree.names() == ("a", "b")
+    await end_group(tree, "a")
+    await end_group(tree, "a")
+    await end_group(tree, "b")
+    assert tree.remove()
+    assert tree.remove()
+
+
+def test_v2_without_controllers_limits_nothing(mount: Path) -> None:
+    """The bare tree beside v1, or a container that was given no controllers."""
+    (mount / "cgroup.controllers").write_text("hugetlb\n")
+    tree = V2Tree(mount, "skerry-x")
+    assert not tree.limits
+    assert not tree.squeezes
+    tree.create("a").limit(LIMITS)  # nothing to write to, nothing to fail
+
+
+def hierarchies(tmp_path: Path, *, unified: bool) -> dict[str, Path]:
+    names = ("memory", "cpu", "cpuacct", "pids", "freezer", *(("unified",) if unified else ()))
+    mounts = {name: tmp_path / ("cpu,cpuacct" if name in ("cpu", "cpuacct") else name) for name in names}
+    for path in mounts.values():
+        path.mkdir(exist_ok=True)
+    return mounts
+
+
+def test_v1_writes_each_limit_to_its_hierarchy(tmp_path: Path) -> None:
+    tree = V1Tree(hierarchies(tmp_path, unified=True), "skerry-x")
+    made = tree.create("a")
+    (tmp_path / "memory/skerry-x/a/memory.limit_in_bytes").write_text("")
+    for name in ("cpu.cfs_period_us", "cpu.cfs_quota_us", "cpu.shares"):
+        (tmp_path / "cpu,cpuacct/skerry-x/a" / name).write_text("")
+    (tmp_path / "pids/skerry-x/a/pids.max").write_text("")
+    made.limit(LIMITS)
+    assert (tmp_path / "memory/skerry-x/a/memory.limit_in_bytes").read_text() == str(64 << 20)
+    assert (tmp_path / "cpu,cpuacct/skerry-x/a/cpu.cfs_quota_us").read_text() == "25000"
+    assert (tmp_path / "cpu,cpuacct/skerry-x/a/cpu.shares").read_text() == "100"
+    assert len(made.join) == 5  # cpu and cpuacct are mounted together
+    assert tree.names() == ("a",)
+
+
+def test_v1_a_refused_limit_names_its_file(tmp_path: Path) -> None:
+    made = V1Tree(hierarchies(tmp_path, unified=False), "skerry-x").create("a")
+    with pytest.raises(CgroupError, match=r"memory\.limit_in_bytes"):
+        made.limit(LIMITS)
+
+
+def test_probe_chooses_by_what_is_mounted(tmp_path: Path) -> None:
+    mounts = tmp_path / "mounts"
+    for name in ("memory", "cpu", "unified"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "unified/cgroup.controllers").write_text("cpu memory pids\n")
+    mounts.write_text(f"cgroup2 {tmp_path}/unified cgroup2 rw 0 0\n")
+    assert isinstance(find_tree("skerry-x", mounts=mounts)[0], V2Tree)
+    lines = [f"cgroup {tmp_path}/{name} cgroup rw,{name} 0 0\n" for name in ("memory", "cpu")]
+    mounts.write_text("".join(lines) + mounts.read_text())
+    assert isinstance(find_tree("skerry-x", mounts=mounts)[0], V1Tree)
+    mounts.write_text("proc /proc proc rw 0 0\n")
+    assert find_tree("skerry-x", mounts=mounts) == (None, "no control groups are mounted")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_probe_says_what_is_not_writable(tmp_path: Path) -> None:
+    (tmp_path / "unified").mkdir(mode=0o500)
+    mounts = tmp_path / "mounts"
+    mounts.write_text(f"cgroup2 {tmp_path}/unified cgroup2 rw 0 0\n")
+    tree, reason = find_tree("skerry-x", mounts=mounts)
+    assert tree is None
+    assert "needs root" in reason
