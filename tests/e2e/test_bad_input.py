@@ -16,7 +16,7 @@ from skerry.testing.wrangler import NEWEST, Wrangler
 from tests.e2e.projects import write_project
 
 CITIES = {"lhr", "cur"}
-ANSWER_S = 4
+ANSWER_S = 3
 UPLOAD_BYTES = 200 << 20
 CONTROL_GROWTH_KIB_MAX = 128 << 10  # the largest upload that is taken has 72 MiB
 NEIGHBOUR = 'export default { fetch(): Response { return new Response("unharmed"); } };'

@@ -87,6 +87,7 @@ def wrangler(version: str, *, api_url: str, account: str, token: str, home: Path
         "WRANGLER_SEND_ERROR_REPORTS": "false",
         "WRANGLER_HIDE_BANNER": "true",
         "WRANGLER_LOG_PATH": str(home / "logs"),
+        "NODE_COMPILE_CACHE": str(ROOT / ".cache/node"),  # a quarter of the time that a short command takes
         "npm_config_registry": "http://127.0.0.1:9/",  # nobody listens there: no update check leaves the machine
     }
     return Wrangler(node=node_path, script=script, environment=environment)
