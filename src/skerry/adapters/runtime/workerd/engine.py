@@ -61,7 +61,7 @@ def describe_cpu(directory: Path) -> Path | None:
             target.write_bytes(source.read_bytes())
     (directory / "cpu0/tsc_freq_khz").write_text(f"{khz}\n")
     for path in (directory, *directory.rglob("*")):
-        path.chmod(0o755 if path.is_dir() else 0o444)
+        path.chmod(0o755 if path.is_dir() else 0o644)  # the next run writes them again
     return directory
 
 

@@ -190,7 +190,8 @@ class SandboxedProcess:
             await self._inner.wait()
         self._outer.signal(signal.SIGKILL)
         await self._outer.wait()
-        if self._inner is None:
+        ended_by_itself = self._outer.exit_status is not None and self._outer.exit_status >= 0
+        if self._inner is None and not ended_by_itself:
             await self._find_and_kill_inner()
 
     async def _find_and_kill_inner(self) -> None:
@@ -246,13 +247,14 @@ def start(fleet: Fleet, program: Program) -> SandboxedProcess:
 
 def kill_strays(fleet: Fleet) -> None:
     """Kill what has this runtime's tag and belongs to none of its processes."""
+    tagged = set(detached.find_tagged(fleet.places.tag))  # first: what is forked from here on is in nobody's way
     known: set[int] = set()
     for name in detached.names(fleet.places.processes):
         process = attach(fleet, name)
         if process is not None:
             known |= {process.outer_pid, *children(process.outer_pid)}
             process.close()
-    for pid in set(detached.find_tagged(fleet.places.tag)) - known:
+    for pid in tagged - known:
         stray = detached.open_pid(pid)
         if stray is not None:
             stray.signal(signal.SIGKILL)
