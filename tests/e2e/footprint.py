@@ -9,6 +9,7 @@ import os
 import time
 from pathlib import Path
 
+from skerry.adapters.process.detached import start_ticks
 from skerry.apps.supervisor.leftovers import tags_of
 from skerry.kit.hashing import stable_id
 from skerry.testing.platform import Platform
@@ -28,6 +29,7 @@ class Footprint:
         self.pids = tuple(self._processes())
         sockets = {link for pid in self.pids for link in _links(pid) if link.startswith(b"socket:")}
         self.listening = {address for address, inode in _listeners() if b"socket:[%d]" % inode in sockets}
+        self._taken_ticks = int(time.clock_gettime(time.CLOCK_BOOTTIME) * os.sysconf("SC_CLK_TCK"))
         own = os.readlink("/proc/self/ns/net")
         self._networks = {network for pid in self.pids if (network := _network(pid))} - {own}
 
@@ -42,7 +44,9 @@ class Footprint:
 
     def _seen(self) -> list[str]:
         found = [f"process {pid}: {_command(pid)}" for pid in self._processes()]
-        found += [f"network namespace of process {pid}" for pid in _pids() if _network(pid) in self._networks]
+        # A younger process has another namespace under the same number.
+        old = [pid for pid in _pids() if (start_ticks(pid) or self._taken_ticks) < self._taken_ticks]
+        found += [f"network namespace of process {pid}" for pid in old if _network(pid) in self._networks]
         found += [f"mount {line}" for line in self._mounts()]
         found += [f"control group {path}" for path in self._groups()]
         found += [f"somebody listens on {address}" for address, _ in _listeners() if address in self.listening]
@@ -68,7 +72,8 @@ class Footprint:
 
     def _groups(self) -> list[Path]:
         names = {f"skerry-{tag}" for tag in self._tags}
-        return [path for path in Path("/sys/fs/cgroup").rglob("skerry-*") if path.name in names]
+        # os.walk passes over what others remove meanwhile.
+        return [Path(place, name) for place, inside, _ in os.walk("/sys/fs/cgroup") for name in inside if name in names]
 
     def _unix_sockets(self) -> list[str]:
         names = [line.split()[-1] for line in Path("/proc/net/unix").read_text().splitlines()[1:] if len(line.split()) == 8]
