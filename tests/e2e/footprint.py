@@ -12,7 +12,6 @@ from pathlib import Path
 from skerry.adapters.process.detached import start_ticks
 from skerry.apps.supervisor.leftovers import tags_of
 from skerry.kit.hashing import stable_id
-from skerry.testing.platform import Platform
 
 LOOKS, LOOK_S = 5, 0.1
 _LISTENING = "0A"  # in /proc/net/tcp
@@ -21,11 +20,11 @@ _LISTENING = "0A"  # in /proc/net/tcp
 class Footprint:
     """Take it while the platform runs; `left` says what of it is still there."""
 
-    def __init__(self, platform: Platform) -> None:
-        record = json.loads((platform.data / "platform.json").read_text())
-        self._data = platform.data
+    def __init__(self, data: Path) -> None:
+        record = json.loads((data / "platform.json").read_text())
+        self._data = data
         self._run = Path(record["run_dir"])
-        self._tags = tags_of(platform.data)
+        self._tags = tags_of(data)
         self.pids = tuple(self._processes())
         sockets = {link for pid in self.pids for link in _links(pid) if link.startswith(b"socket:")}
         self.listening = {address for address, inode in _listeners() if b"socket:[%d]" % inode in sockets}

@@ -78,7 +78,7 @@ def kill(pid: int) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 async def test_a_signal_ends_it_within_five_seconds(platform: Platform, number: int) -> None:
-    footprint = Footprint(platform)
+    footprint = Footprint(platform.data)
     assert len(footprint.pids) > 15 and len(footprint.listening) > 10
     reader, writer = await open_websocket(platform.base("lhr"), host="one.default.localhost")
     assert await say(reader, writer, b"x") == b"echo x"  # a connection that would last does not keep it
@@ -91,7 +91,7 @@ async def test_a_signal_ends_it_within_five_seconds(platform: Platform, number: 
 
 
 async def test_two_signals_end_it_at_once(platform: Platform) -> None:
-    footprint = Footprint(platform)
+    footprint = Footprint(platform.data)
     process = platform.process
     process.send_signal(signal.SIGINT)
     await asyncio.sleep(0.05)
@@ -100,7 +100,7 @@ async def test_two_signals_end_it_at_once(platform: Platform) -> None:
 
 
 async def test_down_and_status_of_one_in_the_foreground(platform: Platform) -> None:
-    footprint = Footprint(platform)
+    footprint = Footprint(platform.data)
     process = platform.process
     assert (await platform.command("status"))[0] == 0
     assert await platform.command("down") == (0, "ended\n")
@@ -112,7 +112,7 @@ async def test_down_and_status_of_one_in_the_foreground(platform: Platform) -> N
 
 
 async def test_a_killed_supervisor_takes_its_planes_with_it(platform: Platform) -> None:
-    footprint = Footprint(platform)
+    footprint = Footprint(platform.data)
     await platform.kill()
 
     async def gone() -> bool:
@@ -129,7 +129,7 @@ async def test_a_killed_supervisor_takes_its_planes_with_it(platform: Platform) 
 @pytest.mark.parametrize("seed", SEEDS)
 async def test_everything_killed_in_any_order(platform: Platform, seed: int) -> None:
     chance = random.Random(seed)
-    footprint = Footprint(platform)
+    footprint = Footprint(platform.data)
     victims = list(footprint.pids)
     chance.shuffle(victims)
     spared = set() if seed == 0 else set(victims[: chance.randrange(len(victims))]) - {platform.pid}
@@ -140,7 +140,7 @@ async def test_everything_killed_in_any_order(platform: Platform, seed: int) -> 
     await platform.kill()
     if seed % 2:
         await platform.start()  # the next one clears up first
-        assert not set(footprint.pids) & set(Footprint(platform).pids)
+        assert not set(footprint.pids) & set(Footprint(platform.data).pids)
         return
     status, said = await platform.command("down")
     assert status == 0, said
@@ -162,7 +162,7 @@ async def test_ctrl_c_while_it_starts(platform: Platform, moment: str) -> None:
 
     await platform.begin()
     await platform.until(reached, what=platform.log)
-    footprint = Footprint(platform)
+    footprint = Footprint(platform.data)
     began_s = time.monotonic()
     assert await platform.stop() == 0
     assert time.monotonic() - began_s < END_S_MAX
@@ -178,12 +178,12 @@ async def test_a_killed_start_is_cleaned_up_by_the_next(platform: Platform) -> N
 
     await platform.begin()
     await platform.until(reached, what=platform.log)
-    footprint = Footprint(platform)
+    footprint = Footprint(platform.data)
     for pid in footprint.pids:
         kill(pid)
     await platform.kill()
     await platform.start()
-    assert not set(footprint.pids) & set(Footprint(platform).pids)
+    assert not set(footprint.pids) & set(Footprint(platform.data).pids)
 
 
 async def test_ctrl_c_at_a_terminal(platform: Platform) -> None:
@@ -210,7 +210,7 @@ async def test_ctrl_c_at_a_terminal(platform: Platform) -> None:
             return all(word in shown for word in wanted)
 
         await platform.until(drawn, what=lambda: shown[-3000:])
-        footprint = Footprint(platform)
+        footprint = Footprint(platform.data)
         os.write(ours, b"\x03")
         began_s = time.monotonic()
         while process.poll() is None:
@@ -240,7 +240,7 @@ async def test_detached_outlives_who_started_it(platform: Platform) -> None:
     started = json.loads(said.splitlines()[-1])
     try:
         assert Path(f"/proc/{started['pid']}").exists()
-        footprint = Footprint(platform)
+        footprint = Footprint(platform.data)
         assert started["pid"] in footprint.pids
         assert (await platform.get("cur", "two")).text == "still here"
         assert f"(pid {started['pid']})" in (await platform.command(*arguments))[1]
