@@ -36,21 +36,37 @@ def site_slice_apps(  # noqa: PLR0917 (control's whole intent, each by its noun)
         app = apps.get((release.account, release.app))
         if app is None:
             continue
-        executed = _executed(release, site.id, plans)
-        name = account_names.get(release.account)
-        entry = SliceApp(
-            account=release.account,
-            account_name=name or "",
-            app=release.app,
-            plan_generation=executed.generation if executed else 0,
-            versions=_slice_versions(site.id, executed, versions, deployments) if executed else (),
-            hosts=(f"{release.app}.{name}.{suffix}",) if app.enabled and name else (),
-            fallbacks=tuple(other for other in order if _runs(_executed(release, other, plans), other)),
-            features=app.scale.features,
-        )
-        if entry.hosts or entry.versions:
+        name = account_names.get(release.account, "")
+        entry = site_slice_app(site.id, order, release, app, name, plans, versions, deployments, suffix)
+        if entry is not None:
             entries.append(entry)
     return tuple(entries)
+
+
+def site_slice_app(  # noqa: PLR0917
+    site: SiteId,
+    order: tuple[SiteId, ...],
+    release: Release,
+    app: App,
+    account_name: str,
+    plans: Mapping[PlanId, Plan],
+    versions: Mapping[VersionId, Version],
+    deployments: Mapping[DeploymentId, Deployment],
+    suffix: str,
+) -> SliceApp | None:
+    """One app of `site_slice_apps`; `order` is the site's fallback order. None: it is not in the slice."""
+    executed = _executed(release, site, plans)
+    entry = SliceApp(
+        account=release.account,
+        account_name=account_name,
+        app=release.app,
+        plan_generation=executed.generation if executed else 0,
+        versions=_slice_versions(site, executed, versions, deployments) if executed else (),
+        hosts=(f"{release.app}.{account_name}.{suffix}",) if app.enabled and account_name else (),
+        fallbacks=tuple(other for other in order if _runs(_executed(release, other, plans), other)),
+        features=app.scale.features,
+    )
+    return entry if entry.hosts or entry.versions else None
 
 
 def _executed(release: Release, site: SiteId, plans: Mapping[PlanId, Plan]) -> Plan | None:

@@ -46,6 +46,9 @@ def _targets(
     ready = [held for held in wanted if held.instance in serving]
     old = [entry.held for entry in retiring if entry.held.instance in serving and entry.drain_since_ms is None]
     done = [entry.held for entry in retiring if entry.held.instance in serving and entry.drain_since_ms is not None]
+    if len(ready) == len(wanted) == 1 and not retiring and app is not None and len(app.versions) == 1:  # nearly every app
+        only = ready[0].instance
+        return (Target(instance=only, address=serving[only], weight=WEIGHT_MAX),)
     weights = _scaled(_shares(app, ready, old, missing=len(wanted) - len(ready)))
     weights |= {held.instance: 0 for held in done}
     return tuple(Target(instance=name, address=serving[name], weight=weights[name]) for name in sorted(weights))

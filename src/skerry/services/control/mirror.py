@@ -5,6 +5,7 @@ is checked against the revisions that the mirror holds, so an old mirror can onl
 """
 
 import asyncio
+import bisect
 import contextlib
 from collections.abc import Iterator
 from typing import TypeVar
@@ -40,8 +41,34 @@ KINDS: dict[str, type[record.Record]] = {
 RETRY_DELAY_S = 0.5  # a store that does not answer is asked again this often
 
 
-Records = dict[str, dict[str, tuple[record.Record, int]]]
-"""By kind and key: the record and the revision that wrote it."""
+class Bucket:
+    """The records of one kind by key, each with the revision that wrote it. `revision`: of the last change."""
+
+    def __init__(self) -> None:
+        self.records: dict[str, tuple[record.Record, int]] = {}
+        self.revision = 0
+        self._ordered: list[str] | None = None  # the keys; None: to be sorted when somebody asks
+
+    def set(self, key: str, found: tuple[record.Record, int]) -> None:
+        if key not in self.records:
+            self._ordered = None
+        self.records[key] = found
+
+    def remove(self, key: str) -> None:
+        if self.records.pop(key, None) is not None:
+            self._ordered = None
+
+    def under(self, prefix: str) -> list[str]:
+        """Keys that start with `prefix`, in order."""
+        if self._ordered is None:
+            self._ordered = sorted(self.records)
+        first = bisect.bisect_left(self._ordered, prefix)
+        return self._ordered[first : bisect.bisect_left(self._ordered, prefix + _LAST, first)]
+
+
+_LAST = "\U0010ffff"  # behind every character of a key
+Records = dict[str, Bucket]
+"""By kind."""
 
 
 class Mirror:
@@ -49,14 +76,14 @@ class Mirror:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._records: Records = {prefix: {} for prefix in KINDS}
+        self._records: Records = {prefix: Bucket() for prefix in KINDS}
         self._moved = asyncio.Event()
         self.revision = 0
 
     async def load(self) -> None:
         """Read everything; from then on `run` keeps it current. Raises `StoreError`."""
         pages = await self._read_all()
-        records: Records = {prefix: {} for prefix in KINDS}
+        records: Records = {prefix: Bucket() for prefix in KINDS}
         for page in pages:
             for entry in page.entries:
                 _set(records, entry.key, entry.value, entry.revision)
@@ -68,6 +95,8 @@ class Mirror:
                 revision = changes[-1].revision
                 if revision >= newest:
                     break
+        for bucket in records.values():
+            bucket.revision = revision  # what is gone shows in no entry
         self._records = records
         self._advance(revision)
 
@@ -86,7 +115,7 @@ class Mirror:
             await asyncio.sleep(RETRY_DELAY_S)
 
     def get(self, key: str, as_type: type[R]) -> R | None:
-        found = self._bucket(key).get(key)
+        found = self._bucket(key).records.get(key)
         if found is None:
             return None
         assert isinstance(found[0], as_type)
@@ -94,17 +123,20 @@ class Mirror:
 
     def check(self, key: str) -> Check:
         """The compare that holds as long as nobody has written `key` since this snapshot."""
-        found = self._bucket(key).get(key)
+        found = self._bucket(key).records.get(key)
         return Check(key=key, revision=found[1] if found else 0)
 
     def select(self, prefix: str, as_type: type[R]) -> Iterator[R]:
         """Records whose keys start with `prefix`, in key order."""
         bucket = self._bucket(prefix)
-        for key in sorted(bucket):
-            if key.startswith(prefix):
-                found = bucket[key][0]
-                assert isinstance(found, as_type)
-                yield found
+        for key in bucket.under(prefix):
+            found = bucket.records[key][0]
+            assert isinstance(found, as_type)
+            yield found
+
+    def changed(self, *prefixes: str) -> int:
+        """The revision of the last change in any of these kinds."""
+        return max(self._records[prefix].revision for prefix in prefixes)
 
     async def wait_beyond(self, revision: int, *, wait_ms: int) -> bool:
         """True as soon as `self.revision` is above `revision`; False after `wait_ms`."""
@@ -139,7 +171,7 @@ class Mirror:
         moved, self._moved = self._moved, asyncio.Event()
         moved.set()
 
-    def _bucket(self, key: str) -> dict[str, tuple[record.Record, int]]:
+    def _bucket(self, key: str) -> Bucket:
         return self._records[_prefix(key)]
 
 
@@ -153,13 +185,15 @@ def _set(records: Records, key: str, value: bytes | None, revision: int) -> None
     prefix = _prefix(key)
     if prefix not in KINDS:
         return
-    held = records[prefix].get(key)
+    bucket = records[prefix]
+    held = bucket.records.get(key)
     if held is not None and held[1] > revision:
         return
+    bucket.revision = max(bucket.revision, revision)
     if value is None:
-        records[prefix].pop(key, None)
+        bucket.remove(key)
     else:
-        records[prefix][key] = (record.decode(value, KINDS[prefix]), revision)
+        bucket.set(key, (record.decode(value, KINDS[prefix]), revision))
 
 
 def _prefix(key: str) -> str:

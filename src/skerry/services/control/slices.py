@@ -9,16 +9,33 @@ import contextlib
 
 from msgspec.structs import replace
 
-from skerry.core.reconcile.control import site_slice_apps
+from skerry.core.placement.order import fallback_order
+from skerry.core.reconcile.control import site_slice_app
 from skerry.core.types.account import Account
 from skerry.core.types.app import App, Deployment, Version
 from skerry.core.types.control import SiteIntent
-from skerry.core.types.ids import SiteId
+from skerry.core.types.ids import AccountId, AppName, SiteId
 from skerry.core.types.plan import Plan, Release
-from skerry.core.types.slices import Peer, SiteSlice
-from skerry.kit import record
+from skerry.core.types.slices import Peer, SiteSlice, SliceApp
+from skerry.kit.record import Record
 from skerry.services.control import keys
 from skerry.services.control.mirror import Mirror
+
+READ = (keys.SITES, keys.ACCOUNTS, keys.APPS, keys.RELEASES, keys.PLANS, keys.VERSIONS, keys.DEPLOYMENTS)
+AppKey = tuple[AccountId, AppName]
+
+
+class Entry(Record):
+    """What a site's slice says of one app, with the records it was made from.
+
+    As long as they are the same, so is the entry: plans, versions and deployments never change.
+    """
+
+    release: Release
+    app: App
+    account: Account | None
+    order: tuple[SiteId, ...]
+    made: SliceApp | None
 
 
 class Slices:
@@ -26,6 +43,8 @@ class Slices:
         self._mirror = mirror
         self._suffix = suffix
         self._last: dict[SiteId, SiteSlice] = {}
+        self._looked: dict[SiteId, int] = {}  # the revision at which `_last` was found to be still right
+        self._entries: dict[SiteId, dict[AppKey, Entry]] = {}
 
     async def next(self, site: SiteId, *, after: int, wait_ms: int) -> SiteSlice | None:
         """A slice of a generation above `after`; None after `wait_ms`, or for a site that is not known."""
@@ -42,12 +61,13 @@ class Slices:
     def current(self, site: SiteId) -> SiteSlice | None:
         """The slice now. It keeps its generation as long as its content is the same."""
         last = self._last.get(site)
-        if last is not None and last.generation >= self._mirror.revision:
+        if last is not None and self._looked[site] >= self._mirror.changed(*READ):
             return last
         made = self._make(site)
+        self._looked[site] = self._mirror.revision
         if made is None:
             return None
-        if last is not None and _content(made) == _content(last):
+        if last is not None and replace(made, generation=last.generation) == last:
             return last
         self._last[site] = made
         return made
@@ -58,29 +78,39 @@ class Slices:
         intent = next((i for i in intents if i.site.id == site), None)
         if intent is None:
             return None
-        # An app that has just been deleted has a release still, but no versions: sites let it go already.
-        releases = tuple(r for r in mirror.select(keys.RELEASES, Release) if mirror.get(keys.app(r.account, r.app), App))
-        needed = {plan_id for release in releases for plan_id in (release.plan, release.previous)}
-        apps = site_slice_apps(
-            intent.site,
-            releases,
-            {plan.id: plan for plan in mirror.select(keys.PLANS, Plan) if plan.id in needed},
-            {version.id: version for version in mirror.select(keys.VERSIONS, Version)},
-            {(app.account, app.name): app for app in mirror.select(keys.APPS, App)},
-            {account.id: account.name for account in mirror.select(keys.ACCOUNTS, Account)},
-            {deployment.id: deployment for deployment in mirror.select(keys.DEPLOYMENTS, Deployment)},
-            tuple(i.site for i in intents),
-            self._suffix,
-        )
+        order = fallback_order(intent.site, tuple(i.site for i in intents))
+        before, after = self._entries.get(site, {}), dict[AppKey, Entry]()
+        for release in mirror.select(keys.RELEASES, Release):
+            entry = self._entry(site, order, release, before.get((release.account, release.app)))
+            if entry is not None:
+                after[(release.account, release.app)] = entry
+        self._entries[site] = after
         return SiteSlice(
             site=site,
             generation=mirror.revision,
             state="draining" if intent.site.state == "draining" else "up",
-            apps=apps,
+            apps=tuple(entry.made for entry in after.values() if entry.made is not None),
             peers=tuple(Peer(site=i.site.id, address=i.site.peer_address) for i in intents if i.site.id != site),
             draining_nodes=intent.draining_nodes,
         )
 
-
-def _content(slice_: SiteSlice) -> bytes:
-    return record.encode(replace(slice_, generation=0))
+    def _entry(self, site: SiteId, order: tuple[SiteId, ...], release: Release, last: Entry | None) -> Entry | None:
+        """None for an app that has just been deleted: it has a release still, but no versions; sites let it go already."""
+        mirror, key = self._mirror, (release.account, release.app)
+        app, account = mirror.get(keys.app(*key), App), mirror.get(f"{keys.ACCOUNTS}{release.account}", Account)
+        if app is None:
+            return None
+        if last is not None and last.release is release and last.app is app and last.account is account and last.order == order:
+            return last
+        made = site_slice_app(
+            site,
+            order,
+            release,
+            app,
+            account.name if account else "",
+            {plan.id: plan for plan in mirror.select(f"{keys.PLANS}{key[0]}/{key[1]}/", Plan)},
+            {version.id: version for version in mirror.select(f"{keys.VERSIONS}{key[0]}/{key[1]}/", Version)},
+            {found.id: found for found in mirror.select(f"{keys.DEPLOYMENTS}{key[0]}/{key[1]}/", Deployment)},
+            self._suffix,
+        )
+        return Entry(release=release, app=app, account=account, order=order, made=made)
