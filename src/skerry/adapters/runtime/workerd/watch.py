@@ -47,6 +47,7 @@ class Seen:
         self.looked_ms = now_ms
         self.active_ms = now_ms
         self.squeezed_ms = 0
+        self.weighed_ms = 0
         self.cpu_ns = 0
         self.probe: asyncio.Task[None] | None = None
         self.stuck = False
@@ -122,12 +123,14 @@ class Watch:
         settings = self._sleeper.settings
         if idle_ms < settings.sleep_after_ms or instance.process is not seen.process:
             return
-        if private_bytes(seen.process.pid) > settings.bloat_bytes and not has_connections(seen):
-            await instance.replace_idle()
-            return
+        if seen.weighed_ms <= seen.active_ms:  # once in a rest: the kernel walks all of its memory for the answer
+            seen.weighed_ms = now
+            if private_bytes(seen.process.pid) > settings.bloat_bytes and not has_connections(seen):
+                await instance.replace_idle()
+                return
         asleep = seen.squeezed_ms > seen.active_ms
         too_soon = seen.squeezed_ms and now - seen.squeezed_ms < settings.resleep_after_ms
-        if self._sleeper.can_sleep and not asleep and not too_soon:
+        if not asleep and not too_soon and self._sleeper.can_sleep:
             await instance.squeeze()
             seen.squeezed_ms, seen.cpu_ns = now, cpu_ns(seen.process.pid)
 
