@@ -155,18 +155,43 @@ class Deployment(Record):
     message: str = ""
 
 
-class Scale(Record):
-    """How many instances, and where. Empty `allow` allows every site; `deny` wins over it.
+class RegionMin(Record):
+    """At least `count` instances in the sites of `region`."""
 
-    Names in both are site ids, `country:GB` or `region:weur`.
+    region: str
+    count: int
+
+
+class DataCalls(Record):
+    """`per_request` calls to a named database, bucket or object class for each request."""
+
+    data: str
+    per_request: float
+
+
+class Scale(Record):
+    """How many instances, where, and what for. Empty `allow` allows every site; `deny` wins over it.
+
+    Names in both are site ids, `country:GB` or `region:weur`. `min_per_site` 0 leaves the choice of sites to demand;
+    above, every site that policy allows runs so many.
     """
 
     min_per_site: int = 1
+    max_per_site: int | None = None
+    min_total: int = 0
     max_total: int | None = None
+    region_min: tuple[RegionMin, ...] = ()
     allow: tuple[str, ...] = ()
     deny: tuple[str, ...] = ()
+    jurisdiction: str | None = None
     features: tuple[str, ...] = ()
     pin: tuple[SiteId, ...] = ()
+    latency_objective_ms: float | None = None
+    survive_sites: int = 0
+    priority: int = 50
+    rps_per_instance: float = 200.0
+    calls: tuple[DataCalls, ...] = ()
+    sticky: bool = False  # a user stays with the site and instance that answered first
 
 
 class App(Record):
