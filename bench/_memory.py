@@ -120,6 +120,8 @@ def _page_tables(pid: int) -> int:
 def _kernel_of_group(pids: list[int]) -> int:
     """Stacks, sockets, descriptors: what the memory controller counts besides page tables. 0 where it does not say."""
     group = _group(pids[0])
+    if "/skerry-" not in group:
+        return 0  # it shares a group with others
     counted = _read(f"/sys/fs/cgroup/memory{group}/memory.kmem.usage_in_bytes") or _field(
         f"/sys/fs/cgroup{group}/memory.stat", "kernel"
     )

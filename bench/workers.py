@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from _deploys import deploys
+from _many import many
 from _measure import Report
 from _memory import memory
 from _platform import open_platform
@@ -45,11 +46,17 @@ async def run_memory(report: Report, options: argparse.Namespace, directory: Pat
     await memory(report, apps=options.apps)
 
 
+async def run_many(report: Report, options: argparse.Namespace, directory: Path) -> None:
+    async with open_platform(options.cities) as platform:
+        await many(report, platform, apps=options.many)
+
+
 PARTS: dict[str, Callable[[Report, argparse.Namespace, Path], Awaitable[None]]] = {
     "speed": run_speed,
     "deploys": run_deploys,
     "wakes": run_wakes,
     "memory": run_memory,
+    "many": run_many,
 }
 
 
@@ -70,7 +77,8 @@ async def main() -> int:
     parser.add_argument("--rounds", type=int, default=7, help="of the speed part")
     parser.add_argument("--seconds", type=float, default=3, help="of each of its runs")
     parser.add_argument("--deploys", type=int, default=20)
-    parser.add_argument("--apps", type=int, default=20, help="of the parts about memory and many apps")
+    parser.add_argument("--apps", type=int, default=20, help="of the parts wakes and memory")
+    parser.add_argument("--many", type=int, default=300, help="apps of the part of that name")
     parser.add_argument("--wakes", type=int, default=200, help="of each kind")
     parser.add_argument("--cities", default=THREE_CITIES)
     parser.add_argument("--json", type=Path, help="where to write the results as well")

@@ -113,8 +113,11 @@ class SiteController:
 
     def hear(self, report: NodeReport) -> None:
         """A node's report, by its API."""
-        if self._nodes.hear(report):
+        news = self._nodes.hear(report)
+        if news == "decide":
             self._wake.set()
+        elif news == "report":
+            self._report_due.set()
 
     async def next_slice(self, node: NodeId, *, after: int, wait_ms: int) -> NodeSlice | None:
         """What `node` has to run, if it is newer than `after`; None after `wait_ms`."""

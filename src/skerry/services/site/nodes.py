@@ -7,6 +7,7 @@ and it is given `agent_back_ms` to return.
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from typing import Literal
 
 from msgspec.structs import replace
 
@@ -18,6 +19,11 @@ from skerry.ports.clock import Clock
 
 Probe = Callable[[str], Awaitable[bool]]
 """Whether something accepts connections at host:port; answers within a fraction of a second."""
+
+
+Served = tuple[InstanceId, str | None]
+News = Literal["nothing", "report", "decide"]
+"""`report`: control should hear of it soon. `decide`: that, and the site may have to do something."""
 
 
 class NodeSettings(Record):
@@ -37,19 +43,24 @@ class Nodes:
         self._probe = probe
         self._settings = settings or NodeSettings()
         self._heard: dict[NodeId, NodeHeard] = {}
+        self._serving: dict[NodeId, frozenset[Served]] = {}
         self._silent_instances: dict[NodeId, frozenset[InstanceId]] = {}
         self.lost: frozenset[NodeId] = frozenset()
 
-    def hear(self, report: NodeReport) -> bool:
-        """Take a report in; whether it says anything new."""
+    def hear(self, report: NodeReport) -> News:
+        """Take a report in; what follows from it."""
         node = report.node.id
         last = self._heard.get(node)
         if last is not None and last.report.epoch == report.epoch and report.sequence <= last.report.sequence:
-            return False
+            return "nothing"
         self._heard[node] = NodeHeard(report=report, heard_ms=self._clock.monotonic_ms())
+        before = self._serving.get(node, frozenset())
+        serving = self._serving[node] = _serving(report, before)
         was_silent = node in self.lost or bool(self._silent_instances.pop(node, None))
         self.lost -= {node}
-        return was_silent or last is None or _content(last.report) != _content(report)
+        if was_silent or last is None or _decisive(last.report, before) != _decisive(report, serving):
+            return "decide"
+        return "report" if _told(last.report) != _told(report) else "nothing"
 
     def heard(self, node: NodeId) -> bool:
         return node in self._heard
@@ -102,8 +113,22 @@ class Nodes:
         return replace(heard, report=replace(heard.report, instances=instances))
 
 
-def _content(report: NodeReport) -> tuple[object, ...]:
-    """What makes a report news: not its number, and not readings that change by themselves."""
+def _serving(report: NodeReport, before: frozenset[Served]) -> frozenset[Served]:
+    """What takes requests: to routes, an instance that sleeps, or starts again at its address, is as good as one that runs."""
+    return frozenset(
+        (i.id, i.address)
+        for i in report.instances
+        if i.state in SERVING_STATES or (i.state == "starting" and (i.id, i.address) in before)
+    )
+
+
+def _decisive(report: NodeReport, serving: frozenset[Served]) -> tuple[object, ...]:
+    """What a decision can depend on."""
     node = report.node
-    instances = tuple((i.id, i.state, i.address, i.pid, i.restarts, i.detail) for i in report.instances)
+    instances = tuple((i.id, "" if (i.id, i.address) in serving else i.state, i.address) for i in report.instances)
     return (report.epoch, report.slice_generation, node.capacity, node.address, node.features, node.pid, instances)
+
+
+def _told(report: NodeReport) -> tuple[object, ...]:
+    """What people and control are told besides, without readings that change by themselves."""
+    return tuple((i.state, i.pid, i.restarts, i.detail) for i in report.instances)
