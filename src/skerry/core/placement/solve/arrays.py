@@ -1,0 +1,31 @@
+"""Typed names for the few array operations that everything here is made of."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skerry.core.placement.solve.ask import Ints
+from skerry.core.types.problem import Floats
+
+
+def sums(index: Ints, weight: Floats, size: int) -> Floats:
+    """Σ weight by index, in the order of the rows (so that equal input gives equal bits)."""
+    if not len(index):  # bincount of nothing counts in whole numbers
+        return np.zeros(size, dtype=np.float64)
+    return np.asarray(np.bincount(index, weight, size), dtype=np.float64)
+
+
+def floats(values: NDArray[Any]) -> Floats:
+    """As float64; no copy where it is that already."""
+    return np.asarray(values, dtype=np.float64)
+
+
+def upto(size: int) -> Ints:
+    """0, 1, … size − 1."""
+    return np.arange(size, dtype=np.int64)
+
+
+def ranked(keys: Floats | Ints) -> Ints:
+    """Positions by ascending key; equal keys stay in order."""
+    return np.asarray(np.argsort(keys, kind="stable"), dtype=np.int64)
