@@ -1,0 +1,1 @@
+"""Worlds for placement: made by a seed, read from and written to files, changed by events."""
