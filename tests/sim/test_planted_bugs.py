@@ -6,12 +6,15 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
+from skerry.apps.sim import fuzzing
 from skerry.core.reconcile import site as reconcile_site
 from skerry.core.reconcile.site_types import SiteDecision, SiteInput
-from skerry.core.types.ids import NodeId
+from skerry.core.types.ids import AppName, NodeId
 from skerry.core.types.resources import Resources
 from skerry.core.types.slices import NodeSlice
-from skerry.services.control import placer
+from skerry.kit import record
+from skerry.ports.store import Delete
+from skerry.services.control import keys, placer, rollouts
 from skerry.services.node import agent
 from skerry.services.site import controller
 from skerry.testing.world import World, run_world
@@ -128,3 +131,126 @@ def test_a_stale_executor_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(placer.Placer, "_snapshot", orphaned)
     found_by(two_versions, "follows PlanHead")
+
+
+def test_a_rejection_without_a_reason_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = controller.decide_site
+
+    def silent(given: SiteInput) -> SiteDecision:
+        decision = real(given)
+        return replace(decision, refused=tuple(replace(item, rejections=()) for item in decision.refused))
+
+    monkeypatch.setattr(controller, "decide_site", silent)
+    monkeypatch.setattr(controller, "site_violations", lambda given, decision: ())
+    monkeypatch.setattr(placer.Placer, "_site_view", _roomy(placer.Placer._site_view))
+    found_by(four_apps, "promise 8.*without a reason", memory_mib=14)
+
+
+def _roomy(real: Any) -> Any:
+    """The placer believes that nobody else is there, and no ledger stops it."""
+
+    def view(self: placer.Placer, intent: Any, key: Any) -> Any:
+        return replace(real(self, intent, key), others=Resources())
+
+    return view
+
+
+def test_a_leaked_process_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An agent that forgets to stop what its slice no longer names."""
+    real = agent.reconcile_node
+
+    def forgetful(*args: Any, **kwargs: Any) -> Any:
+        return replace(real(*args, **kwargs), stop=())
+
+    monkeypatch.setattr(agent, "reconcile_node", forgetful)
+
+    async def story(world: World) -> None:
+        await world.deploy("hello")
+        await world.settled()
+        await world.delete("hello")
+        await world.converged(limit_ms=30_000)
+
+    found_by(story, "not converged(.|\n)*asked \\[\\], has")
+
+
+def test_two_writers_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two controls that decide at once and commit without the checks of their snapshots: both replace the same plan."""
+    real = placer.Placer._snapshot
+
+    def unguarded(self: placer.Placer, key: Any, evaluations: Any) -> Any:
+        return replace(real(self, key, evaluations), checks=())
+
+    monkeypatch.setattr(placer.Placer, "_snapshot", unguarded)
+
+    async def story(world: World) -> None:
+        world.add_control()
+        await world.clock.sleep_ms(2_000)
+        for _ in range(4):
+            await world.deploy("hello")
+            await world.clock.sleep_ms(3_000)
+
+    found_by(story, "promise 3 .*(.|\n)*follows PlanHead")
+
+
+def test_an_app_where_its_policy_forbids_it_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    def blind(world: Any, app: Any, *args: Any, **kwargs: Any) -> Any:
+        return real(world, replace(app, scale=replace(app.scale, deny=())), *args, **kwargs)
+
+    real = placer.place
+    monkeypatch.setattr(placer, "place", blind)
+    monkeypatch.setattr(placer, "plan_violations", lambda *args: ())
+
+    async def story(world: World) -> None:
+        await world.deploy("hello")
+        await world.settled()
+        await _deny(world, "country:CW")
+        await world.clock.sleep_ms(1_000)
+        await world.deploy("hello")
+        await world.clock.sleep_ms(3_000)
+
+    found_by(story, "promise 2 .*runs in cur")
+
+
+async def _deny(world: World, place: str) -> None:
+    app = next(app for app in world.apps() if app.name == "hello")
+    changed = replace(app, scale=replace(app.scale, deny=(place,)), generation=app.generation + 1)
+    await world.control.store.put(keys.app(app.account, app.name), record.encode(changed))
+
+
+def test_an_acknowledged_upload_that_is_gone_is_found() -> None:
+    async def story(world: World) -> None:
+        first = await world.deploy("hello")
+        await world.settled()
+        await world.deploy("hello")
+        await world.settled()
+        at = keys.version(world.account.id, AppName("hello"), first.id)
+        await world.control.store.transact((), (Delete(key=at),))
+        await world.converged()
+
+    found_by(story, "promise 7 .*was acknowledged and is gone")
+
+
+def test_requests_that_reach_another_app_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = controller.decide_site
+
+    def crossed(given: SiteInput) -> SiteDecision:
+        decision = real(given)
+        targets = [route.targets for route in decision.routes.routes]
+        routes = tuple(replace(route, targets=targets[-1 - n]) for n, route in enumerate(decision.routes.routes))
+        return replace(decision, routes=replace(decision.routes, routes=routes))
+
+    monkeypatch.setattr(controller, "decide_site", crossed)
+    monkeypatch.setattr(controller, "site_violations", lambda given, decision: ())
+    found_by(four_apps, "promise 10 ")
+
+
+def test_a_rollout_that_does_not_stop_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It believes every site to be ready, and so do the seeds that deploy a bad version at their end."""
+    real = rollouts.Rollouts._site_facts
+
+    def hopeful(self: rollouts.Rollouts, *args: Any, **kwargs: Any) -> Any:
+        return replace(real(self, *args, **kwargs), ready=True, failed=False)
+
+    monkeypatch.setattr(rollouts.Rollouts, "_site_facts", hopeful)
+    broken = [seed for seed in range(1, 31) if any(found.promise == 5 for found in fuzzing.play_one(seed, 1).found)]
+    assert broken

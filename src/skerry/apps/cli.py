@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from skerry.apps.sim.cli import app as sim_app
 from skerry.kit.record import encode
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ account_app = typer.Typer(help="Accounts: the tenants of the platform.", no_args
 token_app = typer.Typer(help="Tokens: who may do what.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(account_app, name="account")
 app.add_typer(token_app, name="token")
+app.add_typer(sim_app, name="sim")
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 DataDirOption = Annotated[

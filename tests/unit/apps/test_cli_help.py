@@ -7,7 +7,7 @@ from skerry.apps.cli import app
 
 COMMANDS = (
     "up", "down", "status", "env", "wrangler", "apps", "explain", "sites", "nodes", "drain", "undrain",
-    "account create", "account list", "token create", "token list", "token revoke", "doctor",
+    "account create", "account list", "token create", "token list", "token revoke", "doctor", "sim fuzz",
 )  # fmt: skip
 PRINTS_WHAT_WRANGLER_PRINTS = "wrangler"
 

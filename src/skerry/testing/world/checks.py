@@ -7,11 +7,12 @@ from typing import TypeVar, final
 from skerry.adapters.store.base import Batch
 from skerry.core.checks.slices import slice_violations
 from skerry.core.reconcile.site_types import SiteMemory
-from skerry.core.types.control import PlanHead, Reservation, SiteLedger
+from skerry.core.types.app import App
+from skerry.core.types.control import PlanHead, Reservation, SiteIntent, SiteLedger
 from skerry.core.types.ids import SiteId
 from skerry.core.types.plan import REASON_TEXT, Plan, Rejection, Release
 from skerry.core.types.resources import Resources
-from skerry.core.types.routes import RouteTable
+from skerry.core.types.routes import Route, RouteTable, Target
 from skerry.core.types.slices import SERVING_STATES, NodeSlice, Refused, SiteSlice
 from skerry.kit import record
 from skerry.services.control import keys
@@ -78,20 +79,37 @@ class Checks:
         account, _, app = key.removeprefix(keys.PLAN_HEADS).partition("/")
         at = f"{keys.PLANS}{account}/{app}/{head.generation:010d}"
         if at not in self._entries:
-            self._ground.violate(f"{app}: the head is generation {head.generation}, which has no plan")
+            self._ground.violate(6, f"{app}: the head is generation {head.generation}, which has no plan")
             return
         plan = record.decode(self._entries[at], Plan)
-        expected = (old.plan, old.generation + 1) if old else (None, 1)
-        if (plan.id, plan.parent, plan.generation) != (head.plan, *expected):
-            self._ground.violate(f"{app}: plan {plan.generation} on {plan.parent} follows {old}")
+        if plan.id != head.plan or plan.parent != (old.plan if old else None):
+            self._ground.violate(3, f"{app}: plan {plan.generation} on {plan.parent} follows {old}")
+        if plan.generation != (old.generation + 1 if old else 1):
+            self._ground.violate(6, f"{app}: generation {plan.generation} follows {old}")
+        self._policy(plan)
         for rejection in plan.rejections:
             self.reason(f"{app}: plan {plan.generation}", rejection)
+
+    def _policy(self, plan: Plan) -> None:
+        """No site of a plan is one that its app forbids (the app's record is among the checks of the commit)."""
+        raw = self._entries.get(keys.app(plan.account, plan.app))
+        if raw is None:
+            return
+        scale = record.decode(raw, App).scale
+        for entry in plan.placements:
+            held = self._entries.get(keys.site(entry.site))
+            if held is None:
+                continue
+            site = record.decode(held, SiteIntent).site
+            names = {site.id, f"country:{site.country}", f"region:{site.region}"}
+            if names & set(scale.deny) or (scale.allow and not names & set(scale.allow)):
+                self._ground.violate(2, f"{plan.app}: plan {plan.generation} runs in {site.id}, which its policy forbids")
 
     def _release(self, release: Release) -> None:
         """What is released is the plan in force: no late word about an older one."""
         head = self._entries.get(keys.plan_head(release.account, release.app))
         if head is None or record.decode(head, PlanHead).plan != release.plan:
-            self._ground.violate(f"{release.app}: {release.plan} is released, which is not the plan in force")
+            self._ground.violate(6, f"{release.app}: {release.plan} is released, which is not the plan in force")
 
     def _ledger(self, site: SiteId) -> None:
         """The ledger is the sum of its reservations, and never more than all of the site's machines have."""
@@ -99,18 +117,18 @@ class Checks:
         reserved = record.decode(raw, SiteLedger).reserved if raw else Resources()
         total = sum_of(held.resources for held in self.held(f"{keys.RESERVATIONS}{site}/", Reservation))
         if total != reserved:
-            self._ground.violate(f"{site}: the ledger says {reserved}, the reservations add up to {total}")
+            self._ground.violate(1, f"{site}: the ledger says {reserved}, the reservations add up to {total}")
         leaving = sum_of(held.leaving for held in self.held(f"{keys.RESERVATIONS}{site}/", Reservation))
         if raw and leaving != record.decode(raw, SiteLedger).leaving:
-            self._ground.violate(f"{site}: the ledger does not say that {leaving} is leaving")
+            self._ground.violate(1, f"{site}: the ledger does not say that {leaving} is leaving")
         capacity = sum_of(node.capacity for node in self._ground.hosts.values() if node.site == site)
         if self.begun and not reserved.fits_in(capacity):
-            self._ground.violate(f"{site}: {reserved} is sold, {capacity} is there")
+            self._ground.violate(1, f"{site}: {reserved} is sold, {capacity} is there")
 
     def reason(self, where: str, rejection: Rejection) -> None:
         """Every rejection has a reason with a text."""
         if not REASON_TEXT.get(rejection.reason) or not rejection.place:
-            self._ground.violate(f"{where}: {rejection.place!r} is rejected for {rejection.reason!r}")
+            self._ground.violate(8, f"{where}: {rejection.place!r} is rejected for {rejection.reason!r}")
 
     # The disks of sites and nodes.
 
@@ -118,9 +136,9 @@ class Checks:
         where = after.site if isinstance(after, SiteSlice) else after.node
         self._ground.note(f"{where} holds slice {after.generation}")
         for found in slice_violations(before, after):
-            self._ground.violate(f"{where}: {found}")
+            self._ground.violate(6, f"{where}: {found}")
         if before is not None and after.generation <= before.generation:
-            self._ground.violate(f"{where}: took generation {after.generation} although it held {before.generation}")
+            self._ground.violate(6, f"{where}: took generation {after.generation} although it held {before.generation}")
 
     def on_memory(self, site: SiteId, memory: SiteMemory) -> None:
         """What a site wants of each of its nodes fits on the node."""
@@ -130,12 +148,12 @@ class Checks:
         for node in self._ground.hosts.values():
             asked = sum_of(held.reserve for held in memory.held if held.node == node.id)
             if not asked.fits_in(node.capacity):
-                self._ground.violate(f"{node.id}: {asked} is asked, {node.capacity} is there")
+                self._ground.violate(1, f"{node.id}: {asked} is asked, {node.capacity} is there")
 
     def on_refusals(self, site: SiteId, refused: tuple[Refused, ...]) -> None:
         for item in refused:
             if not item.rejections and any(node.site == site for node in self._ground.hosts.values()):
-                self._ground.violate(f"{site}: refuses {item.app} without a reason")
+                self._ground.violate(8, f"{site}: refuses {item.app} without a reason")
             for rejection in item.rejections:
                 self.reason(f"{site}: {item.app}", rejection)
 
@@ -157,15 +175,26 @@ class Checks:
         self._ground.note(f"routes {after.site} " + " ".join(_targets(after)))
         for route in after.routes:
             for target in route.targets:
+                self._own(after.site, route, target)
                 if target.weight > 0:
                     self._passed(after.site, target.instance, target.address)
         self._make_before_break(before, after)
+
+    def _own(self, site: SiteId, route: Route, target: Target) -> None:
+        """An app's requests reach no other app's instances, and no other account's."""
+        for node in self._ground.hosts.values():
+            for cell in node.machine.cells.values():
+                version = cell.instance.version
+                if cell.address == target.address and (version.account, version.app) != (route.account, route.app):
+                    self._ground.violate(10, f"{site}: routes {route.app} to {target.address}, where {version.app} is")
 
     def _passed(self, site: SiteId, instance: str, address: str) -> None:
         for node in self._ground.hosts.values():
             for cell in node.machine.cells.values():
                 if cell.address == address and cell.instance.id == instance and not cell.life.ready_ms:
-                    self._ground.violate(f"{site}: routes to {instance} at {address}, which never was ready ({cell.life.state})")
+                    self._ground.violate(
+                        4, f"{site}: routes to {instance} at {address}, which never was ready ({cell.life.state})"
+                    )
 
     def _make_before_break(self, before: RouteTable, after: RouteTable) -> None:
         memory = self._memories.get(after.site)
@@ -181,7 +210,7 @@ class Checks:
             left = now.get(key, set())
             if wanted and len(left) < len(had) and not wanted <= left:
                 self._ground.violate(
-                    f"{after.site}: {route.app} fell from {sorted(had)} to {sorted(left)}, wanted {sorted(wanted)}"
+                    4, f"{after.site}: {route.app} fell from {sorted(had)} to {sorted(left)}, wanted {sorted(wanted)}"
                 )
 
     def _serves(self, address: str) -> bool:

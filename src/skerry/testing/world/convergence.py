@@ -21,6 +21,17 @@ Running = Counter[tuple[str, VersionId]]
 """(app, version) -> instances, in one site."""
 
 
+def lost_writes(world: Estate) -> list[str]:
+    """Uploads that were acknowledged and are gone, in words."""
+    held = {version.id for version in world.checks.held(keys.VERSIONS, Version)}
+    return [
+        f"{app}: version {version} was acknowledged and is gone"
+        for app, versions in world.acknowledged.versions().items()
+        for version in versions
+        if version not in held
+    ]
+
+
 def leftovers(world: Estate) -> list[str]:
     """In words; empty: what runs is what is planned, every site knows it, and nothing else is there."""
     return [*_store(world), *_decisions(world), *_sites(world), *_nodes(world)]

@@ -32,8 +32,10 @@ class Copies:
         self._ground = ground
         self._network = network
         self._tags: dict[AppName, str] = {}  # of the apps that are wanted
-        self._told_ms: dict[tuple[Copy, str], int] = {}  # (copy, city): since when it has been told without a break
-        self._known: set[tuple[Copy, str]] = set()
+        self._since_ms: dict[Copy, int] = {}  # of each healthy copy that is wanted
+        self._informed_ms: dict[str, int] = {}  # of each plane that lives and is connected: since when
+        self._learnt: set[tuple[Copy, str]] = set()  # (copy, city): known when a plane between them went away
+        self._sampled_ms = 0
         self._up: dict[str, tuple[int, int]] = {}  # of each ingress: its process, and when that was first seen
 
     def sample(
@@ -48,35 +50,55 @@ class Copies:
         tags = {app.name: app.tag for app in apps if app.enabled and app.deployment is not None}
         changed = {name for name in {*tags, *self._tags} if tags.get(name) != self._tags.get(name)}
         self._tags = tags
-        told: dict[tuple[Copy, str], int] = {}
-        known: set[tuple[Copy, str]] = set()
-        for copy in self._healthy(frozenset(tags)):
-            if copy.instance in replaced or copy.site not in wanted.get(copy.app, ()):
-                continue
-            for city in self._ground.ingresses:
-                key = (copy, city)
-                if copy.app in changed:
-                    continue
-                if {copy.site, copy.node, city} <= informed:
-                    told[key] = self._told_ms.get(key, now_ms)
-                if key in self._known or now_ms - told.get(key, now_ms) >= KNOWN_AFTER_MS:
-                    known.add(key)
-        self._told_ms, self._known = told, known
+        self._remember(informed)
+        self._informed_ms = {plane: self._informed_ms.get(plane, now_ms) for plane in informed}
+        healthy = [
+            copy
+            for copy in self._healthy(frozenset(tags))
+            if copy.app not in changed and copy.instance not in replaced and copy.site in wanted.get(copy.app, ())
+        ]
+        self._since_ms = {copy: self._since_ms.get(copy, now_ms) for copy in healthy}
+        self._learnt = {key for key in self._learnt if key[0] in self._since_ms}
+        self._sampled_ms = now_ms
         pids = {city: ingress.pid for city, ingress in self._ground.ingresses.items() if ingress.pid}
         seen = self._up
         self._up = {city: seen[city] if city in seen and seen[city][0] == pid else (pid, now_ms) for city, pid in pids.items()}
 
     def forget(self, city: str) -> None:
         """Neither does it know of others' copies, nor of all of its own."""
-        self._known = {key for key in self._known if city not in (key[0].site, key[1])}
-        self._told_ms = {key: since for key, since in self._told_ms.items() if city not in (key[0].site, key[1])}
+        self._learnt = {key for key in self._learnt if city not in (key[0].site, key[1])}
+        self._informed_ms.pop(city, None)
 
     def in_reach(self, app: str, city: str, *, since_ms: int) -> Copy | None:
         """A healthy copy that the city knows of, and has reached by ingresses that are up since then."""
         if not self._is_up(city, since_ms) or any(city in pair for pair in self._network.apart):
             return None  # where to send its users is decided as if cities reached each other
-        known = (copy for copy in self._healthy(frozenset((app,))) if (copy, city) in self._known)
+        known = (copy for copy in self._healthy(frozenset((app,))) if self._knows(copy, city))
         return next((copy for copy in known if self._is_up(copy.site, since_ms)), None)
+
+    def _knows(self, copy: Copy, city: str) -> bool:
+        """At the last sample."""
+        if copy not in self._since_ms:
+            return False
+        if (copy, city) in self._learnt:
+            return True
+        planes = [self._informed_ms.get(plane) for plane in (copy.site, copy.node, city)]
+        if None in planes:
+            return False
+        told_ms = max(self._since_ms[copy], *(since for since in planes if since is not None))
+        return self._sampled_ms - told_ms >= KNOWN_AFTER_MS
+
+    def _remember(self, informed: frozenset[str]) -> None:
+        """Before planes go out of sight: who knew of which copies by them."""
+        gone = {plane for plane in self._informed_ms if plane not in informed}
+        if not gone:
+            return
+        self._learnt |= {
+            (copy, city)
+            for copy in self._since_ms
+            for city in self._ground.ingresses
+            if not gone.isdisjoint((copy.site, copy.node, city)) and self._knows(copy, city)
+        }
 
     def _is_up(self, city: str, since_ms: int) -> bool:
         pid, first_ms = self._up.get(city, (0, 0))

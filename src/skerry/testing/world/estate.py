@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from skerry.adapters.link.simulated import ControlSide, SiteSide
+from skerry.testing.world.acknowledged import Acknowledged
 from skerry.testing.world.checks import Checks
 from skerry.testing.world.copies import Copies
 from skerry.testing.world.ground import Ground
@@ -15,6 +16,7 @@ class Estate(Ground):
         super().__init__(plan, seed=seed, trace_lines=trace_lines)
         self.network = Network(self)
         self.checks = Checks(self)
+        self.acknowledged = Acknowledged()
         self.copies = Copies(self, self.network)
         self.controls: list[SimControl] = []
         self.sites: dict[str, SimSite] = {}

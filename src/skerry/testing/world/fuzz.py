@@ -1,11 +1,11 @@
 """Random worlds under random faults: first everything happens at once and nothing may break a promise, then everything heals
-and has to converge.
+and has to converge, and at last a version that does not start has to be stopped by its rollout.
 
-    python -m skerry.testing.world.fuzz SEED [SEED…]    play again what a test found, with its trace
+Swarm testing (Groce et al., ISSTA 2012): each seed leaves some kinds of trouble out, so that others are not drowned by them.
+`skerry sim fuzz` plays many seeds.
 """
 
 import random
-import sys
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, final
 
@@ -17,7 +17,8 @@ from skerry.services.control import keys
 from skerry.services.intents.apps import PLATFORM_FAULTS
 from skerry.services.intents.errors import IntentError
 from skerry.testing.world.planes import ControlGone, SimPlane
-from skerry.testing.world.world import CODE, World, run_world
+from skerry.testing.world.promises import Violation
+from skerry.testing.world.world import CODE, World
 
 CITIES = ("lhr", "cur", "sin", "fra", "nrt")
 APPS = ("a", "b", "c", "d")
@@ -29,11 +30,32 @@ PAUSES_MS = (5, 30, 100, 300, 1_000, 1_000, 3_000)
 BACK_MS = (200, 1_000, 5_000, 20_000)
 ASK_EVERY_MS = 150
 HEALED_MS = 180_000
+STOPPED_MS = 120_000  # by then the rollout of a version that never starts has gone back
 CRASHING = CODE + " // crashes"
 THROWING = CODE + " // throws"
 TRACE_LINES = 400
+SWARM = (0, 1, 1, 2, 4)  # times the usual weight of a kind of trouble, in one seed
+
 
 Action = Callable[[], Awaitable[None]]
+
+
+class Broken(AssertionError):
+    """A seed broke promises. `violations`: the first of them; `trace`: the last lines before the end."""
+
+    def __init__(self, seed: int, plan: dict[str, int], violations: tuple[Violation, ...], trace: tuple[str, ...]) -> None:
+        self.seed, self.plan, self.violations, self.trace = seed, plan, violations, trace
+        super().__init__(str(self))
+
+    def __str__(self) -> str:
+        found = "\n".join(map(str, self.violations))
+        lines = "\n".join(self.trace)
+        return f"{lines}\n\nseed {self.seed}, {self.plan}: {found}\nplay it again: {again(self.seed)}"
+
+
+def again(seed: int) -> str:
+    """The command that plays one seed again, with its trace."""
+    return f"skerry sim fuzz --from {seed} --seeds 1"
 
 
 @final
@@ -44,7 +66,7 @@ class Turmoil:
         self._world = world
         self._dice = dice
         self._number = 0
-        self._actions: list[tuple[int, Action]] = [
+        usual: list[tuple[int, Action]] = [
             (10, self._deploy),
             (3, self._split),
             (2, self._delete),
@@ -64,6 +86,8 @@ class Turmoil:
             (1, self._part_sites),
             (3, self._disturb_store),
         ]
+        self._actions = [(weight * dice.choice(SWARM), action) for weight, action in usual]
+        self._actions.append((1, self._deploy))  # never nothing at all
 
     async def rage(self) -> None:
         world = self._world
@@ -237,7 +261,7 @@ async def heal(world: World) -> None:
 
 
 async def play(seed: int, *, trace_lines: int = TRACE_LINES) -> World:
-    """One seed, from its first fault to its last check. Raises `AssertionError` with the way to play it again."""
+    """One seed, from its first fault to its last check. Raises `Broken` with the way to play it again."""
     dice = random.Random(seed)  # noqa: S311
     cities = dice.sample(CITIES, dice.randint(2, 4))
     plan = {city: dice.randint(1, 3) for city in cities}
@@ -249,9 +273,8 @@ async def play(seed: int, *, trace_lines: int = TRACE_LINES) -> World:
         async with world:
             await _play(world, dice)
     except (AssertionError, TimeoutError, OperationError) as error:
-        lines = "\n".join(world.trace.lines)
-        again = f"python -m skerry.testing.world.fuzz {seed}"
-        raise AssertionError(f"{lines}\n\nseed {seed}, {plan}: {error}\nplay it again: {again}") from error
+        last = Violation(at_ms=world.ended_ms, promise=9, what=str(error) or repr(error))
+        raise Broken(seed, plan, tuple(world.violations) or (last,), tuple(world.trace.lines)) from error
     return world
 
 
@@ -263,10 +286,38 @@ async def _play(world: World, dice: random.Random) -> None:
     async with world.load(asked[0], every_ms=ASK_EVERY_MS), world.load(asked[1], every_ms=ASK_EVERY_MS):
         await world.clock.sleep_ms(dice.choice((0, 2_000)))
         await turmoil.rage()
-        assert not world.violations, "\n".join(world.violations)
+        assert not world.violations, "broken while faults were on"
         await heal(world)
         await world.converged(limit_ms=HEALED_MS)
+        await _bad_version_is_stopped(world, dice)
     await _everybody_is_served(world)
+
+
+async def _bad_version_is_stopped(world: World, dice: random.Random) -> None:
+    """A version that does not start, for an app that serves, reaches some sites at most, and goes back by itself."""
+    app = dice.choice(APPS)
+    plan = world.plan_of(app)
+    serving = {entry.site for entry in plan.placements} if plan else set[str]()
+    healthy = next((r for r in world.releases() if r.app == app and r.state == "done"), None)
+    if not serving or healthy is None or world.never_starts(app):
+        return
+    bad = await world.deploy(app, CRASHING)
+    world.note(f"a bad version of {app}: {bad.id}")
+    reached: set[str] = set()
+    tried = False
+    end_ms = world.clock.monotonic_ms() + STOPPED_MS
+    while world.clock.monotonic_ms() < end_ms:
+        here = world.running_version(app, bad.id)
+        reached |= here
+        tried = tried or world.decided(app) == bad.id
+        if tried and not here and world.decided(app) != bad.id:
+            break
+        await world.clock.sleep_ms(50)
+    else:
+        world.violate(5, f"{app}: a version that does not start is not stopped")
+    if len(serving) > 1 and serving <= reached:
+        world.violate(5, f"{app}: a version that does not start reached all of {sorted(reached)}")
+    await world.converged(limit_ms=HEALED_MS)
 
 
 async def _everybody_is_served(world: World) -> None:
@@ -282,22 +333,3 @@ async def _everybody_is_served(world: World) -> None:
             served = await world.request(site, app)
             disabled = app not in {held.name for held in world.apps() if held.enabled}
             assert disabled or served.status == 200, f"{app} in {site}: status {served.status}"
-
-
-def main(arguments: list[str]) -> int:
-    failed = 0
-    for argument in arguments:
-        first, _, last = argument.partition("-")
-        for seed in range(int(first), int(last or first) + 1):
-            try:
-                world = run_world(play(seed))
-            except AssertionError as error:
-                failed += 1
-                sys.stdout.write(f"{error}\n")
-            else:
-                sys.stdout.write(f"seed {seed}: {world.trace.digest()}\n")
-    return min(failed, 100)
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

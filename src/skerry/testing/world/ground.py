@@ -13,6 +13,7 @@ from skerry.adapters.store.simulated import Faults as StoreFaults
 from skerry.core.types.ids import NodeId, SiteId
 from skerry.core.types.resources import Resources
 from skerry.testing.dialect import seeded
+from skerry.testing.world.promises import PLANE, Violation
 
 VIOLATIONS_MAX = 20  # the first ones say what is wrong
 
@@ -69,7 +70,7 @@ class Ground:
         self.blobs = SimulatedBlobs()
         self.faults = Faults()
         self.trace = Trace(keep=trace_lines)
-        self.violations: list[str] = []
+        self.violations: list[Violation] = []
         self.lost_sites: set[str] = set()
         self.hosts: dict[str, Host] = {}
         self.ingresses: dict[str, SimulatedIngress] = {}
@@ -77,11 +78,11 @@ class Ground:
     def note(self, line: str) -> None:
         self.trace.add(f"{self.clock.monotonic_ms():>8} {line}")
 
-    def violate(self, what: str) -> None:
-        self.note(f"VIOLATION {what}")
+    def violate(self, promise: int, what: str) -> None:
+        self.note(f"VIOLATION of {promise}: {what}")
         if len(self.violations) < VIOLATIONS_MAX:
-            self.violations.append(f"at {self.clock.monotonic_ms()} ms: {what}")
+            self.violations.append(Violation(at_ms=self.clock.monotonic_ms(), promise=promise, what=what))
 
     def fault_of(self, plane: str) -> Callable[[Exception], None]:
         """Hears when a plane answers a call as none should."""
-        return lambda error: self.violate(f"{plane} answered with a fault: {error!r}")
+        return lambda error: self.violate(PLANE, f"{plane} answered with a fault: {error!r}")

@@ -40,6 +40,7 @@ from skerry.testing.world.checks import Checks
 from skerry.testing.world.ground import Ground
 from skerry.testing.world.network import Network
 from skerry.testing.world.points import PointStore
+from skerry.testing.world.promises import PLANE
 
 R = TypeVar("R", bound=Record)
 T = TypeVar("T")
@@ -99,7 +100,7 @@ class SimPlane:
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled():
-            self._ground.violate(f"{self.name} ended by itself: {task.exception()!r}")
+            self._ground.violate(PLANE, f"{self.name} ended by itself: {task.exception()!r}")
 
 
 @final

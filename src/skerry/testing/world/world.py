@@ -20,18 +20,19 @@ from skerry.services.control import keys
 from skerry.services.intents.upload import ModulePart, Upload
 from skerry.testing.builders import make_node
 from skerry.testing.virtual_loop import run_virtual
-from skerry.testing.world.convergence import leftovers
+from skerry.testing.world.convergence import leftovers, lost_writes
 from skerry.testing.world.estate import Estate
 from skerry.testing.world.load import EVERY_MS, Failure, Load, Served
 from skerry.testing.world.network import Way, way_of_request
 from skerry.testing.world.planes import SUFFIX, SimControl, SimNode, SimSite
+from skerry.testing.world.promises import PLANE
 
 T = TypeVar("T")
 
 SAMPLE_MS = 50
 QUIET_MS = 3_000
 SETTLE_MS = 120_000
-BUGS = frozenset(("plan_violates", "decision_violates"))  # logged where a decision breaks a promise and is not carried out
+BUGS = {"plan_violates": 2, "decision_violates": 1}  # logged where a decision breaks a promise and is not carried out
 CODE = "export default { fetch() {} }"
 
 
@@ -41,6 +42,8 @@ class World(Estate):
     def __init__(self, plan: Mapping[str, int], *, seed: int = 1, memory_mib: int = 1024, trace_lines: int = 0) -> None:
         super().__init__(plan, seed=seed, trace_lines=trace_lines)
         self.healed = False
+        self.ended_ms = 0
+        self._sampled: tuple[int, list[App], dict[str, frozenset[str]]] = (-1, [], {})
         self._memory_mib = memory_mib
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -62,6 +65,7 @@ class World(Estate):
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._look()
+        self.ended_ms = self.clock.monotonic_ms()
         for task in self._tasks:
             task.cancel()
         for plane in (*self.nodes.values(), *self.sites.values(), *self.controls):
@@ -69,7 +73,7 @@ class World(Estate):
         await asyncio.sleep(0.01)
         structlog.configure(**self._structlog)
         if self.violations and error is None:
-            raise AssertionError("\n".join(("promises broken:", *self.violations)))
+            raise AssertionError("\n".join(("promises broken:", *map(str, self.violations))))
 
     # What is known from outside.
 
@@ -81,7 +85,7 @@ class World(Estate):
             return
         if "by the instance" in failure.what:
             return  # what it says itself goes to the user, for the moments until its site has heard
-        self.violate(f"a healthy copy was in reach at {before.node}, but {failure}")
+        self.violate(4, f"a healthy copy was in reach at {before.node}, but {failure}")
 
     def picture(self) -> tuple[str, ...]:
         """What runs where, and how far every app is: one line each."""
@@ -113,6 +117,8 @@ class World(Estate):
             self._look()
             found = leftovers(self)
             if not found:
+                for lost in lost_writes(self):
+                    self.violate(7, lost)
                 return
             if self.clock.monotonic_ms() > deadline_ms:
                 raise AssertionError("\n".join((f"not converged in {limit_ms} ms:", *found)))
@@ -150,6 +156,29 @@ class World(Estate):
             cell.instance.version for node in self.nodes.values() if node.site == site for cell in node.machine.cells.values()
         ]
 
+    def running_version(self, app: str, version: VersionId) -> set[str]:
+        """The sites where some process, or some attempt at one, is of this version."""
+        return {
+            node.site
+            for node in self.nodes.values()
+            for cell in node.machine.cells.values()
+            if (cell.instance.version.app, cell.instance.version.id) == (app, version)
+        }
+
+    def decided(self, app: str) -> VersionId | None:
+        """The one version that the newest plan runs; None: none, or several."""
+        plan = self.plan_of(app)
+        found = {entry.version for entry in plan.placements} if plan else set[VersionId]()
+        return found.pop() if len(found) == 1 else None
+
+    def never_starts(self, app: str) -> bool:
+        """Whether the newest plan runs a version that is broken."""
+        plan = self.plan_of(app)
+        wanted = {entry.version for entry in plan.placements} if plan else set[VersionId]()
+        broken = {*self.faults.crash_at_start, *self.faults.own_fault}
+        versions = self.checks.held(keys.VERSIONS, Version)
+        return any(v.id in wanted and v.worker and v.worker.modules[0].digest in broken for v in versions)
+
     async def view(self, app: str) -> AppView:
         status = await self.control.call(self.control.operations.status(None))
         return next(view for view in status.apps if view.app == app)
@@ -176,15 +205,22 @@ class World(Estate):
 
     async def deploy(self, app: str, code: str = CODE) -> Version:
         """Through the use case that the API's dialects call. Raises what it raises, and `ControlGone`."""
-        apps = self.control.apps
-        return await self.control.call(apps.deploy(self.account.id, app, upload_of(code), source="test", author="test"))
+        lives = self.acknowledged.lives(app)
+        asked = self.control.apps.deploy(self.account.id, app, upload_of(code), source="test", author="test")
+        version = await self.control.call(asked)
+        self.acknowledged.keep(app, version.id, lives)
+        return version
 
     async def split(self, app: str, *shares: Share) -> None:
         made = self.control.apps.create_deployment(self.account.id, app, shares, source="test", author="test")
         await self.control.call(made)
 
     async def delete(self, app: str) -> None:
-        await self.control.call(self.control.apps.delete(self.account.id, app))
+        self.acknowledged.forget(app)
+        try:
+            await self.control.call(self.control.apps.delete(self.account.id, app))
+        finally:
+            self.acknowledged.forget(app)
 
     async def enable(self, app: str, *, enabled: bool) -> None:
         await self.control.call(self.control.apps.change_app(self.account.id, app, enabled=enabled))
@@ -251,7 +287,7 @@ class World(Estate):
         try:
             await work
         except Exception as error:  # of a script or a service alike: nobody else would see it
-            self.violate(f"unexpected: {error!r}")
+            self.violate(PLANE, f"unexpected: {error!r}")
 
     def add_node(self, name: str, *, memory_mib: int | None = None) -> None:
         """A machine joins its site (which has to expect it)."""
@@ -275,7 +311,11 @@ class World(Estate):
             for plane in (*self.sites.values(), *self.nodes.values())
             if plane.alive and not plane.wire.cut and any(control.alive for control in self.controls)
         }
-        self.copies.sample(self.apps(), self._wanted_at(), frozenset(informed), self.checks.replaced())
+        self.checks.follow_store()
+        revision = self.engine.history.newest
+        if self._sampled[0] != revision:
+            self._sampled = (revision, self.apps(), self._wanted_at())
+        self.copies.sample(self._sampled[1], self._sampled[2], frozenset(informed), self.checks.replaced())
 
     def _wanted_at(self) -> dict[str, frozenset[str]]:
         """The sites of each app's plan, and of the one before as long as that is executed somewhere."""
@@ -293,7 +333,7 @@ class World(Estate):
         name = event.get("event")
         self.note(f"log {name} {sorted((key, str(value)) for key, value in event.items() if key != 'event')}")
         if name in BUGS:
-            self.violate(f"{name}: {event.get('violations')}")
+            self.violate(BUGS[name], f"{name}: {event.get('violations')}")
         raise structlog.DropEvent
 
 

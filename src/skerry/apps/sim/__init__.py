@@ -1,0 +1,1 @@
+"""`skerry sim`: plan, rehearse and distrust a platform in virtual time."""
