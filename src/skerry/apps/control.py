@@ -29,6 +29,7 @@ from skerry.ports.blobs import Blobs, NotFound
 from skerry.ports.store import Store
 from skerry.services.accounts import Accounts
 from skerry.services.control import keys
+from skerry.services.control.collector import Collector
 from skerry.services.control.declare import declare_sites
 from skerry.services.control.mirror import Mirror
 from skerry.services.control.observed import Observed
@@ -62,6 +63,7 @@ class Parts:
         self.placer = Placer(store, self.mirror, self.observed, self.slices, self.clock)
         self.rollouts = Rollouts(store, self.mirror, self.observed, self.clock)
         self.watcher = Watcher(store, self.mirror, self.observed, self.placer, self.clock)
+        self.collector = Collector(store, self.mirror, blobs, self.clock)
         self.operations = PlatformOperations(
             store,
             self.mirror,
@@ -73,7 +75,7 @@ class Parts:
         )
 
     def loops(self) -> tuple[Coroutine[Any, Any, None], ...]:
-        return (self.mirror.run(), self.placer.run(), self.rollouts.run(), self.watcher.run())
+        return (self.mirror.run(), self.placer.run(), self.rollouts.run(), self.watcher.run(), self.collector.run())
 
 
 async def serve(config: ControlConfig, plane: Plane) -> None:

@@ -3,6 +3,7 @@
 Contract (suite: `skerry.testing.contracts.blobs`): when `put` returns, the blob survives kill -9 and power loss;
 a reader sees all of it or nothing; putting the same bytes twice is one blob; `get` of what is not there
 raises `NotFound`; what is read is verified against its name, and `Corrupt` is raised when it differs.
+A blob is young from its last `put`, from the last `missing` or `has` that found it, and from the last `sweep` that kept it.
 """
 
 from typing import Protocol
@@ -35,4 +36,11 @@ class Blobs(Protocol):
 
     async def missing(self, digests: frozenset[Digest]) -> frozenset[Digest]:
         """Those of `digests` that are not there."""
+        ...
+
+    async def sweep(self, keep: frozenset[Digest], *, older_than_ms: int) -> int:
+        """Remove what is not in `keep` and older than that; how many were removed. `keep` becomes young.
+
+        Who was told that a blob is there has so long to refer to it.
+        """
         ...

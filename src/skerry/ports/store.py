@@ -28,7 +28,7 @@ from skerry.kit.record import Record
 
 KEY_BYTES_MAX = 512  # keys are paths of ids; longer ones are a bug
 VALUE_BYTES_MAX = 1 << 20  # etcd's default request limit is 1.5 MiB
-OPS_MAX = 128  # etcd's default limit on operations in one transaction
+OPS_MAX = 2048  # a plan over 340 cities writes three records for each; etcd needs `--max-txn-ops` of this
 PAGE_MAX = 1000
 PAGE_BYTES_MAX = 8 << 20  # keys and values; one entry always fits
 

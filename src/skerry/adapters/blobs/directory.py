@@ -1,13 +1,15 @@
 """Blobs as files: `<root>/<first two digits>/<digest>`, written under `<root>/tmp` and renamed when they are durable.
 
 A temporary is locked by whoever writes it, so that a later start can tell what a dead process left from what a
-living one is writing. Several processes may share a root.
+living one is writing. Several processes may share a root. A file's age is that of its modification time; whoever
+refreshes it shares a lock that a sweep has alone, so that nothing is removed that somebody has just been told of.
 """
 
 import fcntl
 import os
 import re
 import secrets
+import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -23,6 +25,8 @@ from skerry.ports.blobs import Corrupt, NotFound, Unavailable
 
 THREADS_MAX = 8  # of one adapter: waiting for a disk, or hashing
 TEMPORARIES = "tmp"
+SWEEP_LOCK = "sweep.lock"
+REFRESH_AFTER_S = 600.0  # a younger file is young enough: asking for blobs does not write
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
@@ -55,7 +59,14 @@ class DirectoryBlobs:
         return not await self.missing(frozenset((digest,)))
 
     async def missing(self, digests: frozenset[Digest]) -> frozenset[Digest]:
-        return await self._in_thread(lambda: frozenset(digest for digest in digests if not self._is_there(digest)))
+        return await self._in_thread(lambda: self._missing(digests))
+
+    async def sweep(self, keep: frozenset[Digest], *, older_than_ms: int) -> int:
+        removed = 0
+        for number in range(256):
+            directory = self._root / f"{number:02x}"
+            removed += await self._in_thread(lambda directory=directory: self._sweep(directory, keep, older_than_ms))
+        return removed
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         with _translated(self._root):
@@ -75,8 +86,11 @@ class DirectoryBlobs:
     def _put(self, data: bytes) -> Digest:
         digest = Digest(content_digest(data))
         path = self._path(digest)
-        if not _holds(path, data):
-            self._write(path, data)
+        with self._locked(fcntl.LOCK_SH):
+            if _holds(path, data):
+                _refresh(path)
+            else:
+                self._write(path, data)
         sync_directory(path.parent)  # also when it was there: who put it may not have come this far
         return digest
 
@@ -118,6 +132,35 @@ class DirectoryBlobs:
             return self._path(digest).is_file()
         return False
 
+    def _missing(self, digests: frozenset[Digest]) -> frozenset[Digest]:
+        with self._locked(fcntl.LOCK_SH):
+            there = {digest for digest in digests if self._is_there(digest)}
+            for digest in there:
+                _refresh(self._path(digest))
+        return digests - there
+
+    def _sweep(self, directory: Path, keep: frozenset[Digest], older_than_ms: int) -> int:
+        removed = 0
+        with self._locked(fcntl.LOCK_EX):
+            before_s = time.time() - older_than_ms / 1000
+            for path in directory.iterdir():
+                if path.name in keep:
+                    _refresh(path)
+                elif path.stat().st_mtime <= before_s:
+                    path.unlink()
+                    removed += 1
+        return removed
+
+    @contextmanager
+    def _locked(self, how: int) -> Generator[None]:
+        """Shared by those that refresh, alone for a sweep. Ends with its holder, however that ends."""
+        descriptor = os.open(self._root / SWEEP_LOCK, os.O_RDWR | os.O_CREAT, FILE_MODE)
+        try:
+            fcntl.flock(descriptor, how)
+            yield
+        finally:
+            os.close(descriptor)
+
     def _path(self, digest: Digest) -> Path:
         """Raises `NotFound` for what is no digest: it comes from outside and must not lead out of the root."""
         if not _DIGEST.fullmatch(digest):
@@ -131,6 +174,12 @@ def _holds(path: Path, data: bytes) -> bool:
         return path.stat().st_size == len(data) and path.read_bytes() == data
     except FileNotFoundError:
         return False
+
+
+def _refresh(path: Path) -> None:
+    with suppress(FileNotFoundError):  # removed by a person
+        if time.time() - path.stat().st_mtime > REFRESH_AFTER_S:
+            os.utime(path)
 
 
 def _remove_if_stale(temporary: Path) -> None:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import final
 
+import anyio
 import anyio.lowlevel
 
 from skerry.core.types.ids import Digest
@@ -24,8 +25,11 @@ class Faults:
 class SimulatedBlobs:
     """`skerry.ports.blobs.Blobs` on a dict that handles can share."""
 
-    def __init__(self, held: dict[Digest, bytes] | None = None, faults: Faults | None = None) -> None:
+    def __init__(
+        self, held: dict[Digest, bytes] | None = None, faults: Faults | None = None, young: dict[Digest, float] | None = None
+    ) -> None:
         self.held = {} if held is None else held
+        self.young = {} if young is None else young  # when each became young, in the event loop's seconds
         self.faults = faults or Faults()
 
     async def put(self, data: bytes) -> Digest:
@@ -35,6 +39,7 @@ class SimulatedBlobs:
             raise Unavailable("simulated: nothing was written")
         digest = Digest(content_digest(data))
         self.held[digest] = data
+        self._refresh(digest)
         self.faults.corrupt.discard(digest)
         if self.faults.unavailable_after > 0:
             self.faults.unavailable_after -= 1
@@ -55,7 +60,22 @@ class SimulatedBlobs:
 
     async def missing(self, digests: frozenset[Digest]) -> frozenset[Digest]:
         await self._before_read()
+        self._refresh(*(digests & self.held.keys()))
         return digests - self.held.keys()
+
+    async def sweep(self, keep: frozenset[Digest], *, older_than_ms: int) -> int:
+        await self._before_read()
+        self._refresh(*(keep & self.held.keys()))
+        before_s = anyio.current_time() - older_than_ms / 1000
+        old = [digest for digest in self.held if digest not in keep and self.young.get(digest, 0.0) <= before_s]
+        for digest in old:
+            del self.held[digest]
+            self.young.pop(digest, None)
+        return len(old)
+
+    def _refresh(self, *digests: Digest) -> None:
+        now_s = anyio.current_time()
+        self.young.update(dict.fromkeys(digests, now_s))
 
     async def _before_read(self) -> None:
         await anyio.lowlevel.checkpoint()

@@ -24,7 +24,7 @@ from skerry.kit.record import Record
 from skerry.ports.blobs import Blobs
 from skerry.ports.blobs import NotFound as BlobNotFound
 from skerry.ports.clock import Clock
-from skerry.ports.store import OPS_MAX, Delete, Op, Store
+from skerry.ports.store import OPS_MAX, PAGE_MAX, Delete, Op, Store
 from skerry.services.ids import Ids, RandomBytes
 from skerry.services.intents import limits
 from skerry.services.intents.errors import IntentError, Refusal
@@ -234,7 +234,7 @@ class AssetSessions:
 
     async def _forget(self, session: Session) -> None:
         while True:
-            page = await self._store.range(_batches(session), limit=OPS_MAX - 1)
+            page = await self._store.range(_batches(session), limit=min(PAGE_MAX, OPS_MAX - 1))
             ops = [Delete(key=entry.key) for entry in page.entries]
             if not page.more:
                 ops.append(Delete(key=_session_key(session.account, session.id)))
@@ -245,6 +245,18 @@ class AssetSessions:
     def forgetting(self, account: AccountId, app: AppName) -> Op:
         """What has to be written when the app is deleted."""
         return Delete(key=_index_key(account, app))
+
+
+async def asset_indexes(store: Store) -> list[Digest]:
+    """The blob of each app's index; what these name is kept by versions, or sent again."""
+    found: list[Digest] = []
+    after: str | None = None
+    while True:
+        page = await store.range(INDEXES, after=after)
+        found += [Digest(entry.value.decode()) for entry in page.entries]
+        if not page.more or not page.entries:
+            return found
+        after = page.entries[-1].key
 
 
 def check_manifest(manifest: Manifest) -> None:

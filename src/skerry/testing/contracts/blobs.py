@@ -34,6 +34,10 @@ class BlobsHarness(Protocol):
         """Change what is kept under `digest`, as a disk that goes bad does."""
         ...
 
+    async def age(self, digest: Digest, *, by_ms: int) -> None:
+        """Make the blob older by so much."""
+        ...
+
 
 class BlobsContract:
     @pytest.fixture
@@ -104,3 +108,22 @@ class BlobsContract:
     async def test_the_empty_blob(self, blobs: Blobs) -> None:
         assert await blobs.put(b"") == EMPTY
         assert await blobs.get(EMPTY) == b""
+
+    async def test_a_sweep_removes_what_is_old_and_not_kept(self, blobs: Blobs, harness: BlobsHarness) -> None:
+        old, kept, young = [await blobs.put(name) for name in (b"old", b"kept", b"young")]
+        for digest in (old, kept):
+            await harness.age(digest, by_ms=7_200_000)
+        assert await blobs.sweep(frozenset((kept, ABSENT)), older_than_ms=3_600_000) == 1
+        assert await blobs.missing(frozenset((old, kept, young))) == {old}
+        assert await blobs.put(b"old") == old
+        assert await blobs.get(old) == b"old"
+
+    async def test_a_blob_that_somebody_was_told_of_is_young(self, blobs: Blobs, harness: BlobsHarness) -> None:
+        digests = [await blobs.put(name) for name in (b"asked for", b"put again", b"was kept")]
+        for digest in digests:
+            await harness.age(digest, by_ms=7_200_000)
+        assert await blobs.has(digests[0])
+        await blobs.put(b"put again")
+        await blobs.sweep(frozenset(digests[2:]), older_than_ms=3_600_000)
+        assert await blobs.sweep(frozenset(), older_than_ms=3_600_000) == 0
+        assert await blobs.missing(frozenset(digests)) == frozenset()
