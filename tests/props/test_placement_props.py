@@ -9,7 +9,7 @@ from skerry.core.placement.explain import explain
 from skerry.core.placement.ledger import reservations
 from skerry.core.placement.simple import place, same_decision
 from skerry.core.placement.world import SiteView, World
-from skerry.core.types.app import App, Scale, Version
+from skerry.core.types.app import App, RegionMin, Scale, Version
 from skerry.core.types.ids import SiteId
 from skerry.core.types.plan import Plan
 from skerry.core.types.resources import Resources
@@ -46,7 +46,15 @@ def worlds(draw: st.DrawFn) -> World:
 def scales(draw: st.DrawFn) -> Scale:
     return Scale(
         min_per_site=draw(st.integers(0, 3)),
+        max_per_site=draw(st.none() | st.integers(1, 4)),
+        min_total=draw(st.sampled_from((0, 0, 2, 7))),
         max_total=draw(st.none() | st.integers(0, 8)),
+        region_min=tuple(
+            RegionMin(region=region, count=draw(st.integers(1, 4)))
+            for region in draw(st.lists(st.sampled_from(("weur", "apac", "me")), max_size=2, unique=True))
+        ),
+        jurisdiction=draw(st.sampled_from((None, None, "eu", "fedramp"))),
+        survive_sites=draw(st.sampled_from((0, 0, 1, 3))),
         allow=tuple(draw(st.lists(st.sampled_from(PLACES), max_size=3, unique=True))),
         deny=tuple(draw(st.lists(st.sampled_from(PLACES), max_size=2, unique=True))),
         features=draw(st.sampled_from(((), (), ("kvm",), ("gpu", "kvm")))),

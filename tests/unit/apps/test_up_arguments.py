@@ -6,7 +6,7 @@ from skerry.apps.config import Engines
 from skerry.apps.supervisor.cities import NODES_MAX, SITES_MAX, load_cities, parse_cities
 from skerry.apps.supervisor.errors import UpError
 from skerry.apps.supervisor.layout import Layout, Options, controller_address, plan_layout, site_config, wanted_ports
-from skerry.core.policy.scale import REGIONS
+from skerry.core.policy.scale_fields import REGIONS
 from skerry.core.types.resources import Resources
 
 CITIES = load_cities()

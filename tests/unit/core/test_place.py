@@ -3,13 +3,13 @@
 from msgspec.structs import replace
 
 from skerry.core.checks.plan import plan_violations
-from skerry.core.placement.explain import explain
+from skerry.core.placement.explain import CHANGE_TEXT, explain
 from skerry.core.placement.ledger import reservations
 from skerry.core.placement.simple import blocking, place, same_decision
 from skerry.core.placement.world import SiteView, World
-from skerry.core.types.app import App, Scale, Version
+from skerry.core.types.app import App, RegionMin, Scale, Version
 from skerry.core.types.ids import DeploymentId, SiteId
-from skerry.core.types.plan import EvaluationCause, Plan, Reason
+from skerry.core.types.plan import REASON_TEXT, EvaluationCause, Plan, Reason
 from skerry.core.types.resources import Resources
 from skerry.core.types.slices import Refused
 from skerry.testing.builders import ACCOUNT, make_app, make_evaluation, make_node, make_version, make_view
@@ -111,6 +111,55 @@ def test_max_total_prefers_pinned_then_running_sites() -> None:
     assert [entry.site for entry in pinned.placements] == [other]
 
 
+def total(plan: Plan) -> int:
+    return sum(entry.count for entry in plan.placements)
+
+
+def test_demand_chooses_but_an_app_that_is_on_runs_somewhere() -> None:
+    plan = decide(THREE, make_app(scale=Scale(min_per_site=0)))
+    assert total(plan) == 1
+    assert list(reasons(plan).values()) == [Reason.NOT_NEEDED] * 2
+    both = decide(THREE, make_app(scale=Scale(min_per_site=0)), ((V1, 90.0), (V2, 10.0)))
+    assert sum(count for name, count in counts(both).items() if name.endswith("v2")) == 1
+
+
+def test_minimums_in_all_and_by_region_are_reached_where_there_are_fewest() -> None:
+    plan = decide(THREE, make_app(scale=Scale(min_total=7)))
+    assert sorted(counts(plan).values()) == [2, 2, 3]
+    assert plan.rejections == ()
+    regional = Scale(min_per_site=0, region_min=(RegionMin(region="sam", count=2), RegionMin(region="apac", count=1)))
+    assert counts(decide(THREE, make_app(scale=regional))) == {"cur/hello-v1": 2, "sin/hello-v1": 1}
+
+
+def test_losing_sites_is_survived_in_other_sites() -> None:
+    plan = decide(THREE, make_app(scale=Scale(min_per_site=0, survive_sites=1)))
+    assert sorted(counts(plan).values()) == [1, 1]
+
+
+def test_a_minimum_that_is_not_reached_has_a_reason_in_every_site() -> None:
+    plan = decide(THREE, make_app(scale=Scale(min_total=7, max_per_site=2, deny=("lhr",))))
+    assert counts(plan) == {"cur/hello-v1": 2, "sin/hello-v1": 2}
+    assert reasons(plan) == {"cur": Reason.MAX_PER_SITE, "sin": Reason.MAX_PER_SITE, "lhr": Reason.DENIED}
+    small = World(sites=(make_view("lhr", nodes=1, memory_mib=30), make_view("cur", state="down")))
+    plan = decide(small, make_app(scale=Scale(min_total=4)))
+    assert counts(plan) == {"lhr/hello-v1": 2}
+    assert {r.place: r.detail for r in plan.rejections}["lhr"] == "2 placed, more are asked for; needs 12 MiB memory, 6 free"
+
+
+def test_a_jurisdiction_is_kept_to() -> None:
+    world = World(sites=(make_view("lhr"), make_view("fra"), make_view("cur")))
+    plan = decide(world, make_app(scale=Scale(jurisdiction="eu")))
+    assert counts(plan) == {"fra/hello-v1": 1}
+    assert reasons(plan) == {"lhr": Reason.JURISDICTION, "cur": Reason.JURISDICTION}
+    said = explain(make_app(scale=Scale(jurisdiction="eu")), plan, world)
+    (lhr,) = [verdict for verdict in said.verdicts if verdict.site == "lhr"]
+    assert "outside the app's jurisdiction (needs eu; the site is in: none)" in lhr.reasons[0]
+
+
+def test_every_reason_has_a_text_and_a_way_to_change_it() -> None:
+    assert set(REASON_TEXT) == set(CHANGE_TEXT) == set(Reason)
+
+
 def test_what_runs_stays_when_more_sites_become_possible() -> None:
     app = make_app(scale=Scale(max_total=2))
     before = decide(World(sites=(make_view("lhr"), make_view("cur"))), app)
@@ -186,6 +235,10 @@ def test_the_checks_find_planted_violations() -> None:
         ("2 instances of", replace(plan, placements=(twice, *plan.placements[1:])), THREE, app),
         ("two placements", replace(plan, placements=(*plan.placements, plan.placements[0])), THREE, app),
         ("more than max_total", plan, THREE, make_app(scale=Scale(max_total=2))),
+        ("outside jurisdiction eu", plan, THREE, make_app(scale=Scale(jurisdiction="eu"))),
+        ("more than max_per_site", replace(plan, placements=(twice,)), THREE, make_app(scale=Scale(max_per_site=1))),
+        ("without a reason", plan, THREE, make_app(scale=Scale(min_total=4))),
+        ("without a reason", plan, THREE, make_app(scale=Scale(region_min=(RegionMin(region="sam", count=2),)))),
         ("no such site", plan, World(sites=THREE.sites[:2]), app),
         ("no node can hold", plan, THREE, make_app(scale=Scale(features=("gpu",)))),
     ]

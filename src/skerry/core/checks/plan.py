@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from skerry.core.placement.world import SiteView, World
+from skerry.core.policy.jurisdiction import EU_COUNTRIES
 from skerry.core.types.app import App, Version
 from skerry.core.types.ids import SiteId, VersionId
 from skerry.core.types.place import Node, Site
@@ -29,8 +30,14 @@ class _Checker:
         if app.enabled and app.deployment is not None:
             self.wanted = {version.id: version for version, percent in shares if percent > 0}
         self.counts: Counter[tuple[SiteId, VersionId]] = Counter()
+        self.in_all: Counter[VersionId] = Counter()
+        self.in_region: Counter[tuple[VersionId, str]] = Counter()
+        self.region_least = {entry.region: entry.count for entry in app.scale.region_min}
         for entry in plan.placements:
             self.counts[(entry.site, entry.version)] += entry.count
+            self.in_all[entry.version] += entry.count
+            if entry.site in self.views:
+                self.in_region[(entry.version, self.views[entry.site].site.region)] += entry.count
         self.rejected = {rejection.place: rejection for rejection in plan.rejections}
         self.before = {entry.site for entry in parent.placements} if parent else set[SiteId]()
 
@@ -71,6 +78,8 @@ class _Checker:
             yield f"{site.id}: denied"
         if self.app.scale.allow and not names.intersection(self.app.scale.allow):
             yield f"{site.id}: not allowed"
+        if self._is_foreign(site):
+            yield f"{site.id}: outside jurisdiction {self.app.scale.jurisdiction}"
 
     def _state(self, view: SiteView) -> Iterator[str]:
         state, site = view.site.state, view.site.id
@@ -90,20 +99,36 @@ class _Checker:
             yield f"{site}: more is placed than the site has free"
 
     def totals(self) -> Iterator[str]:
+        scale = self.app.scale
         for (site, version), count in sorted(self.counts.items()):
-            if count > self.app.scale.min_per_site:
-                yield f"{site}: {count} instances of {version}, asked are {self.app.scale.min_per_site}"
-        limit = self.app.scale.max_total
+            if scale.max_per_site is not None and count > scale.max_per_site:
+                yield f"{site}: {count} instances of {version}, more than max_per_site ({scale.max_per_site})"
+            elif count > scale.min_per_site and not self._is_for_a_minimum(site, version):
+                yield f"{site}: {count} instances of {version}, asked are {scale.min_per_site}"
         total = sum(self.counts.values())
-        if limit is not None and total > limit:
-            yield f"{total} instances in all, more than max_total ({limit})"
+        if scale.max_total is not None and total > scale.max_total:
+            yield f"{total} instances in all, more than max_total ({scale.max_total})"
+
+    def _is_for_a_minimum(self, site: SiteId, version: VersionId) -> bool:
+        """More than `min_per_site` is right only as long as the whole, or the site's region, has not more than its minimum."""
+        if self.in_all[version] <= self._least():
+            return True
+        region = self.views[site].site.region if site in self.views else ""
+        return self.in_region[(version, region)] <= self.region_least.get(region, 0)
+
+    def _least(self) -> int:
+        """Of each version: what is asked for in all, one site more than may be lost, and never nothing."""
+        scale = self.app.scale
+        least = max(1, scale.min_total, sum(self.region_least.values()), scale.survive_sites + 1)
+        return least if scale.max_total is None else min(least, scale.max_total)
 
     def reasons(self) -> Iterator[str]:
         """Every site has all it should have, or a reason why not that is true; never both."""
         for place in sorted(self.rejected.keys() - self.views.keys()):
             yield f"{place}: rejected, but no such site"
         for site, view in sorted(self.views.items()):
-            complete = all(self.counts[(site, version)] >= self.app.scale.min_per_site for version in self.wanted)
+            here = not self.wanted or any(self.counts[(site, version)] for version in self.wanted)
+            complete = here and not self._missing(view.site)
             rejection = self.rejected.get(site)
             if complete and rejection is not None:
                 yield f"{site}: rejected although nothing is missing"
@@ -111,6 +136,10 @@ class _Checker:
                 yield f"{site}: not (fully) chosen, without a reason"
             elif rejection is not None and not self._is_true(rejection, view):
                 yield f"{site}: rejected for {rejection.reason}, which does not hold"
+
+    def _is_foreign(self, site: Site) -> bool:
+        asked = self.app.scale.jurisdiction
+        return asked is not None and asked not in site.jurisdictions and not (asked == "eu" and site.country in EU_COUNTRIES)
 
     def _is_true(self, rejection: Rejection, view: SiteView) -> bool:
         site, scale, nodes = view.site, self.app.scale, self._usable(view)
@@ -122,16 +151,30 @@ class _Checker:
             Reason.NO_NODES: not _up(view),
             Reason.NOT_ALLOWED: bool(scale.allow) and not names.intersection(scale.allow),
             Reason.DENIED: bool(names.intersection(scale.deny)),
+            Reason.JURISDICTION: self._is_foreign(site),
             Reason.MISSING_FEATURE: not nodes,
-            Reason.TOO_LARGE: any(not _fits_one(version, nodes) for version in self._missing(site.id)),
+            Reason.TOO_LARGE: any(not _fits_one(version, nodes) for version in self._missing(site) or self.wanted.values()),
             Reason.NO_CAPACITY: self._is_full(view),
             Reason.MAX_TOTAL: scale.max_total is not None and sum(self.counts.values()) >= scale.max_total,
+            Reason.MAX_PER_SITE: self._is_at_most(site.id),
+            Reason.NOT_NEEDED: not self._missing(site) and not any(self.counts[(site.id, version)] for version in self.wanted),
             Reason.REFUSED_BY_SITE: self._was_refused(view),
         }
         return facts.get(rejection.reason, False)
 
-    def _missing(self, site: SiteId) -> list[Version]:
-        return [version for version in self.wanted.values() if self.counts[(site, version.id)] < self.app.scale.min_per_site]
+    def _missing(self, site: Site) -> list[Version]:
+        """Versions of which the site should have more: too few in it, in its region or in all."""
+        return [
+            version
+            for name, version in self.wanted.items()
+            if self.counts[(site.id, name)] < self.app.scale.min_per_site
+            or self.in_region[(name, site.region)] < self.region_least.get(site.region, 0)
+            or self.in_all[name] < self._least()
+        ]
+
+    def _is_at_most(self, site: SiteId) -> bool:
+        most = self.app.scale.max_per_site
+        return most is not None and any(self.counts[(site, version)] >= most for version in self.wanted)
 
     def _is_full(self, view: SiteView) -> bool:
         """One more does not fit the sum; or some are there already, and the nodes' shapes leave no place for one more."""
@@ -141,7 +184,7 @@ class _Checker:
             used += version.limits.reserve.times(self.counts[(site, version.id)])
         room = _sum(_up(view)).less(view.others + used)
         shaped = used != Resources()
-        return any(shaped or not version.limits.reserve.fits_in(room) for version in self._missing(site))
+        return any(shaped or not version.limits.reserve.fits_in(room) for version in self._missing(view.site))
 
     def _was_refused(self, view: SiteView) -> bool:
         earlier = self.parent.rejections if self.parent else ()

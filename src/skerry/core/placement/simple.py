@@ -3,21 +3,23 @@
 app, shares -> wanted instances, by share
 world       -> sites in order: pinned, those that run it now, the rest by stable hash
 each site   -> policy, state, nodes, size -> take capacity in rounds -> placements, or a reason
+short       -> one more where there are fewest, until regions and total have their minimums
 """
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
+from skerry.core.placement.seats import Budget, Seat, reach_minimums
 from skerry.core.placement.world import SiteView, World
-from skerry.core.policy.capacity import Room, has_features, nodes_rejection, nodes_up, site_free, size_rejection
-from skerry.core.policy.places import place_rejection
-from skerry.core.policy.state import site_state_rejection
-from skerry.core.types.app import App, Version
+from skerry.core.policy.capacity import site_free
+from skerry.core.policy.scale import instances_min
+from skerry.core.types.app import App, Scale, Version
 from skerry.core.types.ids import PlanId, SiteId, VersionId
 from skerry.core.types.plan import REASON_TEXT, Evaluation, Placement, Plan, Reason, Rejection
 from skerry.kit.hashing import stable_hash, stable_id
-from skerry.kit.record import Record, encode
+from skerry.kit.record import encode
 
 CURABLE = frozenset(
     (
@@ -32,11 +34,15 @@ CURABLE = frozenset(
 again by itself when the site is back, and until then its users are served elsewhere."""
 
 
-class _Choice(Record):
-    """What one site gets, and why it gets no more."""
+SETTLING_MAX = 8  # choices repeated on their own outcome
 
-    placements: tuple[Placement, ...] = ()
-    rejection: Rejection | None = None
+HONOURED = frozenset(
+    (
+        *("min_per_site", "max_per_site", "min_total", "max_total", "region_min", "allow", "deny", "jurisdiction"),
+        *("features", "pin", "survive_sites", "resources"),
+    )
+)
+"""The fields of `Scale` that this method acts on; whoever asks for another one is told."""
 
 
 def place(
@@ -55,10 +61,10 @@ def place(
     """
     wanted = _wanted(app, shares)
     report = [_asked_sentence(app, wanted)]
-    choices = _choose(world, app, wanted, parent) if wanted else {}
-    placements = tuple(placement for site in sorted(choices) for placement in choices[site].placements)
-    rejections = tuple(choice.rejection for _, choice in sorted(choices.items()) if choice.rejection is not None)
-    report += _outcome_sentences(choices, parent, placements)
+    seats = _settled(world, app, wanted, parent) if wanted else []
+    placements = tuple(placement for seat in seats for placement in seat.placements())
+    rejections = tuple(rejection for seat in seats if (rejection := seat.rejection()) is not None)
+    report += _outcome_sentences(seats, rejections, parent, placements)
     draft = Plan(
         id=PlanId(""),
         parent=parent.id if parent else None,
@@ -88,97 +94,81 @@ def blocking(plan: Plan) -> tuple[Rejection, ...]:
 
 def _wanted(app: App, shares: Sequence[tuple[Version, float]]) -> tuple[Version, ...]:
     """The versions to run, the greatest share first. None when the app is not deployed or not enabled."""
-    if app.deployment is None or not app.enabled or app.scale.min_per_site < 1:
+    if app.deployment is None or not app.enabled:
         return ()
     ordered = sorted(shares, key=lambda share: (-share[1], share[0].id))
     return tuple(version for version, percent in ordered if percent > 0)
 
 
-def _choose(world: World, app: App, wanted: tuple[Version, ...], parent: Plan | None) -> dict[SiteId, _Choice]:
-    """One choice per site, made in an order that keeps what runs when `max_total` is short."""
-    running = frozenset(placement.site for placement in parent.placements) if parent else frozenset[SiteId]()
+def _settled(world: World, app: App, wanted: tuple[Version, ...], parent: Plan | None) -> list[Seat]:
+    """Choices that stay: decided again on what they make run, they come out the same.
+
+    Where room is short, the order of sites matters, and the order prefers what runs. So the choice is repeated on its own
+    outcome until one comes back; the parent's own counts as one that came back. Nearly always that is the first.
+    """
     caps = _refusal_caps(world, app, wanted, parent)
-    budget = app.scale.max_total
-    choices: dict[SiteId, _Choice] = {}
-    for view in _site_order(world, app, running):
-        choice = _choose_site(view, app, wanted, runs_there=view.site.id in running, budget=budget, caps=caps)
-        choices[view.site.id] = choice
-        if budget is not None:
-            budget -= sum(placement.count for placement in choice.placements)
-    return choices
+    placements = parent.placements if parent else ()
+    there = frozenset(placement.site for placement in placements)
+    seen = [_running(placements)]
+    while True:
+        seats = _choose(world, app, wanted, caps=caps, there=there, running=seen[-1])
+        found = _running(tuple(placement for seat in seats for placement in seat.placements()))
+        if not _order_matters(app.scale) or found in seen or len(seen) > SETTLING_MAX:
+            return seats
+        seen.append(found)
 
 
-def _site_order(world: World, app: App, running: frozenset[SiteId]) -> list[SiteView]:
-    """Pinned sites in the order of `pin`, then those that run the app, then the rest by stable hash."""
-    pins = {site: index for index, site in enumerate(app.scale.pin)}
-
-    def rank(view: SiteView) -> tuple[int, bool, int, str]:
-        site = view.site.id
-        return (pins.get(site, len(pins)), site not in running, stable_hash(app.account, app.name, site), site)
-
-    return sorted(world.sites, key=rank)
+def _order_matters(scale: Scale) -> bool:
+    """Nearly no app: with a minimum per site alone, what one site gets is no matter of another."""
+    return scale.max_total is not None or scale.min_per_site == 0 or instances_min(scale) > 1
 
 
-def _choose_site(
-    view: SiteView,
+def _running(placements: tuple[Placement, ...]) -> dict[SiteId, Counter[VersionId]]:
+    running: dict[SiteId, Counter[VersionId]] = {}
+    for placement in placements:
+        running.setdefault(placement.site, Counter())[placement.version] += placement.count
+    return running
+
+
+def _choose(
+    world: World,
     app: App,
     wanted: tuple[Version, ...],
     *,
-    runs_there: bool,
-    budget: int | None,
     caps: dict[tuple[SiteId, VersionId], int],
-) -> _Choice:
-    rejection = _site_rejection(view, app, wanted, runs_there=runs_there)
-    if rejection is not None:
-        return _Choice(rejection=rejection)
-    return _fill(view, app, wanted, budget=budget, caps=caps)
+    there: frozenset[SiteId],
+    running: dict[SiteId, Counter[VersionId]],
+) -> list[Seat]:
+    """One seat per site, by site id, filled in an order that keeps what runs when `max_total` is short."""
+    budget = Budget(app.scale.max_total)
+    seats = [
+        Seat(
+            view,
+            app.scale,
+            wanted,
+            caps=caps,
+            budget=budget,
+            before=running.get(view.site.id, Counter()),
+            runs_there=view.site.id in there,
+        )
+        for view in _order(world, app, running)
+    ]
+    for seat in seats:
+        seat.fill()
+    reach_minimums(seats, app.scale, wanted)
+    return sorted(seats, key=lambda seat: seat.site.id)
 
 
-def _site_rejection(view: SiteView, app: App, wanted: tuple[Version, ...], *, runs_there: bool) -> Rejection | None:
-    """What excludes the site altogether: first what the user wants, then how the site is, then what it has."""
-    site, features = view.site, app.scale.features
-    rejection = (
-        place_rejection(site, app.scale)
-        or site_state_rejection(site, runs_there=runs_there)
-        or nodes_rejection(site, view.nodes, features)
-    )
-    if rejection is not None:
-        return rejection
-    usable = [node for node in nodes_up(view.nodes) if has_features(node, features)]
-    too_large = [size_rejection(site, usable, version.limits.reserve) for version in wanted]
-    return too_large[0] if all(too_large) else None
+def _order(world: World, app: App, running: Mapping[SiteId, Counter[VersionId]]) -> list[SiteView]:
+    """Pinned sites in the order of `pin`, then those that run the app, the most first, then the rest by stable hash."""
+    pins = {site: index for index, site in enumerate(app.scale.pin)}
 
+    def rank(view: SiteView) -> tuple[int, int, int, str]:
+        site = view.site.id
+        count = running[site].total() if site in running else 0
+        return (pins.get(site, len(pins)), -count, stable_hash(app.account, app.name, site), site)
 
-def _fill(
-    view: SiteView, app: App, wanted: tuple[Version, ...], *, budget: int | None, caps: dict[tuple[SiteId, VersionId], int]
-) -> _Choice:
-    """Take capacity in rounds, one instance of each version a round: short room still serves every version."""
-    site = view.site.id
-    up = nodes_up(view.nodes)
-    usable = [node for node in up if has_features(node, app.scale.features)]
-    room = Room(up, usable, view.others)
-    counts = {version.id: 0 for version in wanted}
-    why: tuple[Reason, str] | None = None
-    for ordinal in range(app.scale.min_per_site):
-        for version in wanted:
-            cap = caps.get((site, version.id))
-            if budget is not None and sum(counts.values()) >= budget:
-                why = why or (Reason.MAX_TOTAL, f"max_total is {app.scale.max_total}")
-            elif cap is not None and ordinal >= cap:
-                why = why or (Reason.REFUSED_BY_SITE, f"the site could pack {cap} of {app.scale.min_per_site}")
-            elif room.take(version.limits.reserve):
-                counts[version.id] += 1
-            elif too_large := size_rejection(view.site, usable, version.limits.reserve):
-                why = why or (too_large.reason, too_large.detail)
-            else:
-                why = why or (Reason.NO_CAPACITY, room.why_not(version.limits.reserve))
-    total = app.scale.min_per_site * len(wanted)
-    placements = tuple(Placement(site=site, version=name, count=counts[name]) for name in sorted(counts) if counts[name])
-    if why is None:
-        return _Choice(placements=placements)
-    detail = f"{sum(counts.values())} of {total} instances placed; {why[1]}"
-    free = site_free(view.nodes, view.others) if why[0] is Reason.REFUSED_BY_SITE else None
-    return _Choice(placements=placements, rejection=Rejection(place=site, reason=why[0], detail=detail, free=free))
+    return sorted(world.sites, key=rank)
 
 
 def _refusal_caps(
@@ -209,22 +199,30 @@ def _refusal_caps(
 def _asked_sentence(app: App, wanted: tuple[Version, ...]) -> str:
     if not wanted:
         return f"{app.name} runs nowhere: {_why_nothing(app)}."
-    limit = "" if app.scale.max_total is None else f", at most {app.scale.max_total} in all"
+    scale = app.scale
     numbers = ", ".join(str(version.number) for version in wanted)
-    return f"Asked: {app.scale.min_per_site} instance(s) of version {numbers} in every site that policy allows{limit}."
+    asked = [f"{scale.min_per_site} instance(s) of version {numbers} in every site that policy allows"]
+    asked += [f"at least {scale.min_total} in all"] if scale.min_total else []
+    asked += [f"at least {entry.count} in {entry.region}" for entry in sorted(scale.region_min, key=lambda entry: entry.region)]
+    asked += [f"in more than {scale.survive_sites} sites"] if scale.survive_sites else []
+    asked += [] if scale.max_per_site is None else [f"at most {scale.max_per_site} in a site"]
+    asked += [] if scale.max_total is None else [f"at most {scale.max_total} in all"]
+    return f"Asked: {', '.join(asked)}."
 
 
 def _why_nothing(app: App) -> str:
     if not app.enabled:
         return "it is disabled or deleted"
-    return "it has no deployment" if app.deployment is None else "it asks for no instance"
+    return "it has no deployment" if app.deployment is None else "no version of it has traffic"
 
 
-def _outcome_sentences(choices: dict[SiteId, _Choice], parent: Plan | None, placements: tuple[Placement, ...]) -> list[str]:
+def _outcome_sentences(
+    seats: list[Seat], rejections: tuple[Rejection, ...], parent: Plan | None, placements: tuple[Placement, ...]
+) -> list[str]:
     chosen = sorted({placement.site for placement in placements})
-    before = {placement.site for placement in parent.placements} if parent else set[SiteId]()
+    before = {placement.site for placement in parent.placements} if parent else set[str]()
     total = sum(placement.count for placement in placements)
-    sentences = [f"Chosen: {len(chosen)} of {len(choices)} sites, {total} instance(s)."] if choices else []
+    sentences = [f"Chosen: {len(chosen)} of {len(seats)} sites, {total} instance(s)."] if seats else []
     kept, gained, lost = (
         [site for site in chosen if site in before],
         [site for site in chosen if site not in before],
@@ -233,8 +231,7 @@ def _outcome_sentences(choices: dict[SiteId, _Choice], parent: Plan | None, plac
     for verb, names in (("Kept", kept), ("Gained", gained), ("Given up", lost)):
         if names:
             sentences.append(f"{verb}: {', '.join(names)}.")
-    for site, choice in sorted(choices.items()):
-        if choice.rejection is not None:
-            numbers = f" ({choice.rejection.detail})" if choice.rejection.detail else ""
-            sentences.append(f"{site}: {REASON_TEXT[choice.rejection.reason]}{numbers}.")
+    for rejection in rejections:
+        numbers = f" ({rejection.detail})" if rejection.detail else ""
+        sentences.append(f"{rejection.place}: {REASON_TEXT[rejection.reason]}{numbers}.")
     return sentences

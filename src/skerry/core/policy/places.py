@@ -1,5 +1,8 @@
-"""Where an app may run: allow and deny lists."""
+"""Where an app may run: allow and deny lists, jurisdictions."""
 
+from collections.abc import Iterable
+
+from skerry.core.policy.jurisdiction import in_jurisdiction, jurisdictions_of
 from skerry.core.types.app import Scale
 from skerry.core.types.place import Site
 from skerry.core.types.plan import Reason, Rejection
@@ -14,10 +17,20 @@ def names_site(name: str, site: Site) -> bool:
 
 
 def place_rejection(site: Site, scale: Scale) -> Rejection | None:
-    """Deny wins over allow; an empty allow list allows every site."""
+    """Deny wins over allow; an empty allow list allows every site; a jurisdiction excludes what is not in it."""
     denied_by = [name for name in scale.deny if names_site(name, site)]
     if denied_by:
         return Rejection(place=site.id, reason=Reason.DENIED, detail=f"deny: {', '.join(denied_by)}")
     if scale.allow and not any(names_site(name, site) for name in scale.allow):
         return Rejection(place=site.id, reason=Reason.NOT_ALLOWED, detail=f"allow: {', '.join(scale.allow)}")
+    if not in_jurisdiction(site, scale.jurisdiction):
+        offered = ", ".join(jurisdictions_of(site)) or "none"
+        return Rejection(
+            place=site.id, reason=Reason.JURISDICTION, detail=f"needs {scale.jurisdiction}; the site is in: {offered}"
+        )
     return None
+
+
+def allowed_sites(sites: Iterable[Site], scale: Scale) -> tuple[Site, ...]:
+    """Those that lists and jurisdiction leave, in id order."""
+    return tuple(sorted((site for site in sites if place_rejection(site, scale) is None), key=lambda site: site.id))

@@ -169,11 +169,19 @@ class DataCalls(Record):
     per_request: float
 
 
+class InstanceResources(Record):
+    """What packing reserves for one instance; None: the platform's own number. Both stay within `Limits`."""
+
+    cpu_millicores: int | None = None
+    memory_mib: int | None = None
+
+
 class Scale(Record):
     """How many instances, where, and what for. Empty `allow` allows every site; `deny` wins over it.
 
     Names in both are site ids, `country:GB` or `region:weur`. `min_per_site` 0 leaves the choice of sites to demand;
-    above, every site that policy allows runs so many.
+    above, every site that policy allows runs so many. Minimums, and `max_per_site`, count each version that has traffic for
+    itself; `max_total` counts all of them. `jurisdiction` is one of a site's (`core.policy.jurisdiction`).
     """
 
     min_per_site: int = 1
@@ -192,6 +200,16 @@ class Scale(Record):
     rps_per_instance: float = 200.0
     calls: tuple[DataCalls, ...] = ()
     sticky: bool = False  # a user stays with the site and instance that answered first
+    resources: InstanceResources | None = None
+
+
+class FieldSet(Record):
+    """Who gave a field of an app's `Scale` its value, and when: a deploy (its configuration named it), or a change of its own."""
+
+    field: str
+    by: Literal["deploy", "change"]
+    author: str
+    at_ms: int
 
 
 class App(Record):
@@ -206,6 +224,7 @@ class App(Record):
     deployment: DeploymentId | None = None  # None: uploaded, never deployed
     enabled: bool = True  # answers at its host name (wrangler's workers_dev)
     scale: Scale = Scale()
+    scale_set: tuple[FieldSet, ...] = ()  # by field; what nobody ever set is not in it
     observability: bool = False
     tags: tuple[str, ...] = ()
     next_number: int = 1

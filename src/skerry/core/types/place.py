@@ -10,7 +10,10 @@ PlaceState = Literal["up", "draining", "down", "cut_off"]
 
 
 class Site(Record):
-    """The machines in one city. Addresses are `host:port` that other sites and users reach."""
+    """The machines in one city. Addresses are `host:port` that other sites and users reach.
+
+    `jurisdictions` are those that its operator vouches for; some follow from the country (`core.policy.jurisdiction`).
+    """
 
     id: SiteId
     city: str
@@ -21,6 +24,7 @@ class Site(Record):
     address: str  # users' ingress
     peer_address: str  # ingress for other sites' overflow, never forwarded twice
     state: PlaceState = "up"
+    jurisdictions: tuple[str, ...] = ()
 
 
 class Node(Record):

@@ -17,10 +17,13 @@ class Reason(StrEnum):
     NO_NODES = "no_nodes"
     NOT_ALLOWED = "not_allowed"
     DENIED = "denied"
+    JURISDICTION = "jurisdiction"
     MISSING_FEATURE = "missing_feature"
     NO_CAPACITY = "no_capacity"
     TOO_LARGE = "too_large"
     MAX_TOTAL = "max_total"
+    MAX_PER_SITE = "max_per_site"
+    NOT_NEEDED = "not_needed"
     REFUSED_BY_SITE = "refused_by_site"
     NODE_DOWN = "node_down"
     NODE_DRAINING = "node_draining"
@@ -33,10 +36,13 @@ REASON_TEXT: dict[Reason, str] = {
     Reason.NO_NODES: "the site has no node that is up",
     Reason.NOT_ALLOWED: "the app's allow list does not name this place",
     Reason.DENIED: "the app's deny list names this place",
+    Reason.JURISDICTION: "the site is outside the app's jurisdiction",
     Reason.MISSING_FEATURE: "no node has a feature that the app needs",
     Reason.NO_CAPACITY: "not enough free capacity",
     Reason.TOO_LARGE: "one instance is larger than any node",
     Reason.MAX_TOTAL: "the app's maximum number of instances is reached elsewhere",
+    Reason.MAX_PER_SITE: "the app's maximum number of instances in one site is reached",
+    Reason.NOT_NEEDED: "the app has all that it asks for in other sites",
     Reason.REFUSED_BY_SITE: "the site could not pack it",
     Reason.NODE_DOWN: "the node does not answer",
     Reason.NODE_DRAINING: "the node is being drained",

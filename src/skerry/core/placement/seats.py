@@ -1,0 +1,157 @@
+"""Where the simple method puts instances: one seat per site, filled within capacity, maximums and what the site refused."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from heapq import heapify, heappop, heapreplace
+
+from skerry.core.placement.world import SiteView
+from skerry.core.policy.capacity import Room, has_features, nodes_rejection, nodes_up, site_free, size_rejection
+from skerry.core.policy.places import place_rejection
+from skerry.core.policy.scale import instances_min
+from skerry.core.policy.state import site_state_rejection
+from skerry.core.types.app import Scale, Version
+from skerry.core.types.ids import SiteId, VersionId
+from skerry.core.types.plan import Placement, Reason, Rejection
+
+
+class Budget:
+    """What `max_total` leaves, over all sites; None: no such limit."""
+
+    def __init__(self, max_total: int | None) -> None:
+        self.max_total = max_total
+        self.used = 0
+
+    @property
+    def spent(self) -> bool:
+        return self.max_total is not None and self.used >= self.max_total
+
+
+class Seat:
+    """One site in one decision: what it gets, and why it gets no more. `before`: what of it to prefer, as it runs there."""
+
+    def __init__(
+        self,
+        view: SiteView,
+        scale: Scale,
+        wanted: tuple[Version, ...],
+        *,
+        caps: Mapping[tuple[SiteId, VersionId], int],
+        budget: Budget,
+        before: Counter[VersionId],
+        runs_there: bool,
+    ) -> None:
+        self.site, self.before = view.site, before
+        self.counts = {version.id: 0 for version in wanted}
+        self.missing: tuple[Reason, str] | None = None
+        self.excluded = _site_rejection(view, scale, wanted, runs_there=runs_there)
+        self._view, self._scale, self._wanted, self._caps, self._budget = view, scale, wanted, caps, budget
+        up = nodes_up(view.nodes)
+        self._usable = [node for node in up if has_features(node, scale.features)]
+        self._room = Room(up, self._usable, view.others)
+
+    def fill(self) -> None:
+        """Up to `min_per_site` in rounds, one instance of each version a round: short room still serves every version."""
+        if self.excluded is not None:
+            return
+        for _ in range(self._scale.min_per_site):
+            for version in self._wanted:
+                why = self.take(version)
+                self.missing = self.missing or why
+
+    def take(self, version: Version) -> tuple[Reason, str] | None:
+        """One instance more; or why not."""
+        if self._budget.spent:
+            return (Reason.MAX_TOTAL, f"max_total is {self._budget.max_total}")
+        count, most = self.counts[version.id], self._scale.max_per_site
+        if most is not None and count >= most:
+            return (Reason.MAX_PER_SITE, f"max_per_site is {most}")
+        cap = self._caps.get((self.site.id, version.id))
+        if cap is not None and count >= cap:
+            return (Reason.REFUSED_BY_SITE, f"the site could pack {cap}")
+        if self._room.take(version.limits.reserve):
+            self.counts[version.id] += 1
+            self._budget.used += 1
+            return None
+        too_large = size_rejection(self.site, self._usable, version.limits.reserve)
+        if too_large is not None:
+            return (too_large.reason, too_large.detail)
+        return (Reason.NO_CAPACITY, self._room.why_not(version.limits.reserve))
+
+    def placements(self) -> tuple[Placement, ...]:
+        """By version id."""
+        found = sorted(self.counts.items())
+        return tuple(Placement(site=self.site.id, version=version, count=count) for version, count in found if count)
+
+    def rejection(self) -> Rejection | None:
+        """Why the site is not (fully) chosen; None: it has all that is asked of it."""
+        if self.excluded is not None:
+            return self.excluded
+        placed = sum(self.counts.values())
+        if self.missing is None:
+            return None if placed else Rejection(place=self.site.id, reason=Reason.NOT_NEEDED)
+        reason, detail = self.missing
+        base = self._scale.min_per_site * len(self._wanted)
+        numbers = f"{placed} of {base} instances placed" if placed < base else f"{placed} placed, more are asked for"
+        free = site_free(self._view.nodes, self._view.others) if reason is Reason.REFUSED_BY_SITE else None
+        return Rejection(place=self.site.id, reason=reason, detail=f"{numbers}; {detail}", free=free)
+
+
+def reach_minimums(seats: Sequence[Seat], scale: Scale, wanted: tuple[Version, ...]) -> None:
+    """One more at a time where a version has the fewest, until each has its minimum in each region, then in all."""
+    for entry in sorted(scale.region_min, key=lambda entry: entry.region):
+        _reach([seat for seat in seats if seat.site.region == entry.region], entry.count, wanted)
+    _reach(seats, instances_min(scale), wanted)
+
+
+def _reach(seats: Sequence[Seat], least: int, wanted: tuple[Version, ...]) -> None:
+    """What is still missing at the end is every seat's matter: each says why it takes no more."""
+    spreads = [_Spread(seats, version) for version in wanted]
+    short = [spread for spread in spreads if spread.total < least]
+    while short:  # in rounds, so that a short budget still serves every version
+        short = [spread for spread in short if spread.one_more() and spread.total < least]
+    for spread in spreads:
+        for seat in seats if spread.total < least else ():
+            seat.missing = seat.missing or spread.full.get(seat.site.id)
+
+
+class _Spread:
+    """One version over some seats."""
+
+    def __init__(self, seats: Sequence[Seat], version: Version) -> None:
+        self.total = sum(seat.counts[version.id] for seat in seats)
+        self.full: dict[SiteId, tuple[Reason, str]] = {}
+        self._version, self._seats = version, seats
+        self._heap = [
+            (seat.counts[version.id], -seat.before[version.id], index)
+            for index, seat in enumerate(seats)
+            if seat.excluded is None
+        ]
+        heapify(self._heap)
+
+    def one_more(self) -> bool:
+        """Where it has the fewest, of equal ones where most of it runs now, else in the first; False: no seat takes it."""
+        while self._heap:
+            count, before, index = self._heap[0]
+            why = self._seats[index].take(self._version)
+            if why is None:
+                heapreplace(self._heap, (count + 1, before, index))
+                self.total += 1
+                return True
+            heappop(self._heap)
+            self.full[self._seats[index].site.id] = why
+        return False
+
+
+def _site_rejection(view: SiteView, scale: Scale, wanted: tuple[Version, ...], *, runs_there: bool) -> Rejection | None:
+    """What excludes the site altogether: first what the user wants, then how the site is, then what it has."""
+    site, features = view.site, scale.features
+    rejection = (
+        place_rejection(site, scale)
+        or site_state_rejection(site, runs_there=runs_there)
+        or nodes_rejection(site, view.nodes, features)
+    )
+    if rejection is not None:
+        return rejection
+    usable = [node for node in nodes_up(view.nodes) if has_features(node, features)]
+    too_large = [size_rejection(site, usable, version.limits.reserve) for version in wanted]
+    return too_large[0] if all(too_large) else None
