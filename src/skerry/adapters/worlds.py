@@ -1,17 +1,25 @@
-"""The tables of the world that ship with the package, and worlds made from them.
+"""Worlds on disk, the tables of the world that ship with the package, and worlds made from them.
 
 problem = make_problem(cities=20, apps=50, seed=7, nodes_of_london=40, node_scale=0.125)
 """
 
+from collections.abc import Iterator
 from functools import cache
 from importlib import resources
+from pathlib import Path
 
 from skerry.core.geo.cities import parse_cities_csv
 from skerry.core.geo.demand import parse_users_csv
 from skerry.core.types.problem import Problem
+from skerry.core.worlds.faults import WorldError, meant
 from skerry.core.worlds.generate import LOAD_DEFAULT, Catalogue, WorldAsk
 from skerry.core.worlds.generate import make_problem as make
 from skerry.core.worlds.ground import NODES_OF_LONDON
+from skerry.core.worlds.read import FILES, parse_world
+from skerry.core.worlds.tables import LINE_BYTES_MAX
+from skerry.core.worlds.write import format_world
+
+BYTES_MAX = 8 << 30  # of one file
 
 
 @cache
@@ -46,6 +54,47 @@ def make_problem(
         node_scale=node_scale,
     )
     return make(ask, load_catalogue())
+
+
+def read_world(directory: Path) -> Problem:
+    """Raises `WorldError` at the first mistake, with file, line and field."""
+    if not directory.is_dir():
+        raise WorldError(str(directory), 0, "", "is no directory; a world is one: `skerry world make --out DIR` makes an example")
+    strange = sorted(path.name for path in directory.iterdir() if path.suffix in (".csv", ".jsonl") and path.name not in FILES)
+    if strange:
+        raise WorldError(strange[0], 0, "", f"is no file of a world; {meant(strange[0], FILES)}")
+    return parse_world(lambda name: _open(directory / name))
+
+
+def write_world(problem: Problem, directory: Path) -> None:
+    """Write every file of a world; the directory is made. Each file is whole or not there."""
+    directory.mkdir(parents=True, exist_ok=True)
+    for name, lines in format_world(problem):
+        part = directory / f".{name}.part"
+        with part.open("wb") as file:
+            file.writelines(lines)
+        part.replace(directory / name)
+
+
+def _open(path: Path) -> Iterator[bytes] | None:
+    if not path.exists():
+        return None
+    try:
+        size = path.stat().st_size
+    except OSError as error:
+        raise WorldError(path.name, 0, "", f"cannot be read: {error.strerror}") from error
+    if size > BYTES_MAX:
+        raise WorldError(path.name, 0, "", f"has {size} bytes; at most {BYTES_MAX}")
+    return _read(path)
+
+
+def _read(path: Path) -> Iterator[bytes]:
+    try:
+        with path.open("rb") as file:
+            while line := file.readline(LINE_BYTES_MAX + 1):
+                yield line
+    except OSError as error:
+        raise WorldError(path.name, 0, "", f"cannot be read: {error.strerror}") from error
 
 
 def _lines(name: str) -> list[str]:

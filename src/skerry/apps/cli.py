@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from skerry.apps.sim.cli import app as sim_app
+from skerry.apps.world.cli import app as world_app
 from skerry.kit.record import encode
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ token_app = typer.Typer(help="Tokens: who may do what.", no_args_is_help=True, r
 app.add_typer(account_app, name="account")
 app.add_typer(token_app, name="token")
 app.add_typer(sim_app, name="sim")
+app.add_typer(world_app, name="world")
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 DataDirOption = Annotated[
@@ -357,11 +359,14 @@ def main() -> None:
     from skerry.adapters.tools import ToolMissing
     from skerry.apps.client import ClientError
     from skerry.apps.supervisor.errors import UpError
+    from skerry.core.worlds.faults import WorldError
 
     try:
         app()
     except ToolMissing as error:
         _fail(str(error), hint="`skerry doctor` tells what else this machine lacks", code=1)
+    except WorldError as error:
+        _fail(str(error), hint="", code=1)
     except UpError as error:
         _fail(str(error), hint=error.hint, code=error.code)
     except ClientError as error:

@@ -53,7 +53,15 @@ def distances_km(here: Points, there: Points) -> Floats:
 
 
 def modelled_rtts_ms(here: Points, there: Points) -> Floats:
-    """Modelled round trips, `len(here)` × `len(there)`; 0 where both are the same point."""
+    """Modelled round trips between machines, `len(here)` × `len(there)`; 0 where both are the same point."""
     km = distances_km(here, there)
-    line = np.minimum(NEAR_BASE_MS + NEAR_MS_PER_KM * km, FAR_BASE_MS + FAR_MS_PER_KM * km)
-    return np.where(km > 0, line, 0.0)
+    return np.where(km > 0, _lines_ms(km), 0.0)
+
+
+def user_rtts_ms(here: Points, there: Points) -> Floats:
+    """As `modelled_rtts_ms`, from users: the way to the next exchange is never free."""
+    return _lines_ms(distances_km(here, there))
+
+
+def _lines_ms(km: Floats) -> Floats:
+    return np.minimum(NEAR_BASE_MS + NEAR_MS_PER_KM * km, FAR_BASE_MS + FAR_MS_PER_KM * km)

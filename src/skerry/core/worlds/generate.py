@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from skerry.core.geo.cities import City
 from skerry.core.geo.demand import Audience, MetroUsers
-from skerry.core.geo.rtt import Points, modelled_rtts_ms
 from skerry.core.types.problem import Demand, Problem, ProblemApp, ProblemSite, Weights
 from skerry.core.worlds.ground import NODES_OF_LONDON, choose_cities, make_metros, make_sites
 from skerry.core.worlds.mix import FAR_METROS, HOME_PART, KINDS, METROS_LEAST, Mix, choose, make_mix
+from skerry.core.worlds.places import fill
 from skerry.kit.draws import Draws
 
 Floats = NDArray[np.float64]
@@ -59,14 +59,16 @@ def make_problem(ask: WorldAsk, catalogue: Catalogue) -> Problem:
     sites = make_sites(cities, _audience(cities, catalogue), ask.nodes_of_london, ask.node_scale)
     mix = make_mix(Draws(ask.seed, "apps"), ask.apps, sites, _audience(cities, catalogue).total)
     demand = _demand(ask, mix, sites, metro_cities, audience)
-    here, there = Points.of(metro_cities), Points.of(cities)
+    metros = make_metros(metro_cities)
+    none = np.full((len(metros), len(sites)), np.nan), np.full((len(sites), len(sites)), np.nan)
+    trips = fill(sites, metros, *none)
     return Problem(
         sites=sites,
-        metros=make_metros(metro_cities),
-        rtt_ms=np.round(modelled_rtts_ms(here, there), 3),
-        rtt_measured=np.zeros((len(here), len(there)), dtype=np.bool_),
-        site_rtt_ms=np.round(modelled_rtts_ms(there, there), 3),
-        site_rtt_measured=np.zeros((len(there), len(there)), dtype=np.bool_),
+        metros=metros,
+        rtt_ms=trips.rtt_ms,
+        rtt_measured=trips.rtt_measured,
+        site_rtt_ms=trips.site_rtt_ms,
+        site_rtt_measured=trips.site_rtt_measured,
         apps=mix.apps,
         demand=demand,
         data=mix.data,

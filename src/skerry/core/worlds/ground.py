@@ -46,7 +46,8 @@ def choose_cities(cities: Mapping[str, City], users: Mapping[str, float], count:
 
 
 def make_metros(cities: Sequence[City]) -> tuple[Metro, ...]:
-    return tuple(Metro(id=city.code, name=city.name, lat=city.lat, lon=city.lon, country=city.country) for city in cities)
+    """One per city, with a name of its own: `rtt.csv` has to tell users in London from machines in London."""
+    return tuple(Metro(id=f"m-{city.code}", name=city.name, lat=city.lat, lon=city.lon, country=city.country) for city in cities)
 
 
 def make_sites(

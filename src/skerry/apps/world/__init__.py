@@ -1,0 +1,1 @@
+"""`skerry world` and `skerry place`: worlds as files, and plans for them."""
