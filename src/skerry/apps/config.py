@@ -5,6 +5,7 @@ All paths are absolute; directories exist (0700) and the join secret is written 
 `host:port` addresses are bound by the plane that has them under `listen`.
 """
 
+from skerry.core.packing.types import DEFAULTS, PackingSettings
 from skerry.core.types.ids import NodeId, SiteId
 from skerry.core.types.place import Node, Site
 from skerry.kit.record import Record
@@ -55,6 +56,7 @@ class SiteConfig(Record):
     suffix: str
     nodes: tuple[NodeId, ...] = ()  # those expected to report; others are refused
     answer_s_max: int = 60  # how long an app may take to begin its answer
+    packing: PackingSettings = DEFAULTS
     engines: Engines = Engines()
 
 

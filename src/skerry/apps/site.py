@@ -26,7 +26,7 @@ from skerry.core.reconcile.site_types import SiteMemory
 from skerry.core.types.ids import NodeId
 from skerry.core.types.slices import NodeReport, NodeSlice, SiteSlice
 from skerry.kit.hashing import stable_id
-from skerry.services.site.controller import SiteController
+from skerry.services.site.controller import ControllerSettings, SiteController
 from skerry.services.site.nodes import Nodes
 from skerry.wire.internal.routes import link_app
 
@@ -53,6 +53,7 @@ async def serve(config: SiteConfig, plane: Plane) -> None:
         epoch=secrets.token_hex(8),
         pid=os.getpid(),
         follow=copies.follow,
+        settings=ControllerSettings(packing=config.packing),
     )
     try:
         await controller.start()

@@ -2,7 +2,8 @@
 
 import pytest
 
-from skerry.core.packing.simple import Ask, Held, pack
+from skerry.core.packing.pack import pack
+from skerry.core.packing.types import Ask, Held
 from skerry.core.types.app import Version
 from skerry.core.types.ids import AppName
 from skerry.core.types.plan import Reason

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator
 
-from skerry.core.packing.simple import Held
+from skerry.core.packing.types import Held
 from skerry.core.reconcile.site_types import SiteDecision, SiteInput
 from skerry.core.types.ids import AccountId, AppName, InstanceId, NodeId, VersionId
 from skerry.core.types.resources import Resources
@@ -19,6 +19,8 @@ def site_violations(given: SiteInput, decision: SiteDecision) -> tuple[str, ...]
         *checker.nodes(),
         *checker.identities(),
         *checker.counts(),
+        *checker.priorities(),
+        *checker.moves(),
         *checker.routes(),
         *checker.make_before_break(),
     )
@@ -29,6 +31,8 @@ class _Checker:
         self.given, self.decision = given, decision
         self.held = {held.instance: held for held in decision.memory.held}
         self.retiring = {entry.held.instance: entry for entry in decision.memory.retiring}
+        self.told = {entry.held.instance for entry in decision.preempted}  # to give way to a higher priority
+        self.told |= {entry.held.instance for entry in given.memory.retiring if entry.gave_way_ms is not None}
         self.node_of: dict[InstanceId, NodeId] = {
             instance.id: contents.node for contents in decision.slices for instance in contents.instances
         }
@@ -91,6 +95,72 @@ class _Checker:
             if held[key] + missing[key] != asked.get(key, 0):
                 yield f"{key[1]}: of version {key[2]} {asked.get(key, 0)} asked, {held[key]} held, {missing[key]} refused"
 
+    def priorities(self) -> Iterator[str]:
+        """Only a higher priority makes an instance give way, and where the gap is wide enough nothing lower keeps it out."""
+        gap = self.given.packing.preempt_gap
+        of = {(app.account, app.app): app.priority for app in self.given.slice_.apps}
+        for entry in self.decision.preempted:
+            name, held = entry.held.instance, self.held
+            mine, theirs = of.get((entry.held.account, entry.held.app)), of.get((entry.by_account, entry.by_app))
+            if gap is None or mine is None or theirs is None or theirs - mine < gap:
+                yield f"instance {name} of priority {mine} gave way to {entry.by_app} of priority {theirs}"
+            if name not in self.node_before or name in held:
+                yield f"instance {name} gave way, and " + ("is wanted" if name in held else "never ran")
+        for name, entry in sorted(self.retiring.items()):
+            if entry.gave_way_ms is not None and name not in self.told:
+                yield f"instance {name} leaves as if it gave way, and nobody said so"
+        if gap is not None:
+            yield from self._kept_out(of, gap)
+
+    def _kept_out(self, priority_of: dict[AppKey, int], gap: int) -> Iterator[str]:
+        settings = self.given.packing
+        if settings.per_node_max or settings.per_rack_max or settings.keep_free_percent:
+            return  # room alone does not say then what may be placed
+        apps = {(app.account, app.app): app for app in self.given.slice_.apps}
+        seen: set[tuple[object, ...]] = set()
+        for refused in self.decision.refused:
+            app = apps.get((refused.account, refused.app))
+            version = next((e.version for e in app.versions if e.version.id == refused.version), None) if app else None
+            if app is None or version is None:
+                continue
+            shape = (app.priority, version.limits.reserve, app.features)
+            if shape not in seen:
+                seen.add(shape)
+                yield from self._room_for(refused.app, app.priority - gap, version.limits.reserve, app.features, priority_of)
+
+    def _room_for(
+        self, app: str, lower: int, reserve: Resources, features: tuple[str, ...], priority_of: dict[AppKey, int]
+    ) -> Iterator[str]:
+        """Nodes where it would fit beside what may not give way to it."""
+        used: dict[NodeId, Resources] = {}
+        for held in self.held.values():
+            if priority_of.get((held.account, held.app), lower + 1) > lower:
+                used[held.node] = used.get(held.node, Resources()) + held.reserve
+        for node in self.decision.nodes:
+            able = node.state == "up" and set(features) <= set(node.features)
+            if able and (used.get(node.id, Resources()) + reserve).fits_in(node.capacity):
+                yield f"{app}: refused, and {node.id} has room for it, or lower priorities that hold it"
+
+    def moves(self) -> Iterator[str]:
+        """What is wanted and can stay is not replaced by another one."""
+        before = {held.instance for held in self.remembered}
+        new = {(held.account, held.app, held.version) for name, held in self.held.items() if name not in before}
+        gave_way = {entry.held.instance for entry in self.decision.preempted}
+        features = {(app.account, app.app): set(app.features) for app in self.given.slice_.apps}
+        nodes = {node.id: node for node in self.decision.nodes}
+        used: dict[NodeId, Resources] = {}
+        for held in self.held.values():
+            used[held.node] = used.get(held.node, Resources()) + held.reserve
+        for held in self.given.memory.held:
+            node = nodes.get(held.node)
+            if held.instance in self.held or held.instance in gave_way or node is None or node.state != "up":
+                continue
+            if (held.account, held.app, held.version) not in new:
+                continue
+            needs = features.get((held.account, held.app), set())
+            if needs <= set(node.features) and (used.get(node.id, Resources()) + held.reserve).fits_in(node.capacity):
+                yield f"{held.app}: {held.instance} could stay on {held.node}, and another one is started"
+
     def routes(self) -> Iterator[str]:
         """Traffic only to what can serve, at its own address; each host and each instance in one route."""
         hosts = Counter(host for route in self.decision.routes.routes for host in route.hosts)
@@ -122,7 +192,7 @@ class _Checker:
         for app in self.given.slice_.apps:
             weight_of = {entry.version.id: entry.weight for entry in app.versions if entry.count > 0}
             key = (app.account, app.app)
-            could = [held for held in able.get(key, []) if weight_of.get(held.version, 1) > 0]
+            could = [held for held in able.get(key, []) if weight_of.get(held.version, 1) > 0 and held.instance not in self.told]
             if any(weight_of.values()) and could and key not in routed:
                 yield f"{app.app}: {len(could)} instance(s) could serve, none is routed"
 

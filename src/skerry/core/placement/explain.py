@@ -26,6 +26,8 @@ CHANGE_TEXT: dict[Reason, str] = {
     Reason.REFUSED_BY_SITE: "it is tried again when the site has more free capacity",
     Reason.NODE_DOWN: "bring the node back",
     Reason.NODE_DRAINING: "end the drain (`skerry undrain`)",
+    Reason.OUTRANKED: "add a node there, or raise the app's priority",
+    Reason.APART: "add a node or rack there, or let more of one app share one",
 }
 
 

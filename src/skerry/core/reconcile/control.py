@@ -65,6 +65,7 @@ def site_slice_app(  # noqa: PLR0917
         hosts=(f"{release.app}.{account_name}.{suffix}",) if app.enabled and account_name else (),
         fallbacks=tuple(other for other in order if _runs(_executed(release, other, plans), other)),
         features=app.scale.features,
+        priority=app.scale.priority,
     )
     return entry if entry.hosts or entry.versions else None
 

@@ -7,7 +7,8 @@ both           -> node slices, routes, and the memory for the next decision
 
 import msgspec
 
-from skerry.core.packing.simple import Ask, Held, pack
+from skerry.core.packing.pack import pack
+from skerry.core.packing.types import Ask, Held, Preempted
 from skerry.core.reconcile.site_routes import route_table
 from skerry.core.reconcile.site_types import (
     DRAIN_MAX_MS,
@@ -36,9 +37,11 @@ def decide_site(given: SiteInput) -> SiteDecision:
     here = {node.id for node in nodes if node.state != "down"}
     serving = _serving(given, here)
     current = _current(given.memory, here)
-    packing = pack(nodes, _asks(given.slice_), current)
+    held = tuple(held for held in given.memory.held if held.node in here)
+    packing = pack(nodes, _asks(given.slice_), held, given.packing, retiring=current[len(held) :])
     wanted = packing.held
-    retiring = _retire(given, current, wanted, serving)
+    gave_way = _gave_way(given, packing.preempted)
+    retiring = _retire(given, current, wanted, serving, gave_way)
     versions = _versions(given, wanted, retiring)
     staying = {held.instance for held in wanted} | {entry.held.instance for entry in retiring}
     decided = SiteMemory(
@@ -55,6 +58,7 @@ def decide_site(given: SiteInput) -> SiteDecision:
         refused=_with_reasons(packing.refused, given.slice_.site),
         nodes=_with_reserved(nodes, wanted),
         wake_ms=_wake_ms(retiring, given.now_ms),
+        preempted=packing.preempted,
     )
 
 
@@ -138,6 +142,7 @@ def _asks(slice_: SiteSlice) -> tuple[Ask, ...]:
             count=entry.count,
             plan_generation=app.plan_generation,
             features=app.features,
+            priority=app.priority,
         )
         for app in slice_.apps
         for entry in app.versions
@@ -145,29 +150,45 @@ def _asks(slice_: SiteSlice) -> tuple[Ask, ...]:
     )
 
 
+def _gave_way(given: SiteInput, preempted: tuple[Preempted, ...]) -> dict[InstanceId, int]:
+    """When each instance that had to make room was told so: now, or before."""
+    before = {entry.held.instance: entry.gave_way_ms for entry in given.memory.retiring if entry.gave_way_ms is not None}
+    return {entry.held.instance: given.now_ms for entry in preempted} | before
+
+
 def _retire(
-    given: SiteInput, current: tuple[Held, ...], wanted: tuple[Held, ...], serving: dict[InstanceId, str]
+    given: SiteInput,
+    current: tuple[Held, ...],
+    wanted: tuple[Held, ...],
+    serving: dict[InstanceId, str],
+    gave_way: dict[InstanceId, int],
 ) -> tuple[Retiring, ...]:
     """The instances no longer wanted that have to stay for now, in id order.
 
     One that serves stays until enough of its app's wanted ones do (all that are held: what was refused does not
     count), then drains. One that cannot serve is of no use and goes at once. A drain that began is taken
-    back when the replacement stops serving.
+    back when the replacement stops serving. One that gave way does not wait for what will never come: it drains when nothing
+    of its app is wanted here, or what is wanted is not ready in time.
     """
     wanted_ids = {held.instance for held in wanted}
+    wanted_apps = {(held.account, held.app) for held in wanted}
     draining = {entry.held.instance: entry.drain_since_ms for entry in given.memory.retiring}
     replaced = _replaced(given.slice_, wanted, serving)
     staying: list[Retiring] = []
     for held in sorted(current, key=lambda held: held.instance):
         if held.instance in wanted_ids or held.instance not in serving:
             continue
-        if not replaced.get((held.account, held.app), True):
-            staying.append(Retiring(held=held))
+        gave_way_ms = gave_way.get(held.instance)
+        must_go = gave_way_ms is not None and (
+            (held.account, held.app) not in wanted_apps or given.now_ms - gave_way_ms >= DRAIN_MAX_MS
+        )
+        if not must_go and not replaced.get((held.account, held.app), True):
+            staying.append(Retiring(held=held, gave_way_ms=gave_way_ms))
             continue
         since = draining.get(held.instance)
         since = given.now_ms if since is None else since
         if not _drained(held, since, given):
-            staying.append(Retiring(held=held, drain_since_ms=since))
+            staying.append(Retiring(held=held, drain_since_ms=since, gave_way_ms=gave_way_ms))
     return tuple(staying)
 
 
@@ -226,10 +247,13 @@ def _with_reserved(nodes: tuple[Node, ...], wanted: tuple[Held, ...]) -> tuple[N
 
 
 def _wake_ms(retiring: tuple[Retiring, ...], now_ms: int) -> int | None:
-    """When the next drain can end by time alone."""
+    """When the next drain can end, or has to begin, by time alone."""
     due = [
         since + (DRAIN_MIN_MS if now_ms < since + DRAIN_MIN_MS else DRAIN_MAX_MS)
         for entry in retiring
         if (since := entry.drain_since_ms) is not None
+    ]
+    due += [
+        entry.gave_way_ms + DRAIN_MAX_MS for entry in retiring if entry.gave_way_ms is not None and entry.drain_since_ms is None
     ]
     return min(due, default=None)

@@ -3,7 +3,7 @@
 from collections import Counter
 from fractions import Fraction
 
-from skerry.core.packing.simple import Held
+from skerry.core.packing.types import Held
 from skerry.core.reconcile.site_types import Retiring
 from skerry.core.types.ids import AccountId, AppName, InstanceId
 from skerry.core.types.routes import Route, RouteTable, Target

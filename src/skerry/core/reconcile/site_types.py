@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from skerry.core.packing.simple import Held
+from skerry.core.packing.types import DEFAULTS, Held, PackingSettings, Preempted
 from skerry.core.types.app import Version
 from skerry.core.types.ids import InstanceId, NodeId
 from skerry.core.types.place import Node
@@ -25,10 +25,14 @@ class NodeHeard(Record):
 
 
 class Retiring(Record):
-    """An instance no longer wanted. `drain_since_ms` None: it still takes requests until others replace it."""
+    """An instance no longer wanted. `drain_since_ms` None: it still takes requests until others replace it.
+
+    `gave_way_ms`: when it had to make room for a higher priority; it drains also where nothing replaces it.
+    """
 
     held: Held
     drain_since_ms: int | None = None
+    gave_way_ms: int | None = None
 
 
 class Serving(Record):
@@ -65,6 +69,7 @@ class SiteInput(Record):
     lost: frozenset[NodeId]
     in_flight: Mapping[InstanceId, int] | None
     now_ms: int
+    packing: PackingSettings = DEFAULTS
 
 
 class NodeContents(Record):
@@ -75,7 +80,9 @@ class NodeContents(Record):
 
 
 class SiteDecision(Record):
-    """Apply `routes` first, then hand out `slices`: what leaves a slice has left the routes before.
+    """`preempted` gave way to a higher priority in this decision; they serve on until their app is served elsewhere, or drain.
+
+    Apply `routes` first, then hand out `slices`: what leaves a slice has left the routes before.
 
     `nodes` are as used (lost and draining marked), `reserved` filled in. `wake_ms`: decide again then, if nothing else happens.
     """
@@ -86,3 +93,4 @@ class SiteDecision(Record):
     refused: tuple[Refused, ...]
     nodes: tuple[Node, ...]
     wake_ms: int | None = None
+    preempted: tuple[Preempted, ...] = ()

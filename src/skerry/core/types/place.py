@@ -28,7 +28,10 @@ class Site(Record):
 
 
 class Node(Record):
-    """One machine in a site, as it last reported. `reserved` is what packing has promised on it."""
+    """One machine in a site, as it last reported. `reserved` is what packing has promised on it.
+
+    `rack` is the operator's name for what fails together (power, switch); empty: the node is a rack of its own.
+    """
 
     id: NodeId
     site: SiteId
@@ -38,3 +41,4 @@ class Node(Record):
     features: tuple[str, ...] = ()
     state: PlaceState = "up"
     pid: int = 0
+    rack: str = ""

@@ -27,6 +27,8 @@ class Reason(StrEnum):
     REFUSED_BY_SITE = "refused_by_site"
     NODE_DOWN = "node_down"
     NODE_DRAINING = "node_draining"
+    OUTRANKED = "outranked"
+    APART = "apart"
 
 
 REASON_TEXT: dict[Reason, str] = {
@@ -46,6 +48,8 @@ REASON_TEXT: dict[Reason, str] = {
     Reason.REFUSED_BY_SITE: "the site could not pack it",
     Reason.NODE_DOWN: "the node does not answer",
     Reason.NODE_DRAINING: "the node is being drained",
+    Reason.OUTRANKED: "apps of a higher priority hold the room",
+    Reason.APART: "as many instances of the app as may be together are there",
 }
 
 

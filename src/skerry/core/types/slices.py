@@ -33,6 +33,7 @@ class SliceApp(Record):
     hosts: tuple[str, ...]
     fallbacks: tuple[SiteId, ...] = ()
     features: tuple[str, ...] = ()  # only nodes that have all of them may run it
+    priority: int = 50  # where room is short, a lower one gives way
 
 
 class Peer(Record):

@@ -15,6 +15,7 @@ import structlog
 from msgspec.structs import replace
 
 from skerry.core.checks.site import site_violations
+from skerry.core.packing.types import DEFAULTS, PackingSettings
 from skerry.core.reconcile.site import decide_site, remember
 from skerry.core.reconcile.site_types import SiteDecision, SiteInput, SiteMemory
 from skerry.core.types.app import Version
@@ -45,6 +46,7 @@ class ControllerSettings(Record):
     stats_ms: int = 200  # while something drains
     first_look_ms: int = 3_000
     fault_pause_ms: int = 2_000  # before what the ingress could not do is tried again
+    packing: PackingSettings = DEFAULTS
 
 
 class SiteController:
@@ -185,6 +187,7 @@ class SiteController:
             lost=self._nodes.lost,
             in_flight=self._in_flight,
             now_ms=self._clock.now_ms(),
+            packing=self._settings.packing,
         )
         decision = decide_site(given)
         found = site_violations(given, decision)
@@ -192,6 +195,8 @@ class SiteController:
             log.error("decision_violates", violations=found)
             return None  # what runs goes on; the next report or slice is another chance
         self._executed = given.slice_.generation
+        for entry in decision.preempted:
+            log.info("preempted", instance=entry.held.instance, node=entry.held.node, app=entry.held.app, by=entry.by_app)
         await self._carry_out(decision)
         return decision.wake_ms
 

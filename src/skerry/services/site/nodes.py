@@ -126,7 +126,7 @@ def _decisive(report: NodeReport, serving: frozenset[Served]) -> tuple[object, .
     """What a decision can depend on."""
     node = report.node
     instances = tuple((i.id, "" if (i.id, i.address) in serving else i.state, i.address) for i in report.instances)
-    return (report.epoch, report.slice_generation, node.capacity, node.address, node.features, node.pid, instances)
+    return (report.epoch, report.slice_generation, node.capacity, node.address, node.features, node.rack, node.pid, instances)
 
 
 def _told(report: NodeReport) -> tuple[object, ...]:
