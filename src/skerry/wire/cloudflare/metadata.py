@@ -42,6 +42,7 @@ REFUSED_FIELDS: dict[str, str] = {
     "capnp_schema": "Cap'n Proto schemas",
     "dispatch_namespace": "dispatch namespaces",
     "logpush": "Logpush",
+    "skerry": "an own section with its scale",
 }
 # What changes speed or cost, not answers: kept with the version and shown again, not acted on.
 RECORDED_FIELDS = ("placement", "limits", "usage_model", "cache_options")
@@ -92,6 +93,7 @@ class Metadata(msgspec.Struct, frozen=True):
     usage_model: str | None = None
     cache_options: dict[str, Any] | None = None
     logpush: bool | None = None
+    skerry: Any = None  # of wrangler's `unsafe.metadata`
 
 
 def read_upload(parts: Sequence[Part]) -> Upload:
