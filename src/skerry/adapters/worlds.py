@@ -67,13 +67,16 @@ def read_world(directory: Path) -> Problem:
 
 
 def write_world(problem: Problem, directory: Path) -> None:
-    """Write every file of a world; the directory is made. Each file is whole or not there."""
-    directory.mkdir(parents=True, exist_ok=True)
-    for name, lines in format_world(problem):
-        part = directory / f".{name}.part"
-        with part.open("wb") as file:
-            file.writelines(lines)
-        part.replace(directory / name)
+    """Write every file of a world; the directory is made. Each file is whole or not there. Raises `WorldError`."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        for name, lines in format_world(problem):
+            part = directory / f".{name}.part"
+            with part.open("wb") as file:
+                file.writelines(lines)
+            part.replace(directory / name)
+    except OSError as error:
+        raise WorldError(str(directory), 0, "", f"cannot be written: {error.strerror}; --out names another place") from error
 
 
 def _open(path: Path) -> Iterator[bytes] | None:

@@ -130,3 +130,15 @@ class Store(Protocol):
     async def aclose(self) -> None:
         """Idempotent. What was acknowledged is safe without it."""
         ...
+
+
+async def entries_under(store: Store, prefix: str) -> AsyncIterator[Entry]:
+    """Every entry of a prefix, in order, page by page; what changes meanwhile is there or not."""
+    after: str | None = None
+    while True:
+        page = await store.range(prefix, after=after)
+        for entry in page.entries:
+            yield entry
+        if not page.more or not page.entries:
+            return
+        after = page.entries[-1].key

@@ -1,5 +1,7 @@
 """The command line and the configuration file of a plane."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -34,3 +36,9 @@ def test_a_damaged_file_is_named(tmp_path: Path, content: bytes) -> None:
 def test_an_absent_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(BadArguments, match=r"nowhere\.json"):
         read_config(tmp_path / "nowhere.json", ControlConfig)
+
+
+def test_an_agent_does_not_carry_what_only_deciding_needs() -> None:
+    """NumPy: 16 MB in the agent of every node."""
+    code = "import sys, skerry.apps.node; sys.exit('numpy' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

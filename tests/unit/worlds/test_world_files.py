@@ -165,3 +165,11 @@ def test_commands_make_a_world_and_check_it(tmp_path: Path) -> None:
     checked = CliRunner().invoke(app, ["world", "check", out, "--json"])
     assert '"apps":5' in checked.stdout
     assert '"sites":6' in checked.stdout
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    taken = tmp_path / "taken"
+    taken.write_text("a file")
+    with pytest.raises(WorldError, match=r"taken: cannot be written: "):
+        write_world(make_problem(cities=2, apps=1), taken)
+    assert taken.read_text() == "a file"

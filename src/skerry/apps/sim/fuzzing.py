@@ -12,7 +12,6 @@ from skerry.kit.record import Record
 from skerry.testing.world.promises import title
 
 JOBS_MAX = 64
-SEEDS_MAX = 10_000_000
 AHEAD = 2  # seeds waiting for each process: none idles, and little is thrown away at the end
 BROKEN_SHOWN = 10
 

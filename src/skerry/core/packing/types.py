@@ -4,9 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from skerry.core.types.app import Version
+from skerry.core.types.app import PRIORITY_NEUTRAL, Version
 from skerry.core.types.ids import AccountId, AppName, Digest, InstanceId, NodeId, VersionId
-from skerry.core.types.problem import PRIORITY_NEUTRAL
 from skerry.core.types.resources import Resources
 from skerry.core.types.slices import Refused
 from skerry.kit.hashing import stable_id

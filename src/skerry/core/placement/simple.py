@@ -36,14 +36,6 @@ again by itself when the site is back, and until then its users are served elsew
 
 SETTLING_MAX = 8  # choices repeated on their own outcome
 
-HONOURED = frozenset(
-    (
-        *("min_per_site", "max_per_site", "min_total", "max_total", "region_min", "allow", "deny", "jurisdiction"),
-        *("features", "pin", "survive_sites", "resources"),
-    )
-)
-"""The fields of `Scale` that this method acts on; whoever asks for another one is told."""
-
 
 def place(
     world: World,

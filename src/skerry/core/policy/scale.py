@@ -1,6 +1,6 @@
 """Whether a `Scale` makes sense: what contradicts what, in sentences for its author.
 
-Faults are refused by every border (API, dialects, world files); warnings are told, and the scale is taken.
+Whoever takes a scale from outside refuses it for its faults; warnings are told, and the scale is taken.
 """
 
 from collections.abc import Callable, Iterator, Sequence

@@ -155,6 +155,10 @@ class Deployment(Record):
     message: str = ""
 
 
+PRIORITY_NEUTRAL = 50
+"""An app of this priority weighs its unserved and late demand once."""
+
+
 class RegionMin(Record):
     """At least `count` instances in the sites of `region`."""
 
@@ -196,20 +200,11 @@ class Scale(Record):
     pin: tuple[SiteId, ...] = ()
     latency_objective_ms: float | None = None
     survive_sites: int = 0
-    priority: int = 50
+    priority: int = PRIORITY_NEUTRAL
     rps_per_instance: float = 200.0
     calls: tuple[DataCalls, ...] = ()
     sticky: bool = False  # a user stays with the site and instance that answered first
     resources: InstanceResources | None = None
-
-
-class FieldSet(Record):
-    """Who gave a field of an app's `Scale` its value, and when: a deploy (its configuration named it), or a change of its own."""
-
-    field: str
-    by: Literal["deploy", "change"]
-    author: str
-    at_ms: int
 
 
 class App(Record):
@@ -224,7 +219,6 @@ class App(Record):
     deployment: DeploymentId | None = None  # None: uploaded, never deployed
     enabled: bool = True  # answers at its host name (wrangler's workers_dev)
     scale: Scale = Scale()
-    scale_set: tuple[FieldSet, ...] = ()  # by field; what nobody ever set is not in it
     observability: bool = False
     tags: tuple[str, ...] = ()
     next_number: int = 1

@@ -10,16 +10,13 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from skerry.core.types.app import DataCalls, RegionMin
+from skerry.core.types.app import PRIORITY_NEUTRAL, DataCalls, RegionMin
 from skerry.core.types.place import PlaceState
 from skerry.core.types.resources import Resources
 from skerry.kit.record import Record
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
-
-PRIORITY_NEUTRAL = 50
-"""An app of this priority weighs its unserved and late demand once."""
 
 
 class Weights(Record):

@@ -11,8 +11,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from skerry.core.types.app import DataCalls, RegionMin
-from skerry.core.types.problem import PRIORITY_NEUTRAL, Demand, Metro, ProblemApp, ProblemData, ProblemSite, Weights
+from skerry.core.types.app import PRIORITY_NEUTRAL, DataCalls, RegionMin
+from skerry.core.types.problem import Demand, Metro, ProblemApp, ProblemData, ProblemSite, Weights
 from skerry.core.types.resources import Resources
 from skerry.core.worlds.faults import meant, refuse, shown
 from skerry.core.worlds.places import DISK_GIB_MAX, MEMORY_MIB_MAX, MILLICORES_MAX

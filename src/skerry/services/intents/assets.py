@@ -24,7 +24,7 @@ from skerry.kit.record import Record
 from skerry.ports.blobs import Blobs
 from skerry.ports.blobs import NotFound as BlobNotFound
 from skerry.ports.clock import Clock
-from skerry.ports.store import OPS_MAX, PAGE_MAX, Delete, Op, Store
+from skerry.ports.store import OPS_MAX, PAGE_MAX, Delete, Op, Store, entries_under
 from skerry.services.ids import Ids, RandomBytes
 from skerry.services.intents import limits
 from skerry.services.intents.errors import IntentError, Refusal
@@ -198,14 +198,9 @@ class AssetSessions:
 
     async def _held(self, session: Session, wanted: Wanted) -> dict[str, Known]:
         held = dict(wanted.known)
-        after: str | None = None
-        while True:
-            page = await self._store.range(_batches(session), after=after)
-            for entry in page.entries:
-                held.update(record.decode(entry.value, Batch).files)
-            if not page.more or not page.entries:
-                return held
-            after = page.entries[-1].key
+        async for entry in entries_under(self._store, _batches(session)):
+            held.update(record.decode(entry.value, Batch).files)
+        return held
 
     async def _wanted(self, session: Session) -> Wanted:
         return record.decode(await self._blobs.get(session.wanted), Wanted)
@@ -249,14 +244,7 @@ class AssetSessions:
 
 async def asset_indexes(store: Store) -> list[Digest]:
     """The blob of each app's index; what these name is kept by versions, or sent again."""
-    found: list[Digest] = []
-    after: str | None = None
-    while True:
-        page = await store.range(INDEXES, after=after)
-        found += [Digest(entry.value.decode()) for entry in page.entries]
-        if not page.more or not page.entries:
-            return found
-        after = page.entries[-1].key
+    return [Digest(entry.value.decode()) async for entry in entries_under(store, INDEXES)]
 
 
 def check_manifest(manifest: Manifest) -> None:

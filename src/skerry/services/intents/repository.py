@@ -10,7 +10,7 @@ from skerry.core.types.plan import Evaluation, EvaluationCause
 from skerry.kit import record
 from skerry.kit.record import Record
 from skerry.ports.clock import Clock
-from skerry.ports.store import OPS_MAX, Check, Conflict, Delete, Op, Put, Store, Unavailable
+from skerry.ports.store import OPS_MAX, Check, Conflict, Delete, Op, Put, Store, Unavailable, entries_under
 from skerry.services.accounts import DNS_LABEL
 from skerry.services.control import keys
 from skerry.services.ids import Ids
@@ -92,22 +92,10 @@ class Repository:
         )
 
     async def all(self, prefix: str, as_type: type[R]) -> list[R]:
-        found: list[R] = []
-        after: str | None = None
-        while True:
-            page = await self._store.range(prefix, after=after)
-            found.extend(record.decode(entry.value, as_type) for entry in page.entries)
-            if not page.more or not page.entries:
-                return found
-            after = page.entries[-1].key
+        return [record.decode(entry.value, as_type) async for entry in entries_under(self._store, prefix)]
 
     async def keys_under(self, prefix: str) -> list[str]:
-        found: list[str] = []
-        while True:
-            page = await self._store.range(prefix, after=found[-1] if found else None)
-            found.extend(entry.key for entry in page.entries)
-            if not page.more or not page.entries:
-                return found
+        return [entry.key async for entry in entries_under(self._store, prefix)]
 
     async def until_committed(self, attempt: Callable[[], Awaitable[T]]) -> T:
         """Run `attempt` again after each `Conflict`; raises `IntentError` when it never gets through."""

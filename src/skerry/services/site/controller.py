@@ -211,6 +211,7 @@ class SiteController:
         if decision.memory != self._memory or self._decision is None:
             self._memory_file.save(decision.memory)
         self._memory, self._decision = decision.memory, decision
+        self._nodes.decided(decision.memory.serving)
         if decision.routes != self._table:
             await self._ingress.apply(decision.routes)
             self._table = decision.routes

@@ -6,14 +6,14 @@ and it is given `agent_back_ms` to return.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Literal
 
 from msgspec.structs import replace
 
-from skerry.core.reconcile.site_types import NodeHeard
+from skerry.core.reconcile.site_types import NodeHeard, Serving
 from skerry.core.types.ids import InstanceId, NodeId
-from skerry.core.types.slices import SERVING_STATES, NodeReport
+from skerry.core.types.slices import SERVING_STATES, NodeReport, ObservedInstance
 from skerry.kit.record import Record
 from skerry.ports.clock import Clock
 
@@ -21,7 +21,6 @@ Probe = Callable[[str], Awaitable[bool]]
 """Whether something accepts connections at host:port; answers within a fraction of a second."""
 
 
-Served = tuple[InstanceId, str | None]
 News = Literal["nothing", "report", "decide"]
 """`report`: control should hear of it soon. `decide`: that, and the site may have to do something."""
 
@@ -43,7 +42,7 @@ class Nodes:
         self._probe = probe
         self._settings = settings or NodeSettings()
         self._heard: dict[NodeId, NodeHeard] = {}
-        self._serving: dict[NodeId, frozenset[Served]] = {}
+        self._served: dict[InstanceId, str] = {}
         self._silent_instances: dict[NodeId, frozenset[InstanceId]] = {}
         self.lost: frozenset[NodeId] = frozenset()
 
@@ -54,13 +53,15 @@ class Nodes:
         if last is not None and last.report.epoch == report.epoch and report.sequence <= last.report.sequence:
             return "nothing"
         self._heard[node] = NodeHeard(report=report, heard_ms=self._clock.monotonic_ms())
-        before = self._serving.get(node, frozenset())
-        serving = self._serving[node] = _serving(report, before)
         was_silent = node in self.lost or bool(self._silent_instances.pop(node, None))
         self.lost -= {node}
-        if was_silent or last is None or _decisive(last.report, before) != _decisive(report, serving):
+        if was_silent or last is None or _decisive(last.report, self._served) != _decisive(report, self._served):
             return "decide"
         return "report" if _told(last.report) != _told(report) else "nothing"
+
+    def decided(self, serving: Iterable[Serving]) -> None:
+        """What the latest decision found to serve, and where: by this the next reports are judged."""
+        self._served = {entry.instance: entry.address for entry in serving}
 
     def heard(self, node: NodeId) -> bool:
         return node in self._heard
@@ -113,20 +114,18 @@ class Nodes:
         return replace(heard, report=replace(heard.report, instances=instances))
 
 
-def _serving(report: NodeReport, before: frozenset[Served]) -> frozenset[Served]:
-    """What takes requests: to routes, an instance that sleeps, or starts again at its address, is as good as one that runs."""
-    return frozenset(
-        (i.id, i.address)
-        for i in report.instances
-        if i.state in SERVING_STATES or (i.state == "starting" and (i.id, i.address) in before)
-    )
-
-
-def _decisive(report: NodeReport, serving: frozenset[Served]) -> tuple[object, ...]:
+def _decisive(report: NodeReport, served: Mapping[InstanceId, str]) -> tuple[object, ...]:
     """What a decision can depend on."""
     node = report.node
-    instances = tuple((i.id, "" if (i.id, i.address) in serving else i.state, i.address) for i in report.instances)
+    instances = tuple((i.id, "serves" if _serves(i, served) else i.state, i.address) for i in report.instances)
     return (report.epoch, report.slice_generation, node.capacity, node.address, node.features, node.rack, node.pid, instances)
+
+
+def _serves(seen: ObservedInstance, served: Mapping[InstanceId, str]) -> bool:
+    """As decisions see it: one that sleeps, or that served and starts again at its address, is as good as one that runs."""
+    if seen.address is None:
+        return False
+    return seen.state in SERVING_STATES or (seen.state == "starting" and served.get(seen.id) == seen.address)
 
 
 def _told(report: NodeReport) -> tuple[object, ...]:

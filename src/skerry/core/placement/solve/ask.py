@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from skerry.core.types.problem import PRIORITY_NEUTRAL, Bools, Floats, Weights
+from skerry.core.types.app import PRIORITY_NEUTRAL
+from skerry.core.types.problem import Bools, Floats, Weights
 
 Ints = NDArray[np.int64]
 
