@@ -143,6 +143,12 @@ async def test_a_killed_city_is_noticed_by_nobody_elsewhere(platform: Platform) 
     assert (await platform.get("lhr", "hello")).status_code == 200
 
 
+async def _city_back(platform: Platform, name: str, killed: list[int]) -> bool:
+    """Control shows what a site last said until it says more: only new processes say that it is back."""
+    site = next(s for s in (await platform.status())["sites"] if s["site"] == name)
+    return site["pid"] not in killed and site["ingress_pid"] not in killed and await whole(platform)
+
+
 async def test_a_stopped_control_costs_no_request(platform: Platform) -> None:
     control = await platform.control_pid()
     loads = [Load(platform.base(site), HOST, clients=1, per_second=50) for site in sorted(CITIES)]

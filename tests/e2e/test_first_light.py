@@ -406,8 +406,9 @@ class Service:
     async def __aexit__(self, *_: object) -> None:
         self._server.close()
 
-    async def _serve(self, _: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.visitors += 1
+        await reader.readuntil(b"\r\n\r\n")  # closed with bytes unread, the kernel resets what was answered
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nConnection: close\r\n\r\nhello")
         writer.close()
 

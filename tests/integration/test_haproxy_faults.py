@@ -298,3 +298,11 @@ async def test_workers_give_up_root_and_can_still_be_changed_and_reloaded(site: 
 def real_uid(pid: int) -> int:
     with open(f"/proc/{pid}/status") as status:
         return next(int(line.split()[1]) for line in status if line.startswith("Uid:"))
+
+
+async def test_sockets_of_one_killed_while_it_bound_are_removed(site: HAProxySite) -> None:
+    ingress = await site.open()
+    for half_bound in ("master.sock.4177.tmp", "master.sock.4177.bak"):
+        (Path(site.settings.run_dir) / half_bound).touch()
+    await ingress.aclose(stop=True)
+    assert site.leftovers() == []

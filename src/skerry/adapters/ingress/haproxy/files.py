@@ -63,9 +63,10 @@ def remove_derived(settings: Settings) -> None:
 
 
 def remove_sockets(settings: Settings) -> None:
-    """Of a HAProxy that is no more: a killed one leaves them."""
-    for name in (settings.stats_socket, settings.master_socket, settings.metrics_socket):
-        Path(name).unlink(missing_ok=True)
+    """Of a HAProxy that is no more: one killed leaves them, and killed while it binds also `NAME.PID.tmp` and `.bak`."""
+    for socket in map(Path, (settings.stats_socket, settings.master_socket, settings.metrics_socket)):
+        for path in (socket, *socket.parent.glob(f"{socket.name}.*.tmp"), *socket.parent.glob(f"{socket.name}.*.bak")):
+            path.unlink(missing_ok=True)
 
 
 def _config(settings: Settings, layout: Layout) -> str:
