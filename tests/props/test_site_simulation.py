@@ -217,9 +217,11 @@ class SiteMachine(RuleBasedStateMachine):
                 for target in route.targets
                 if target.weight > 0
             }
-            gave_way = {entry.held.instance for entry in decision.memory.retiring if entry.gave_way_ms is not None}
-            gave_way |= {entry.held.instance for entry in self.memory.retiring if entry.gave_way_ms is not None}
-            had = (self.routed.get(app, set()) & able) - gave_way
+            known = (*decision.memory.retiring, *self.memory.retiring)
+            excused = {entry.held.instance for entry in known if entry.gave_way}
+            # One whose own version serves again waits for the other versions, but not for ever.
+            excused |= {entry.held.instance for entry in known if self.now_ms - entry.since_ms >= DRAIN_MAX_MS}
+            had = (self.routed.get(app, set()) & able) - excused
             wanted = {held.instance for held in decision.memory.held if held.app == app}
             if self.wanted.get(app) and len(now) < len(had):
                 assert wanted, f"{app}: nothing is packed, yet {had - now} left the routes"

@@ -390,6 +390,44 @@ def test_what_gave_way_serves_until_its_replacement_does_but_not_for_ever() -> N
     assert leaving.drain_since_ms == site.now_ms, "a replacement that does not come up keeps nobody's room"
 
 
+def test_an_old_instance_whose_version_serves_elsewhere_does_not_wait_for_ever_for_another_version() -> None:
+    """A share of traffic goes to a version that never starts; the node of the other one is drained."""
+    site = Site(nodes=3)
+    both = app_slice((V1, 1, 128), (V2, 1, 128))
+    site.ask(app_slice((V1, 1, 256)))
+    site.settle(V1)
+    (old,) = decided(site).memory.held
+    site.ask(both, draining_nodes=(old.node,))
+    site.decide()
+    site.become(V1, "running")
+    site.become(V2, "backoff")
+    decision = decided(site)
+    (leaving,) = decision.memory.retiring
+    assert (leaving.held.instance, leaving.drain_since_ms) == (old.instance, None), "it stands in for the other version"
+    assert decision.wake_ms == site.now_ms + DRAIN_MAX_MS
+    site.now_ms += DRAIN_MAX_MS
+    decision = decided(site)
+    assert decision.memory.retiring[0].drain_since_ms == site.now_ms
+    assert [target.weight for target in decision.routes.routes[0].targets if target.instance != old.instance] == [256]
+    site.now_ms += DRAIN_MAX_MS
+    assert decided(site).memory.retiring == ()
+
+
+def test_an_old_instance_stays_while_what_serves_of_its_version_takes_no_traffic() -> None:
+    site = Site(nodes=3)
+    site.ask(app_slice((V1, 1, 256)))
+    site.settle(V1)
+    (old,) = decided(site).memory.held
+    site.ask(app_slice((V1, 1, 0), (V2, 1, 256)), draining_nodes=(old.node,))
+    site.decide()
+    site.become(V1, "running")
+    site.become(V2, "backoff")
+    decided(site)
+    site.now_ms += DRAIN_MAX_MS
+    (leaving,) = decided(site).memory.retiring
+    assert leaving.drain_since_ms is None
+
+
 def test_equal_priorities_never_give_way() -> None:
     site = Site(nodes=1)
     urgent = make_version(1, app="urgent", memory_mib=1024)
@@ -440,7 +478,7 @@ def test_the_checks_find_planted_preemptions() -> None:
         ("and is wanted", given, wanted),
         ("and never ran", given, never),
     ]  # fmt: skip
-    assert leaving.gave_way_ms is not None
+    assert leaving.gave_way
     for expected, world, wrong in planted:
         found = site_violations(world, wrong)
         assert any(expected in violation for violation in found), (expected, found)

@@ -32,7 +32,7 @@ class _Checker:
         self.held = {held.instance: held for held in decision.memory.held}
         self.retiring = {entry.held.instance: entry for entry in decision.memory.retiring}
         self.told = {entry.held.instance for entry in decision.preempted}  # to give way to a higher priority
-        self.told |= {entry.held.instance for entry in given.memory.retiring if entry.gave_way_ms is not None}
+        self.told |= {entry.held.instance for entry in given.memory.retiring if entry.gave_way}
         self.node_of: dict[InstanceId, NodeId] = {
             instance.id: contents.node for contents in decision.slices for instance in contents.instances
         }
@@ -107,7 +107,7 @@ class _Checker:
             if name not in self.node_before or name in held:
                 yield f"instance {name} gave way, and " + ("is wanted" if name in held else "never ran")
         for name, entry in sorted(self.retiring.items()):
-            if entry.gave_way_ms is not None and name not in self.told:
+            if entry.gave_way and name not in self.told:
                 yield f"instance {name} leaves as if it gave way, and nobody said so"
         if gap is not None:
             yield from self._kept_out(of, gap)

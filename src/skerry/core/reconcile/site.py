@@ -40,8 +40,7 @@ def decide_site(given: SiteInput) -> SiteDecision:
     held = tuple(held for held in given.memory.held if held.node in here)
     packing = pack(nodes, _asks(given.slice_), held, given.packing, retiring=current[len(held) :])
     wanted = packing.held
-    gave_way = _gave_way(given, packing.preempted)
-    retiring = _retire(given, current, wanted, serving, gave_way)
+    retiring = _retire(given, current, wanted, serving, packing.preempted)
     versions = _versions(given, wanted, retiring)
     staying = {held.instance for held in wanted} | {entry.held.instance for entry in retiring}
     decided = SiteMemory(
@@ -150,59 +149,60 @@ def _asks(slice_: SiteSlice) -> tuple[Ask, ...]:
     )
 
 
-def _gave_way(given: SiteInput, preempted: tuple[Preempted, ...]) -> dict[InstanceId, int]:
-    """When each instance that had to make room was told so: now, or before."""
-    before = {entry.held.instance: entry.gave_way_ms for entry in given.memory.retiring if entry.gave_way_ms is not None}
-    return {entry.held.instance: given.now_ms for entry in preempted} | before
-
-
 def _retire(
     given: SiteInput,
     current: tuple[Held, ...],
     wanted: tuple[Held, ...],
     serving: dict[InstanceId, str],
-    gave_way: dict[InstanceId, int],
+    preempted: tuple[Preempted, ...],
 ) -> tuple[Retiring, ...]:
     """The instances no longer wanted that have to stay for now, in id order.
 
-    One that serves stays until enough of its app's wanted ones do (all that are held: what was refused does not
-    count), then drains. One that cannot serve is of no use and goes at once. A drain that began is taken
-    back when the replacement stops serving. One that gave way does not wait for what will never come: it drains when nothing
-    of its app is wanted here, or what is wanted is not ready in time.
+    One that serves stays until its role is taken, then drains. One that cannot serve is of no use and goes at once. A
+    drain that began is taken back when the replacement stops serving.
     """
+    before = {entry.held.instance: entry for entry in given.memory.retiring}
+    preempted_ids = {entry.held.instance for entry in preempted}
     wanted_ids = {held.instance for held in wanted}
-    wanted_apps = {(held.account, held.app) for held in wanted}
-    draining = {entry.held.instance: entry.drain_since_ms for entry in given.memory.retiring}
-    replaced = _replaced(given.slice_, wanted, serving)
+    roles = _Roles(given.slice_, wanted, serving)
     staying: list[Retiring] = []
     for held in sorted(current, key=lambda held: held.instance):
         if held.instance in wanted_ids or held.instance not in serving:
             continue
-        gave_way_ms = gave_way.get(held.instance)
-        must_go = gave_way_ms is not None and (
-            (held.account, held.app) not in wanted_apps or given.now_ms - gave_way_ms >= DRAIN_MAX_MS
-        )
-        if not must_go and not replaced.get((held.account, held.app), True):
-            staying.append(Retiring(held=held, gave_way_ms=gave_way_ms))
-            continue
-        since = draining.get(held.instance)
-        since = given.now_ms if since is None else since
-        if not _drained(held, since, given):
-            staying.append(Retiring(held=held, drain_since_ms=since, gave_way_ms=gave_way_ms))
+        known = before.get(held.instance)
+        since_ms = known.since_ms if known else given.now_ms
+        gave_way = held.instance in preempted_ids or (known is not None and known.gave_way)
+        drain_ms = None
+        if roles.taken(held, gave_way=gave_way, waited_ms=given.now_ms - since_ms):
+            drain_ms = known.drain_since_ms if known and known.drain_since_ms is not None else given.now_ms
+        if drain_ms is None or not _drained(held, drain_ms, given):
+            staying.append(Retiring(held=held, since_ms=since_ms, drain_since_ms=drain_ms, gave_way=gave_way))
     return tuple(staying)
 
 
-def _replaced(slice_: SiteSlice, wanted: tuple[Held, ...], serving: dict[InstanceId, str]) -> dict[AppKey, bool]:
-    """For every app that is asked for here: whether its wanted instances serve, so that old ones may drain."""
-    result: dict[AppKey, bool] = {}
-    held_of: dict[AppKey, list[Held]] = {}
-    for held in wanted:
-        held_of.setdefault((held.account, held.app), []).append(held)
-    for app in slice_.apps:
-        if any(entry.count > 0 for entry in app.versions):
-            mine = held_of.get((app.account, app.app), [])
-            result[(app.account, app.app)] = bool(mine) and all(held.instance in serving for held in mine)
-    return result
+class _Roles:
+    """Who does the work of instances that are no longer wanted. Counts what is held: what was refused does not count."""
+
+    def __init__(self, slice_: SiteSlice, wanted: tuple[Held, ...], serving: dict[InstanceId, str]) -> None:
+        self._asked = {(app.account, app.app) for app in slice_.apps if any(entry.count > 0 for entry in app.versions)}
+        self._held = {(held.account, held.app) for held in wanted}
+        self._missing = {(held.account, held.app) for held in wanted if held.instance not in serving}
+        self._missing_versions = {held.version for held in wanted if held.instance not in serving}
+        weighty = {entry.version.id for app in slice_.apps for entry in app.versions if entry.weight > 0}
+        self._present_versions = {held.version for held in wanted} & weighty - self._missing_versions
+
+    def taken(self, held: Held, *, gave_way: bool, waited_ms: int) -> bool:
+        """Whether an old instance may drain.
+
+        Its app is not asked for here, or all that is held of it serves. Two do not wait for what may never come: one whose
+        own version serves and takes traffic, when the other versions had their time; and one that gave way, at once when
+        nothing of its app is held here, else after the same time.
+        """
+        app = (held.account, held.app)
+        if app not in self._asked or (app in self._held and app not in self._missing):
+            return True
+        late = waited_ms >= DRAIN_MAX_MS
+        return (gave_way and (late or app not in self._held)) or (late and held.version in self._present_versions)
 
 
 def _drained(held: Held, since_ms: int, given: SiteInput) -> bool:
@@ -247,13 +247,11 @@ def _with_reserved(nodes: tuple[Node, ...], wanted: tuple[Held, ...]) -> tuple[N
 
 
 def _wake_ms(retiring: tuple[Retiring, ...], now_ms: int) -> int | None:
-    """When the next drain can end, or has to begin, by time alone."""
+    """When the next drain can end, or may begin, by time alone."""
     due = [
         since + (DRAIN_MIN_MS if now_ms < since + DRAIN_MIN_MS else DRAIN_MAX_MS)
         for entry in retiring
         if (since := entry.drain_since_ms) is not None
     ]
-    due += [
-        entry.gave_way_ms + DRAIN_MAX_MS for entry in retiring if entry.gave_way_ms is not None and entry.drain_since_ms is None
-    ]
-    return min(due, default=None)
+    due += [entry.since_ms + DRAIN_MAX_MS for entry in retiring if entry.drain_since_ms is None]
+    return min((at_ms for at_ms in due if at_ms > now_ms), default=None)

@@ -27,12 +27,13 @@ class NodeHeard(Record):
 class Retiring(Record):
     """An instance no longer wanted. `drain_since_ms` None: it still takes requests until others replace it.
 
-    `gave_way_ms`: when it had to make room for a higher priority; it drains also where nothing replaces it.
+    `gave_way`: it had to make room for a higher priority; it drains also where nothing replaces it.
     """
 
     held: Held
+    since_ms: int
     drain_since_ms: int | None = None
-    gave_way_ms: int | None = None
+    gave_way: bool = False
 
 
 class Serving(Record):

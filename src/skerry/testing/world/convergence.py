@@ -59,11 +59,12 @@ def _store(world: Estate) -> Iterator[str]:
     for prefix, kind in ((keys.VERSIONS, Version), (keys.PLANS, Plan), (keys.RELEASES, Release)):
         gone = {item.app for item in held(prefix, kind) if (item.account, item.app) not in apps}
         yield from (f"{prefix} of {app}, which was deleted" for app in sorted(gone))
+    back = _rolled_back(world)
     for plan in (plans[head.plan] for head in held(keys.PLAN_HEADS, PlanHead)):
         app = apps.get((plan.account, plan.app))
         if app is None or app.deployment != plan.deployment:
             yield f"{plan.app}: the plan is for another deployment than the app's"
-        elif app.enabled:
+        elif app.enabled and (plan.account, plan.app) not in back:
             yield from _rejections(world, plan)
 
 
@@ -74,10 +75,10 @@ def _decisions(world: Estate) -> Iterator[str]:
         return
     plans = {plan.id: plan for plan in world.checks.held(keys.PLANS, Plan)}
     heads = {(head.account, head.app): head for head in (plans[h.plan] for h in world.checks.held(keys.PLAN_HEADS, PlanHead))}
-    back = {(r.account, r.app) for r in world.checks.held(keys.RELEASES, Release) if r.state == "rolled_back"}
+    back = _rolled_back(world)
     for app in world.checks.held(keys.APPS, App):
         if (app.account, app.name) in back:
-            continue  # nobody executes its plan, and what that asked for is given back
+            continue
         parent = heads.get((app.account, app.name))
         if parent is None:
             yield f"{app.name} was never decided"
@@ -87,6 +88,11 @@ def _decisions(world: Estate) -> Iterator[str]:
         again = place(view, app, shares, evaluation=thought, parent=parent, now_ms=0)
         if not same_decision(again, parent):
             yield f"{app.name}: planned {parent.placements}, now it would be {again.placements}"
+
+
+def _rolled_back(world: Estate) -> set[tuple[AccountId, AppName]]:
+    """Apps whose newest plan nobody executes: what it asked for is given back, and it waits for nothing."""
+    return {(r.account, r.app) for r in world.checks.held(keys.RELEASES, Release) if r.state == "rolled_back"}
 
 
 def _rejections(world: Estate, plan: Plan) -> Iterator[str]:
