@@ -40,6 +40,7 @@ class Site:
         self.running: dict[str, dict[InstanceId, ObservedInstance]] = {node.id: {} for node in self.nodes}
         self.silent: set[NodeId] = set()
         self.lost: frozenset[NodeId] = frozenset()
+        self.cut_off: frozenset[NodeId] = frozenset()
         self.in_flight: dict[InstanceId, int] | None = {}
         self.now_ms = 1000
         self.decision: SiteDecision | None = None
@@ -59,7 +60,13 @@ class Site:
             if node.id not in self.silent
         )
         return SiteInput(
-            slice_=self.slice, memory=self.memory, reports=reports, lost=self.lost, in_flight=self.in_flight, now_ms=self.now_ms
+            slice_=self.slice,
+            memory=self.memory,
+            reports=reports,
+            lost=self.lost,
+            in_flight=self.in_flight,
+            now_ms=self.now_ms,
+            cut_off=self.cut_off,
         )
 
     def decide(self) -> RouteTable:
@@ -426,6 +433,21 @@ def test_an_old_instance_stays_while_what_serves_of_its_version_takes_no_traffic
     site.now_ms += DRAIN_MAX_MS
     (leaving,) = decided(site).memory.retiring
     assert leaving.drain_since_ms is None
+
+
+def test_what_a_cut_off_node_runs_serves_until_it_is_replaced_elsewhere() -> None:
+    site = Site(nodes=2)
+    site.ask(app_slice((V1, 1, 256)))
+    site.settle(V1)
+    (old,) = decided(site).memory.held
+    site.cut_off = frozenset({old.node})
+    decision = decided(site)
+    assert [held.node for held in decision.memory.held] != [old.node]
+    assert [(target.instance, target.weight) for target in decision.routes.routes[0].targets] == [(old.instance, 256)]
+    site.become(V1, "running")
+    site.decide()
+    site.now_ms += DRAIN_MAX_MS
+    assert decided(site).memory.retiring == ()
 
 
 def test_equal_priorities_never_give_way() -> None:

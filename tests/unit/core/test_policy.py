@@ -13,7 +13,7 @@ from skerry.core.policy.scale import instance_limits, instances_min, scale_fault
 from skerry.core.policy.state import node_state_rejection, site_state_rejection
 from skerry.core.types.app import DataCalls, InstanceResources, RegionMin, Scale
 from skerry.core.types.ids import SiteId
-from skerry.core.types.plan import Reason
+from skerry.core.types.plan import Reason, Rejection
 from skerry.core.types.resources import Resources
 from skerry.testing.builders import make_node, make_site
 
@@ -58,7 +58,9 @@ def test_a_cut_off_site_keeps_what_it_has(state: str, runs_there: bool, reason: 
 def test_only_a_node_that_is_up_takes_instances() -> None:
     assert node_state_rejection(make_node("lhr-1")) is None
     assert node_state_rejection(make_node("lhr-1", state="draining")).reason is Reason.NODE_DRAINING  # type: ignore[union-attr]
-    assert node_state_rejection(make_node("lhr-1", state="down")).reason is Reason.NODE_DOWN  # type: ignore[union-attr]
+    assert node_state_rejection(make_node("lhr-1", state="down")) == Rejection(place="lhr-1", reason=Reason.NODE_DOWN)
+    cut_off = Rejection(place="lhr-1", reason=Reason.NODE_DOWN, detail="what it runs serves on")
+    assert node_state_rejection(make_node("lhr-1", state="cut_off")) == cut_off
 
 
 def test_room_knows_that_free_memory_on_two_nodes_is_not_one_piece() -> None:

@@ -62,6 +62,8 @@ class _Checker:
                 yield f"{name}: more is promised than the node has"
             if name in self.given.lost:
                 yield f"{name}: instances wanted on a lost node"
+            if name in self.given.cut_off:
+                yield f"{name}: instances wanted on a node that is cut off"
             if name in self.given.slice_.draining_nodes:
                 yield f"{name}: instances wanted on a draining node"
 

@@ -19,5 +19,6 @@ def node_state_rejection(node: Node) -> Rejection | None:
     """Only a node that is up takes instances."""
     if node.state == "up":
         return None
-    reason = Reason.NODE_DRAINING if node.state == "draining" else Reason.NODE_DOWN
-    return Rejection(place=node.id, reason=reason)
+    if node.state == "draining":
+        return Rejection(place=node.id, reason=Reason.NODE_DRAINING)
+    return Rejection(place=node.id, reason=Reason.NODE_DOWN, detail="what it runs serves on" if node.state == "cut_off" else "")

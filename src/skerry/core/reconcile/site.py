@@ -87,13 +87,15 @@ def remember(slice_: SiteSlice, reports: tuple[NodeHeard, ...]) -> SiteMemory:
 
 
 def _nodes(given: SiteInput) -> tuple[Node, ...]:
-    """Every node ever heard of, as last reported, marked lost (down) or draining, in id order."""
+    """Every node ever heard of, as last reported, marked lost (down), cut off or draining, in id order."""
     known = {node.id: node for node in given.memory.nodes}
     known |= {heard.report.node.id: heard.report.node for heard in given.reports}
 
     def state(node: Node) -> PlaceState:
         if node.id in given.lost:
             return "down"
+        if node.id in given.cut_off:
+            return "cut_off"
         return "draining" if node.id in given.slice_.draining_nodes else "up"
 
     return tuple(msgspec.structs.replace(known[name], state=state(known[name])) for name in sorted(known))

@@ -61,6 +61,7 @@ class SiteInput(Record):
     """The snapshot that a site decides on.
 
     `lost`: nodes to be given up (suspected ones are not). A node never heard of yet and not lost counts as it was.
+    `cut_off`: nodes whose agent is away for long while their instances serve: these stay until they are replaced elsewhere.
     `in_flight`: requests now in each instance, by ingress; what is absent has none. None: unknown, so nobody is done.
     """
 
@@ -71,6 +72,7 @@ class SiteInput(Record):
     in_flight: Mapping[InstanceId, int] | None
     now_ms: int
     packing: PackingSettings = DEFAULTS
+    cut_off: frozenset[NodeId] = frozenset()
 
 
 class NodeContents(Record):

@@ -97,6 +97,8 @@ class SiteController:
         """Load what is known and start the ingress (or take over one that runs). Raises `IngressFault`."""
         self._slice = self._slice_file.load()
         self._memory = self._memory_file.load()
+        if self._memory is not None:
+            self._nodes.decided(self._memory)
         self._started_ms = self._clock.monotonic_ms()
         await self._ingress.start()
 
@@ -151,6 +153,7 @@ class SiteController:
             for heard in self._nodes.reports()
             if heard.report.node.id not in self._nodes.lost
             for seen in heard.report.instances
+            if heard.report.node.id not in self._nodes.cut_off or self._nodes.remembers(seen.id)
         )
         heard_nodes = tuple(heard.report.node for heard in self._nodes.reports())
         return SiteReport(
@@ -188,6 +191,7 @@ class SiteController:
             in_flight=self._in_flight,
             now_ms=self._clock.now_ms(),
             packing=self._settings.packing,
+            cut_off=self._nodes.cut_off,
         )
         decision = decide_site(given)
         found = site_violations(given, decision)
@@ -211,7 +215,7 @@ class SiteController:
         if decision.memory != self._memory or self._decision is None:
             self._memory_file.save(decision.memory)
         self._memory, self._decision = decision.memory, decision
-        self._nodes.decided(decision.memory.serving)
+        self._nodes.decided(decision.memory)
         if decision.routes != self._table:
             await self._ingress.apply(decision.routes)
             self._table = decision.routes

@@ -1,17 +1,17 @@
 """What a site knows of its nodes: their latest reports, and what their silence means.
 
 A killed agent leaves its instances running, so silence alone loses nothing: a silent node's instances are tried by
-a TCP connect. If none of them accepts, the node is lost at once; as long as one does, only its agent is missing,
-and it is given `agent_back_ms` to return.
+a TCP connect. If none of them accepts, the node is lost at once; as long as one does, only its agent is missing. It is
+given `agent_back_ms` to return; then the node is cut off: what it runs serves until it is replaced on others.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Literal
 
 from msgspec.structs import replace
 
-from skerry.core.reconcile.site_types import NodeHeard, Serving
+from skerry.core.reconcile.site_types import NodeHeard, SiteMemory
 from skerry.core.types.ids import InstanceId, NodeId
 from skerry.core.types.slices import SERVING_STATES, NodeReport, ObservedInstance
 from skerry.kit.record import Record
@@ -31,7 +31,7 @@ class NodeSettings(Record):
     suspect_after_ms: int = 1_500  # three heartbeats
     lost_after_ms: int = 4_000  # a node without instances, or none of which accepts, is lost now
     unheard_ms: int = 10_000  # after the controller's start: agents call within a second or two
-    agent_back_ms: int = 30_000  # a node whose instances accept is lost only now
+    agent_back_ms: int = 30_000  # a node whose instances accept is cut off now
 
 
 class Nodes:
@@ -43,8 +43,10 @@ class Nodes:
         self._settings = settings or NodeSettings()
         self._heard: dict[NodeId, NodeHeard] = {}
         self._served: dict[InstanceId, str] = {}
+        self._remembered: dict[InstanceId, NodeId] = {}
         self._silent_instances: dict[NodeId, frozenset[InstanceId]] = {}
         self.lost: frozenset[NodeId] = frozenset()
+        self.cut_off: frozenset[NodeId] = frozenset()
 
     def hear(self, report: NodeReport) -> News:
         """Take a report in; what follows from it."""
@@ -53,15 +55,22 @@ class Nodes:
         if last is not None and last.report.epoch == report.epoch and report.sequence <= last.report.sequence:
             return "nothing"
         self._heard[node] = NodeHeard(report=report, heard_ms=self._clock.monotonic_ms())
-        was_silent = node in self.lost or bool(self._silent_instances.pop(node, None))
+        was_silent = node in self.lost | self.cut_off or bool(self._silent_instances.pop(node, None))
         self.lost -= {node}
+        self.cut_off -= {node}
         if was_silent or last is None or _decisive(last.report, self._served) != _decisive(report, self._served):
             return "decide"
         return "report" if _told(last.report) != _told(report) else "nothing"
 
-    def decided(self, serving: Iterable[Serving]) -> None:
-        """What the latest decision found to serve, and where: by this the next reports are judged."""
-        self._served = {entry.instance: entry.address for entry in serving}
+    def decided(self, memory: SiteMemory) -> None:
+        """What the latest decision keeps and found to serve, and where: by this the next reports are judged."""
+        self._served = {entry.instance: entry.address for entry in memory.serving}
+        self._remembered = {held.instance: held.node for held in memory.held}
+        self._remembered |= {entry.held.instance: entry.held.node for entry in memory.retiring}
+
+    def remembers(self, instance: InstanceId) -> bool:
+        """Whether the latest decision keeps it."""
+        return instance in self._remembered
 
     def heard(self, node: NodeId) -> bool:
         return node in self._heard
@@ -72,34 +81,40 @@ class Nodes:
 
     async def look(self) -> bool:
         """Try what silent nodes run, and give up what is lost; whether anything is different now."""
-        before = (self.lost, dict(self._silent_instances))
-        self._give_up_unheard()
-        for node, heard in sorted(self._heard.items()):
-            silent_ms = self._clock.monotonic_ms() - heard.heard_ms
-            if silent_ms > self._settings.suspect_after_ms and node not in self.lost:
-                await self._look_at(node, heard, silent_ms)
-        return before != (self.lost, self._silent_instances)
-
-    def _give_up_unheard(self) -> None:
-        """A node that has not spoken since this controller began may have died before it did."""
+        before = (self.lost, self.cut_off, dict(self._silent_instances))
         now_ms = self._clock.monotonic_ms()
         if self._started_ms is None:
             self._started_ms = now_ms
-        if now_ms - self._started_ms > self._settings.unheard_ms:
-            self.lost |= {node for node in self.expected if node not in self._heard}
+        for node in sorted({*self.expected, *self._heard}):
+            heard = self._heard.get(node)
+            silent_ms = now_ms - (heard.heard_ms if heard else self._started_ms)
+            limit_ms = self._settings.suspect_after_ms if heard else self._settings.unheard_ms
+            if silent_ms > limit_ms and node not in self.lost:
+                await self._look_at(node, heard, silent_ms)
+        return before != (self.lost, self.cut_off, self._silent_instances)
 
-    async def _look_at(self, node: NodeId, heard: NodeHeard, silent_ms: int) -> None:
-        serving = [i for i in heard.report.instances if i.state in SERVING_STATES and i.address is not None]
-        found = await asyncio.gather(*(self._probe(i.address) for i in serving if i.address is not None))
-        answers = dict(zip((i.id for i in serving), found, strict=True))
+    async def _look_at(self, node: NodeId, heard: NodeHeard | None, silent_ms: int) -> None:
+        """One that has not spoken since this controller began may have died before it did, or only its agent."""
+        addresses = self._addresses(node, heard)
+        found = await asyncio.gather(*map(self._probe, addresses.values()))
         if self._heard.get(node) is not heard:
             return  # it spoke while we were looking
-        dead = frozenset(name for name, accepts in answers.items() if not accepts)
-        self._silent_instances[node] = dead
-        all_dead = len(dead) == len(answers)
-        limit_ms = self._settings.lost_after_ms if all_dead else self._settings.agent_back_ms
-        if silent_ms > limit_ms:
-            self.lost |= {node}
+        dead = frozenset(name for name, accepts in zip(addresses, found, strict=True) if not accepts)
+        if heard is not None:
+            self._silent_instances[node] = dead
+        if len(dead) == len(addresses):
+            if silent_ms > self._settings.lost_after_ms:
+                self.lost |= {node}
+                self.cut_off -= {node}
+        elif silent_ms > self._settings.agent_back_ms:
+            self.cut_off |= {node}
+
+    def _addresses(self, node: NodeId, heard: NodeHeard | None) -> dict[InstanceId, str]:
+        """What it said that it serves; of one that said nothing yet, what the site remembers of it."""
+        if heard is None:
+            return {name: address for name, address in self._served.items() if self._remembered.get(name) == node}
+        seen = heard.report.instances
+        return {i.id: i.address for i in seen if i.address is not None and i.state in SERVING_STATES}
 
     def _shown(self, heard: NodeHeard) -> NodeHeard:
         dead = self._silent_instances.get(heard.report.node.id, frozenset())

@@ -6,10 +6,10 @@ from typing import TypeVar, final
 
 from skerry.adapters.store.base import Batch
 from skerry.core.checks.slices import slice_violations
-from skerry.core.reconcile.site_types import SiteMemory
+from skerry.core.reconcile.site_types import DRAIN_MAX_MS, SiteMemory
 from skerry.core.types.app import App
 from skerry.core.types.control import PlanHead, Reservation, SiteIntent, SiteLedger
-from skerry.core.types.ids import SiteId
+from skerry.core.types.ids import InstanceId, SiteId
 from skerry.core.types.plan import REASON_TEXT, Plan, Rejection, Release
 from skerry.core.types.resources import Resources
 from skerry.core.types.routes import Route, RouteTable, Target
@@ -207,11 +207,17 @@ class Checks:
             key = (route.account, route.app)
             had = {t.instance for t in route.targets if t.weight > 0 and t.instance in served and self._serves(t.address)}
             wanted = {held.instance for held in memory.held if (held.account, held.app) == key}
+            had -= self._waited_long_enough(memory)
             left = now.get(key, set())
             if wanted and len(left) < len(had) and not wanted <= left:
                 self._ground.violate(
                     4, f"{after.site}: {route.app} fell from {sorted(had)} to {sorted(left)}, wanted {sorted(wanted)}"
                 )
+
+    def _waited_long_enough(self, memory: SiteMemory) -> set[InstanceId]:
+        """What is no longer wanted does not wait for ever for a version that never starts."""
+        now_ms = self._ground.clock.now_ms()
+        return {entry.held.instance for entry in memory.retiring if now_ms - entry.since_ms >= DRAIN_MAX_MS}
 
     def _serves(self, address: str) -> bool:
         """Whether an instance serves there, and its site can know it."""
