@@ -3,7 +3,7 @@
 import pytest
 
 from skerry.core.packing.pack import pack
-from skerry.core.packing.types import Ask, Held
+from skerry.core.packing.types import Ask, Held, PackingSettings
 from skerry.core.types.app import Version
 from skerry.core.types.ids import AppName
 from skerry.core.types.plan import Reason
@@ -108,3 +108,16 @@ def test_ids_are_unique_and_are_not_those_of_what_still_retires() -> None:
 def test_asking_twice_for_one_version_is_a_bug_of_the_caller() -> None:
     with pytest.raises(ValueError, match="two asks"):
         pack(NODES, (ask(V1, 1), ask(V1, 2)), ())
+
+
+def test_what_gave_way_to_keep_room_free_does_not_come_back_at_once() -> None:
+    """It was taken back at the next look, since what runs may use the room that is kept free."""
+    node = make_node("lhr-1", memory_mib=60)
+    settings = PackingSettings(keep_free_percent=50, preempt_gap=1)
+    low = Ask(account=ACCOUNT, app=AppName("low"), version=make_version(1, app="low"), count=1, plan_generation=1, priority=10)
+    large = make_version(1, app="high", memory_mib=30)
+    high = Ask(account=ACCOUNT, app=AppName("high"), version=large, count=1, plan_generation=1, priority=50)
+    before = pack((node,), (low,), (), settings)
+    first = pack((node,), (low, high), before.held, settings)
+    assert [entry.held.app for entry in first.preempted] == ["low"]
+    assert pack((node,), (low, high), first.held, settings, retiring=before.held).held == first.held

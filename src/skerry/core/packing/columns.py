@@ -57,8 +57,8 @@ class Columns:
         capacities = [amounts_of(node.capacity) for node in self.nodes]
         self.largest = units(capacities)
         self.capacity = _columns(capacities)
-        self._kept_free = [kept_free(node, settings) for node in self.nodes]
-        self.room = _columns([_less(whole, kept) for whole, kept in zip(capacities, self._kept_free, strict=True)])
+        kept = [kept_free(node, settings) for node in self.nodes]
+        self.room = _columns([_less(whole, part) for whole, part in zip(capacities, kept, strict=True)])
         self.used: Column = np.zeros(len(self.nodes), np.int64)
         self.hashes = np.array([node_hash(node.id) for node in self.nodes], np.uint64)
         self.labelled = any(node.rack for node in self.nodes)
@@ -116,9 +116,9 @@ class Columns:
         cpu, memory, disk = self.room
         return (int(cpu[at]), int(memory[at]), int(disk[at]))
 
-    def fits_at_all(self, at: int, need: Three) -> bool:
-        """Whether the node has room when nothing of it is kept free."""
-        return all(part <= room + kept for part, room, kept in zip(need, self.room_at(at), self._kept_free[at], strict=True))
+    def fits_at(self, at: int, need: Three) -> bool:
+        """Whether a node has room for one, less what it keeps free."""
+        return all(part <= room for part, room in zip(need, self.room_at(at), strict=True))
 
     def before_fit(self, ask: Ask) -> Column | None:
         """Noise, useless features and missing blobs; None where all nodes are alike. Not to be changed."""

@@ -100,14 +100,14 @@ class _Desk:
             self._deduct(np.array(where, np.int64), np.array(needs, np.int64))
 
     def take_back(self, ordered: list[Ask], retiring: dict[AskKey, list[Held]]) -> None:
-        """What was given up and is asked again stays, where it has room still; one by one, since it is little."""
+        """What was given up and is asked again stays, where a new one would have room too; one by one, since it is little."""
         for ask in ordered if retiring else ():
             valid = self._may_stay(ask, retiring)
             at_node = {held.node: at for held, at in valid}
             need = amounts_of(ask.version.limits.reserve)
             for held in most_spread([held for held, _ in valid]):
                 at = at_node[held.node]
-                if self._count.get(ask.key, 0) < ask.count and self.columns.fits_at_all(at, need):
+                if self._count.get(ask.key, 0) < ask.count and self.columns.fits_at(at, need):
                     self.columns.take_one(at, need)
                     self._keep(ask, [(held, at)])
 
@@ -211,7 +211,7 @@ class _Desk:
         for name in sorted(self._gave_way[ask.key]):
             held = self.preempted[name].held
             at = self.columns.index[held.node]
-            if all(part <= room for part, room in zip(need, self.columns.room_at(at), strict=True)):
+            if self.columns.fits_at(at, need):
                 del self.preempted[name]
                 self.rows[name] = (held, ask)
                 self.columns.take_one(at, need)

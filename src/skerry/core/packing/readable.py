@@ -72,7 +72,7 @@ def pack_readably(
     for ask in ordered:
         desk.keep(ask, current)
     for ask in ordered:
-        desk.keep(ask, retiring)
+        desk.take_back(ask, retiring)
     for ask in ordered:
         desk.place_rest(ask)
     refused = [desk.refusal(ask) for ask in ordered if desk.missing(ask) > 0]
@@ -112,6 +112,13 @@ class _Desk:
             if self.missing(ask) == 0:
                 return
             if ask.version.limits.reserve.fits_in(self._free[held.node]):
+                self._hold(ask, held.node, held.instance)
+
+    def take_back(self, ask: Ask, retiring: Sequence[Held]) -> None:
+        """What was given up and is asked again, where a new one would have room too: else what gave way came back at once."""
+        valid = [held for held in retiring if _key(held) == ask.key and self._may_stay(held, ask)]
+        for held in most_spread(valid):
+            if self.missing(ask) > 0 and self._fits(ask, self._by_id[held.node]):
                 self._hold(ask, held.node, held.instance)
 
     def _may_stay(self, held: Held, ask: Ask) -> bool:
