@@ -26,6 +26,11 @@ def upto(size: int) -> Ints:
     return np.arange(size, dtype=np.int64)
 
 
-def ranked(keys: Floats | Ints) -> Ints:
-    """Positions by ascending key; equal keys stay in order."""
-    return np.asarray(np.argsort(keys, kind="stable"), dtype=np.int64)
+def ranked(keys: NDArray[Any], count: int | None = None) -> Ints:
+    """Positions by ascending key (of the flattened array), equal keys in order; with `count`, only the first so many."""
+    keys = keys.ravel()
+    if count is None or count >= len(keys):
+        return np.asarray(np.argsort(keys, kind="stable"), dtype=np.int64)[:count]
+    limit = np.partition(keys, count)[count]
+    some = np.flatnonzero(keys <= limit)
+    return np.asarray(some[np.argsort(keys[some], kind="stable")][:count], dtype=np.int64)

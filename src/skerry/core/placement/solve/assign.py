@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from skerry.core.placement.solve.arrays import ranked, sums, upto
+from skerry.core.placement.solve.arrays import sums, upto
 from skerry.core.placement.solve.ask import Ints
 from skerry.core.types.problem import Floats
 
@@ -75,16 +75,20 @@ def _assign_tight(cost: Floats, demand: Floats, capacity: Floats, unserved: floa
 
 def _admitted(view: Floats, best: Ints, wish: Floats, free: Floats, unserved: float) -> Floats:
     """How much of each wish its site takes now."""
+    full = np.flatnonzero((sums(best, wish, len(free)) > free)[best])
+    if not len(full):
+        return wish
+    others = view[:, full]
+    here = others[best[full], upto(len(full))]
+    others[best[full], upto(len(full))] = np.inf  # a copy: made by indexing with an array
+    regret = np.minimum(others.min(axis=0), unserved) - here
+    order = full[np.lexsort((full, -regret, best[full]))]
+    site, rps = best[order], wish[order]
+    total = np.cumsum(rps)
+    before = total - rps
+    first = np.searchsorted(site, site)
     amount = wish.copy()
-    loads = sums(best, wish, len(free))
-    for site in np.flatnonzero(loads > free):
-        mine = np.flatnonzero(best == site)
-        others = view[:, mine].copy()
-        others[site] = np.inf
-        regret = np.minimum(others.min(axis=0), unserved) - view[site, mine]
-        dear = mine[ranked(-regret)]
-        before = np.concatenate(([0.0], np.cumsum(wish[dear])[:-1]))
-        amount[dear] = np.clip(free[site] - before, 0.0, wish[dear])
+    amount[order] = np.clip(free[site] - (before - before[first]), 0.0, rps)
     return amount
 
 

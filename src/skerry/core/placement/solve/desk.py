@@ -1,6 +1,7 @@
 """The working arrays of one app's search: sites that may run it, metros that ask for it, and what a set of sites costs."""
 
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -43,21 +44,19 @@ class Desk:
         self.rate = ask.rps_per_instance
         self.lost = unserved_cost(ask.priority, ask.weights)
         self.move = ask.weights.move
-        self.price = (ask.price + ask.shadow)[self.columns]
         serve = np.ascontiguousarray(ask.serve_ms[np.ix_(self.rows, self.columns)].T)
         self.cost = latency_cost(serve, ask.latency_objective_ms, ask.priority, ask.weights)
         self.min_site = max(1, ask.min_site)
+        self.fits_one = float(self.demand.sum()) <= self.rate * self.min_site
         self.moved_away = self.move * float(ask.now.sum() - self.now.sum())  # from sites that may not run it any more
 
-    @property
-    def opening(self) -> Floats:
-        """What the first instances at a site cost, against none."""
-        return self.running(np.full(len(self.columns), self.min_site)) - self.running(np.zeros(len(self.columns)))
+        self._price(ask.price + ask.shadow)
 
-    @property
-    def one_more(self) -> Floats:
-        """What an instance above those there now costs."""
-        return self.price + self.move
+    def _price(self, price: Floats) -> None:
+        self.price = price[self.columns]
+        self.one_more = self.price + self.move  # an instance above those there now
+        self.opening = self.running(np.full(len(self.columns), self.min_site)) - self.move * self.now  # the first, against none
+        self.rate_price = self.one_more / self.rate  # per request, where instances are full
 
     def running(self, counts: Floats | Ints) -> Floats:
         """What `counts` instances per site cost: their price and the moves."""
@@ -71,6 +70,12 @@ class Desk:
         kept = np.where(kept >= self.min_site, kept, 0)
         return np.minimum(np.maximum(np.maximum(need, kept), self.least[sites]), self.most[sites])
 
+    def at_prices(self, shadow: Floats) -> "Desk":
+        """The same desk at other shadow prices [S], of all sites."""
+        desk = copy(self)
+        desk._price(self.ask.price + shadow)
+        return desk
+
     def evaluate(self, chosen: Bools) -> State:
         """Everything served from these sites, as many instances as that takes."""
         sites = np.flatnonzero(chosen)
@@ -82,6 +87,10 @@ class Desk:
         """Everything served by just these instances."""
         pieces = assign(self.cost[sites], self.demand, floats(counts * self.rate), self.lost)
         return State(sites, counts, pieces, pieces.cost + self._cost_of(sites, counts))
+
+    def valued(self, state: State) -> State:
+        """A state of another desk with the same sites and metros, at the prices of this one."""
+        return replace(state, total=state.pieces.cost + self._cost_of(state.sites, state.counts))
 
     def all_counts(self, state: State) -> Ints:
         """Instances by position on the desk."""
@@ -96,6 +105,12 @@ class Desk:
 
     def add_gains(self, state: State) -> Floats:
         """What J falls by, at most, with one more instance per site (the first `min_site` where there is none)."""
+        counts = self.all_counts(state)
+        after = np.where(counts > 0, counts + 1, self.min_site)
+        return np.where(after <= self.most, self.unlimited_gains(state), -np.inf)
+
+    def unlimited_gains(self, state: State) -> Floats:
+        """As `add_gains`, also where there is no room."""
         pieces = state.pieces
         out = np.flatnonzero(pieces.unserved > 0.0)
         metro = np.concatenate((pieces.metro, out))
@@ -104,8 +119,7 @@ class Desk:
         counts = self.all_counts(state)
         after = np.where(counts > 0, counts + 1, self.min_site)
         price = self.running(after) - self.running(counts)
-        gains = profit(paid - self.cost[:, metro], rps, price, floats(self.rate * (after - counts)))
-        return np.where(after <= self.most, gains, -np.inf)
+        return profit(paid - self.cost[:, metro], rps, price, floats(self.rate * (after - counts)))
 
     def _cost_of(self, sites: Ints, counts: Ints) -> float:
         here = self.price[sites] * counts + self.move * np.abs(counts - self.now[sites])

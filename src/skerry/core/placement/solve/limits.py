@@ -1,22 +1,24 @@
 """Whole numbers an app insists on: totals, regions, losses it survives. Met from the cheapest change on."""
 
+from dataclasses import dataclass
+
 import numpy as np
 
-from skerry.core.placement.solve.arrays import ranked
+from skerry.core.placement.solve.arrays import ranked, sums, upto
 from skerry.core.placement.solve.ask import Ints
 from skerry.core.placement.solve.desk import COUNT_SLACK, Desk, State
 from skerry.core.types.problem import Bools, Floats
 
+SPREADS_MAX = 64  # rounds of adding instances for losses; one or two are usual
 Short = tuple[tuple[str, int], ...]
-TRIES_MAX = 400  # whole evaluations while instances are taken away
 
 
-def meet_limits(desk: Desk, state: State) -> tuple[State, Short]:
+def meet_limits(desk: Desk, state: State, *, losses: bool = True) -> tuple[State, Short]:
     """Add what is missing, take away what is too much; what stays unmet is named. Regions first, then losses, then totals."""
     floor = desk.least.copy()
     state, short = _fill_regions(desk, state, floor)
     state = _within_total(desk, state, floor)
-    state, unsurvived = _survive(desk, state)
+    state, unsurvived = _survive(desk, state) if losses else (state, ())
     state, few = _fill_total(desk, state)
     over = state.instances - desk.ask.max_total if desk.ask.max_total is not None else 0
     return state, (*short, *unsurvived, *few, *((("max_total", over),) if over > 0 else ()))
@@ -51,18 +53,61 @@ def _survive(desk: Desk, state: State) -> tuple[State, Short]:
     losses = desk.ask.survive_sites
     if losses <= 0 or not len(desk.rows):
         return state, ()
-    for _ in range(int(desk.most.sum()) + 1):
+    for _ in range(SPREADS_MAX):
         counts = desk.all_counts(state)
         missing = survival_shortage(counts, _served(state), desk.rate, losses)
-        if missing <= 0:
-            return state, ()
-        least_of_lost = int(np.sort(counts)[-losses]) if losses <= len(counts) else 0
-        helps = counts < least_of_lost
-        open_to = helps if _room(desk, state)[helps].any() else np.ones(len(counts), dtype=np.bool_)
-        state, left = _add(desk, state, open_to, missing if helps.sum() > 0 else 1, once=True)
-        if left > 0 and state.instances == int(counts.sum()):
-            return state, (("survive_sites", missing),)
-    return state, (("survive_sites", 1),)
+        left = _left_of_total(desk, state)
+        if missing <= 0 or left <= 0:
+            break
+        added = spread_out(_standing(desk, counts), losses, missing, left)
+        if not added.any():
+            break
+        state = desk.with_counts(counts + added)
+    missing = survival_shortage(desk.all_counts(state), _served(state), desk.rate, losses)
+    return state, ((("survive_sites", missing),) if missing > 0 else ())
+
+
+def _standing(desk: Desk, counts: Ints) -> "Standing":
+    price = np.where(counts < desk.now, desk.price - desk.move, desk.one_more)
+    return Standing(counts, desk.most, price, desk.min_site)
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What an app runs where, what it may run, and what one more costs: [S] each."""
+
+    counts: Ints
+    most: Ints
+    price: Floats
+    min_site: int
+
+
+def spread_out(standing: Standing, losses: int, missing: int, left: int) -> Ints:
+    """More instances where they count: beside the largest sites, up to the size of the least of those, the cheapest first.
+
+    At most `left` in all. Zero where nothing helps.
+    """
+    counts = standing.counts
+    largest = np.sort(counts)[::-1][: losses + 1]
+    level = int(largest[losses - 1]) if len(largest) > losses else 0
+    if level == 0 or not (counts < level).any():  # nothing runs beside them, or all are alike: one step for everybody
+        level = int(largest[0]) + max(1, -(-missing // max(1, len(counts)))) if len(largest) else 0
+    level = max(level, standing.min_site)
+    can = np.maximum(np.minimum(standing.most, level) - counts, 0)
+    can = np.where((counts == 0) & (can < standing.min_site), 0, can)
+    price = standing.price - np.where(counts > 0, 1e-6, 0.0)
+    added = np.zeros(len(counts), dtype=np.int64)
+    want = min(missing, left)
+    for at in ranked(np.where(can > 0, price, np.inf)):
+        if want <= 0 or can[at] <= 0:
+            break
+        step = min(int(can[at]), max(want, standing.min_site if counts[at] == 0 else 1))
+        if step > left:
+            continue
+        added[at] = step
+        want -= step
+        left -= step
+    return added
 
 
 def survival_shortage(counts: Ints, served_rps: float, rate: float, losses: int) -> int:
@@ -78,8 +123,8 @@ def _fill_total(desk: Desk, state: State) -> tuple[State, Short]:
     return state, ((("min_total", missing),) if missing > 0 else ())
 
 
-def _add(desk: Desk, state: State, inside: Bools, missing: int, *, once: bool = False) -> tuple[State, int]:
-    """Up to `missing` more instances inside, each where J rises least; how many are still missing. `once`: only one step."""
+def _add(desk: Desk, state: State, inside: Bools, missing: int) -> tuple[State, int]:
+    """Up to `missing` more instances inside, each where J rises least; how many are still missing."""
     while missing > 0:
         gains = np.where(inside & _room(desk, state), desk.add_gains(state), -np.inf)
         if not len(gains) or gains.max() == -np.inf:
@@ -87,13 +132,11 @@ def _add(desk: Desk, state: State, inside: Bools, missing: int, *, once: bool = 
         counts = desk.all_counts(state)
         at = int(gains.argmax())
         step = desk.min_site if counts[at] == 0 else 1
-        if _flat(desk, state, gains, at) and not once:
+        if _flat(desk, state, gains, at):
             step = max(step, min(missing, int(desk.most[at] - counts[at]), _left_of_total(desk, state)))
         counts[at] += step
         state = desk.with_counts(counts)
         missing -= step
-        if once:
-            break
     return state, missing
 
 
@@ -115,28 +158,45 @@ def _left_of_total(desk: Desk, state: State) -> int:
 
 
 def _within_total(desk: Desk, state: State, floor: Ints) -> State:
-    """Take away what is least missed, until the maximum holds; with enough sites open, only a few are tried each time."""
+    """Take away what is least missed until the maximum holds: first what is idle, then by what its users would pay elsewhere."""
     limit = desk.ask.max_total
-    tries = TRIES_MAX
     while limit is not None and state.instances > limit:
-        counts = desk.all_counts(state)
-        loads = np.zeros(len(counts))
-        loads[state.sites] = state.pieces.loads(len(state.sites))
-        step = np.where(counts - 1 >= desk.min_site, 1, counts)
-        can = np.flatnonzero((counts > 0) & (counts - step >= floor))
-        if not len(can):
+        counts, most = desk.all_counts(state), state.instances - limit
+        here = counts[state.sites]
+        step = np.where(here - 1 >= desk.min_site, 1, here)
+        missed = np.where(here - step >= floor[state.sites], _missed(desk, state, step), np.inf)
+        if not len(missed) or missed.min() == np.inf:
             break
-        needed = np.maximum(0.0, loads[can] - (counts[can] - step[can]) * desk.rate)
-        tried = can[ranked(needed)][: max(1, min(12, tries))]
-        tries -= len(tried)
-        after: list[tuple[float, int, State]] = []
-        for at in tried:
-            fewer = counts.copy()
-            fewer[at] -= step[at]
-            less = desk.with_counts(fewer)
-            after.append((less.total, int(at), less))
-        state = min(after, key=lambda entry: entry[:2])[2]
+        for at in ranked(missed, max(1, most // 4)):
+            if most <= 0 or missed[at] == np.inf:
+                break
+            counts[state.sites[at]] -= step[at]
+            most -= int(step[at])
+        state = desk.with_counts(counts)
     return state
+
+
+def _missed(desk: Desk, state: State, step: Ints) -> Floats:
+    """About what J rises by without `step` instances per open site: their flows go to the next site, or stay unserved."""
+    pieces = state.pieces
+    price = desk.running(desk.all_counts(state))[state.sites] - _running_less(desk, state, step)
+    if not len(pieces.site):
+        return -price
+    cost = desk.cost[state.sites][:, pieces.metro]
+    paid = cost[pieces.site, upto(len(pieces.site))]
+    spare = state.counts * desk.rate - pieces.loads(len(state.sites))
+    cost[spare <= 0.0] = np.inf
+    cost[pieces.site, upto(len(pieces.site))] = np.inf
+    regret = np.minimum(cost.min(axis=0), desk.lost) - paid
+    loads = pieces.loads(len(state.sites))
+    share = np.maximum(0.0, loads - (state.counts - step) * desk.rate) / np.maximum(loads, 1e-300)
+    return sums(pieces.site, regret * pieces.rps, len(state.sites)) * share - price
+
+
+def _running_less(desk: Desk, state: State, step: Ints) -> Floats:
+    counts = desk.all_counts(state)
+    counts[state.sites] -= step
+    return desk.running(counts)[state.sites]
 
 
 def _served(state: State) -> float:

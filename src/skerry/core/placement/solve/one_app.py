@@ -10,26 +10,31 @@ import numpy as np
 
 from skerry.core.placement.solve.arrays import floats, ranked, sums, upto
 from skerry.core.placement.solve.ask import Ask, Choice, Ints, late_weight
+from skerry.core.placement.solve.assign import assign
 from skerry.core.placement.solve.desk import Desk, State
-from skerry.core.placement.solve.limits import meet_limits
+from skerry.core.placement.solve.limits import Short, meet_limits
 from skerry.core.types.problem import Bools, Floats
 
-GAIN_MIN = 1e-6  # relative to J: less is rounding, and no reason to do anything
-DROPS_TRIED = 6  # candidates whose true cost is computed, each round
+GAIN_MIN = 1e-5  # relative to J: less is rounding, and no reason to do anything
+DROPS_TRIED = 4  # candidates whose true cost is computed, each round
 ROUNDS_MAX = 200  # of drops, as of swaps; each improves J, so this only bounds bad luck
-SWAP_WORK_MAX = 1_000_000  # sites × metros × open sites looked at for swaps: about 3 ms
+SWAPS_MAX = 8  # each looks at every pair of an open and a closed site: below 1 ms
+RENEWED = 16  # gains that are looked at again together
 TRIMS_TRIED = 8
 
 
 def decide(ask: Ask) -> Choice:
     """Where one app runs best, at the prices of `ask`. Never raises on a valid ask: what cannot be met is in `short`."""
     desk = Desk(ask)
+    return _choice(desk, *search(desk))
+
+
+def search(desk: Desk, *, losses: bool = True) -> tuple[State, Short]:
+    """The state behind `decide`, for who needs no more. Without `losses`, nothing is added to survive them."""
     state = desk.evaluate(_opened(desk))
     state = _dropped(desk, _completed(desk, state))
     state = _dropped(desk, _swapped(desk, state))
-    state = _trimmed(desk, state)
-    state, short = meet_limits(desk, state)
-    return _choice(desk, state, short)
+    return meet_limits(desk, _trimmed(desk, state), losses=losses)
 
 
 def review(ask: Ask) -> Choice:
@@ -54,56 +59,63 @@ def _opened(desk: Desk) -> Bools:
 
 def _pays_beside_all(desk: Desk) -> Bools:
     """Sites whose own metros alone are worth it, every other site open: in the uncapacitated problem all optima have them."""
+    sites = len(desk.columns)
     every = upto(len(desk.rows))
     best = desk.cost.argmin(axis=0)
-    first = desk.cost[best, every]
+    pieces = assign(desk.cost, desk.demand, floats(desk.most * desk.rate), desk.lost)
     others = desk.cost.copy()
     others[best, every] = np.inf
-    saved = desk.demand * np.maximum(0.0, np.minimum(others.min(axis=0), desk.lost) - first)
-    sites = len(desk.columns)
-    loads = sums(best, desk.demand, sites)
-    return sums(best, saved, sites) > desk.opening * np.maximum(1.0, loads / desk.rate)
+    second = np.minimum(others.min(axis=0), desk.lost)
+    paid = desk.cost[pieces.site, pieces.metro]
+    saved = pieces.rps * np.maximum(0.0, second[pieces.metro] - paid)
+    overflow = pieces.site != best[pieces.metro]  # their cheapest site is full: they need one more
+    loads = pieces.loads(sites)
+    needed = sums(pieces.site[overflow], pieces.rps[overflow], sites) >= desk.rate * desk.min_site
+    return (sums(pieces.site, saved, sites) > desk.opening * np.maximum(1.0, loads / desk.rate)) | needed
 
 
 def _greedy(desk: Desk, chosen: Bools, limit: int) -> Bools:
-    """Add the site that gains most, until none gains. Costs beyond a full first instance are spread over the requests."""
+    """Add the site that gains most, until none gains. Stale gains are upper bounds; the best of them are renewed together."""
     chosen = chosen.copy()
-    rate = desk.one_more / desk.rate
-    opening = desk.opening
-    paid = _paid(desk, chosen, rate)
-    large = float(desk.demand.sum()) > desk.rate * desk.min_site
-    better = np.maximum(paid - desk.cost, 0.0)
-    bound = better @ desk.demand - opening
+    paid = _paid(desk, chosen)
+    bound = _gains(desk, paid, slice(None))[0]
     bound[chosen] = -np.inf
     left = limit - int(chosen.sum())
-    floor = GAIN_MIN * (1.0 + float(paid @ desk.demand) if not chosen.any() else float(paid @ desk.demand))
-    while left > 0:
-        site = int(bound.argmax())
-        if bound[site] <= floor:
-            break
-        saved = paid - desk.cost[site]
-        gain = float(np.maximum(saved, 0.0) @ desk.demand) - opening[site]
-        spread = large and float(desk.demand[saved > 0.0].sum()) > desk.rate * desk.min_site
-        if spread:
-            gain = min(gain, float(np.maximum(saved - rate[site], 0.0) @ desk.demand))
-        bound[site] = -np.inf
-        if gain >= max(float(bound.max()), floor):
+    floor = GAIN_MIN * float(paid @ desk.demand)
+    while left > 0 and bound.max() > floor:
+        some = np.argpartition(-bound, RENEWED)[:RENEWED] if len(bound) > RENEWED else upto(len(bound))
+        some = np.sort(some[bound[some] > floor])
+        gains, spread = _gains(desk, paid, some)
+        bound[some] = gains
+        at = int(gains.argmax())
+        site = int(some[at])
+        if gains[at] > floor and gains[at] >= bound.max():
             chosen[site] = True
-            paid = np.minimum(paid, desk.cost[site] + (rate[site] if spread else 0.0))
+            bound[site] = -np.inf
+            paid = np.minimum(paid, desk.cost[site] + (desk.rate_price[site] if spread[at] else 0.0))
             left -= 1
-        else:
-            bound[site] = gain
     return chosen
 
 
-def _paid(desk: Desk, chosen: Bools, rate: Floats) -> Floats:
+def _gains(desk: Desk, paid: Floats, some: Ints | slice) -> tuple[Floats, Bools]:
+    """What opening each of some sites saves; and where more than the first instances would fill, so that the rest of the price
+    is spread over the requests."""
+    better = np.maximum(paid - desk.cost[some], 0.0)
+    gains = better @ desk.demand - desk.opening[some]
+    if desk.fits_one:
+        return gains, np.zeros(len(gains), dtype=np.bool_)
+    spread = np.maximum(better - desk.rate_price[some][:, None], 0.0) @ desk.demand
+    return np.minimum(gains, spread), spread < gains
+
+
+def _paid(desk: Desk, chosen: Bools) -> Floats:
     """J per rps of every metro at the cheapest of the chosen sites; at those that fill, instances count by the request."""
     sites = np.flatnonzero(chosen)
     if not len(sites):
         return np.full(len(desk.rows), desk.lost)
     cost = desk.cost[sites]
     loads = sums(cost.argmin(axis=0), desk.demand, len(sites))
-    full = np.where(loads > desk.rate * np.maximum(1, desk.now[sites]), rate[sites], 0.0)
+    full = np.where(loads > desk.rate * np.maximum(1, desk.now[sites]), desk.rate_price[sites], 0.0)
     return np.minimum((cost + full[:, None]).min(axis=0), desk.lost)
 
 
@@ -130,9 +142,10 @@ def _dropped(desk: Desk, state: State) -> State:
     for _ in range(ROUNDS_MAX):
         if len(state.sites) < 2:
             break
-        worth = _saved_by_closing(desk, state) - _lost_by_closing(desk, state)
+        best, first, second = _two_best(desk, state)
+        worth = _saved_by_closing(desk, state) - sums(best, (second - first) * desk.demand, len(state.sites))
         worth[desk.least[state.sites] > 0] = -np.inf
-        better = _first_better(desk, state, [(-1, int(site)) for site in state.sites[_best(worth, DROPS_TRIED)]])
+        better = _first_better(desk, state, [(-1, int(site)) for site in state.sites[_best(worth - _floor(state), DROPS_TRIED)]])
         if better is None:
             break
         state = better
@@ -140,40 +153,26 @@ def _dropped(desk: Desk, state: State) -> State:
 
 
 def _swapped(desk: Desk, state: State) -> State:
-    """Close one and open another, those first that are least missed."""
-    limit = max(1, SWAP_WORK_MAX // max(1, desk.cost.size))
-    for _ in range(ROUNDS_MAX):
+    """Close one and open another: every pair at once, as the users of an open site are nobody else's."""
+    for _ in range(SWAPS_MAX):
         if not len(state.sites) or not len(desk.rows):
             break
-        saved, missed = _saved_by_closing(desk, state), _lost_by_closing(desk, state)
-        tried = [int(at) for at in ranked(missed - saved)[:limit]]
-        limit -= len(tried)
-        found: list[tuple[float, int, int]] = []
-        for at in tried:
-            if desk.least[state.sites[at]] > 0:
-                continue
-            add, gain = _best_instead(desk, state, at)
-            worth = gain + float(saved[at])
-            if worth > _floor(state):
-                found.append((-worth, add, int(state.sites[at])))
-        better = _first_better(desk, state, [(add, drop) for _, add, drop in sorted(found)[:DROPS_TRIED]])
-        if better is None or limit <= 0:
-            return better or state
+        best, first, second = _two_best(desk, state)
+        saved = _saved_by_closing(desk, state)
+        missed = sums(best, (second - first) * desk.demand, len(state.sites))
+        users = np.zeros((len(desk.rows), len(state.sites)))
+        users[upto(len(desk.rows)), best] = desk.demand
+        worth = np.maximum(second - desk.cost, 0.0) @ users - desk.opening[:, None] + (saved - missed)
+        worth[state.sites] = -np.inf
+        worth[:, desk.least[state.sites] > 0] = -np.inf
+        some = ranked(-worth, DROPS_TRIED)
+        some = some[worth.ravel()[some] > _floor(state)]
+        changes = [(int(at) // len(state.sites), int(state.sites[int(at) % len(state.sites)])) for at in some]
+        better = _first_better(desk, state, changes)
+        if better is None:
+            break
         state = better
     return state
-
-
-def _best_instead(desk: Desk, state: State, at: int) -> tuple[int, float]:
-    """The site to open when the `at`-th is closed, and how J changes by that, what closing saves left out."""
-    rest = np.delete(state.sites, at)
-    paid = desk.cost[rest].min(axis=0) if len(rest) else np.full(len(desk.rows), desk.lost)
-    paid = np.minimum(paid, desk.lost)
-    before = np.minimum(desk.cost[state.sites].min(axis=0), desk.lost)
-    changed = np.flatnonzero(paid > before)  # others gain from a new site only what greedy adds would have found
-    gains = np.maximum(paid[changed] - desk.cost[:, changed], 0.0) @ desk.demand[changed] - desk.opening
-    gains[state.sites] = -np.inf
-    add = int(gains.argmax())
-    return add, float(gains[add]) - float((paid - before) @ desk.demand)
 
 
 def _trimmed(desk: Desk, state: State) -> State:
@@ -182,8 +181,15 @@ def _trimmed(desk: Desk, state: State) -> State:
     floor = np.maximum(desk.least[state.sites], desk.min_site)
     spare = state.counts * desk.rate - loads
     excess = np.where(state.counts > floor, desk.rate - spare, np.inf)
-    worth = np.where(excess <= spare.sum() - spare, desk.one_more[state.sites] - excess * desk.move / desk.rate, -np.inf)
-    for at in _best(worth, TRIMS_TRIED):
+    if not len(state.sites) or not len(desk.rows):
+        return state
+    best, first, second = _two_best(desk, state)
+    regret = np.full(len(state.sites), np.inf)
+    np.minimum.at(regret, best, second - first)  # of who minds least
+    moved = np.where((excess <= spare.sum() - spare) & (excess > 0.0), excess, 0.0)
+    worth = desk.one_more[state.sites] - moved * np.where(regret < np.inf, regret, 0.0)
+    worth[(excess > spare.sum() - spare)] = -np.inf
+    for at in _best(worth - _floor(state), TRIMS_TRIED):
         counts = state.counts.copy()
         if counts[at] <= floor[at]:
             continue
@@ -200,15 +206,14 @@ def _saved_by_closing(desk: Desk, state: State) -> Floats:
     return floats(price * state.counts) + desk.move * (np.abs(state.counts - now) - now)
 
 
-def _lost_by_closing(desk: Desk, state: State) -> Floats:
-    """What the users of each open site pay more at their second one, were it alone closed."""
+def _two_best(desk: Desk, state: State) -> tuple[Ints, Floats, Floats]:
+    """Of every metro: its cheapest open site (position in `state.sites`), what that costs, and what the next one costs."""
     cost = desk.cost[state.sites]
     every = upto(cost.shape[1])
     best = cost.argmin(axis=0)
     first = np.minimum(cost[best, every], desk.lost)
     cost[best, every] = np.inf  # a copy: made by indexing with an array
-    second = np.minimum(cost.min(axis=0), desk.lost)
-    return sums(best, (second - first) * desk.demand, len(state.sites))
+    return best, first, np.minimum(cost.min(axis=0), desk.lost)
 
 
 def _first_better(desk: Desk, state: State, changes: list[tuple[int, int]]) -> State | None:
@@ -232,7 +237,7 @@ def _with(desk: Desk, state: State, *, add: int = -1, drop: int = -1) -> Bools:
 
 def _best(worth: Floats, count: int) -> Ints:
     """Positions of the greatest that are above 0."""
-    first = ranked(-worth)[:count]
+    first = ranked(-worth, count)
     return first[worth[first] > 0.0]
 
 

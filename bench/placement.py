@@ -1,0 +1,259 @@
+"""Global placement: how near to the best, how fast, against what others do. `--apps N`: another world; `--large`: 100,000 too.
+
+Worlds are made from the packaged tables (round trips modelled): 340 cities, demand at 70 % of capacity. Baselines place in the
+same world, with data in the homes of our plan, and their users are served by the nearest instances with room, as ours are:
+
+static weights   instances in proportion to free capacity, as Karmada divides by free replicas
+region counts    the same count in every region, as a multiregion job of Nomad
+nearest k        every app in the 3 sites that are best for it alone, whoever else is there
+everywhere       every app in every site that policy allows, in equal parts
+"""
+
+import argparse
+import gc
+import multiprocessing
+import resource
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from _exact import objective, optimum, violations
+from _measure import Report, percentile
+from skerry.adapters.worlds import make_problem
+from skerry.core.placement.solve.again import place_again
+from skerry.core.placement.solve.assign import assign
+from skerry.core.placement.solve.batch import Market
+from skerry.core.placement.solve.columns import make_columns
+from skerry.core.placement.solve.one_app import decide
+from skerry.core.placement.solve.whole import place_all
+
+PROCESSES = 2
+
+
+def forked(function, parts):
+    """Like map, in processes that are copies of this one: nothing but results is sent."""
+    context = multiprocessing.get_context("fork")
+    pipes, children = [], []
+    for number in range(PROCESSES):
+        here, there = context.Pipe(duplex=False)
+        child = context.Process(target=_work, args=(function, parts[number::PROCESSES], there))
+        child.start()
+        there.close()
+        pipes.append(here)
+        children.append(child)
+    found = [None] * len(parts)
+    for number, pipe in enumerate(pipes):
+        found[number::PROCESSES] = pipe.recv()
+    for child in children:
+        child.join()
+    return found
+
+
+def _work(function, parts, pipe):
+    gc.disable()
+    pipe.send([function(part) for part in parts])
+
+
+def timed(function):
+    gc.collect()
+    begun = time.perf_counter()
+    found = function()
+    return found, time.perf_counter() - begun
+
+
+def bench_one(report, problem, plan):
+    """Every app again by itself, as the running placer asks: at the plan's prices, from what runs now."""
+    columns = make_columns(problem, plan.instances)
+    shadow = plan.shadow[columns.order.sites]
+    homes = np.argsort(columns.order.sites)[plan.homes][columns.order.data]
+    market = Market.at(columns, homes, shadow)
+    took = []
+    for app in range(0, columns.apps, max(1, columns.apps // 1000)):
+        ask = columns.ask(app, homes=homes, shadow=market.shadow, room=columns.room(app))
+        fresh = replace(ask, now=np.zeros_like(ask.now))
+        took.append(min(timed_ms(fresh) for _ in range(2)))
+    report.table(
+        f"one app, {columns.sites} sites, from nothing (ms)",
+        [{"apps": len(took), "p50": percentile(took, 50), "p90": percentile(took, 90), "p99": percentile(took, 99)}],
+    )
+    report.claim("one app decided, p99", percentile(took, 99), at_most=5.0, unit="ms")
+
+
+def timed_ms(ask):
+    begun = time.perf_counter()
+    decide(ask)
+    return (time.perf_counter() - begun) * 1e3
+
+
+def bench_whole(report, problem, seconds_max):
+    plan, seconds = timed(lambda: place_all(problem, spread=forked))
+    apps = len(problem.apps)
+    report.table(
+        f"full plan, {apps} apps × {len(problem.sites)} sites, {PROCESSES} processes",
+        [
+            {
+                "seconds": seconds,
+                "instances": int(plan.instances.count.sum()),
+                "J": plan.objective.total,
+                "bound": plan.bound,
+                "gap %": 100 * plan.gap,
+                "unserved %": 100 * float(plan.unserved.rps.sum()) / float(problem.demand.rps.sum()),
+                "limits short": len(plan.short),
+            }
+        ],
+    )
+    report.claim(f"full plan, {apps} apps", seconds, at_most=seconds_max, unit="s")
+    report.claim("gap to the bound", 100 * plan.gap, at_most=2.0, unit="%")
+    return plan
+
+
+def bench_again(report, problem, plan):
+    same, seconds = timed(lambda: place_again(problem, plan))
+    report.claim("moves on an unchanged world", same.objective.move / problem.weights.move, at_most=0)
+    counts = np.bincount(plan.instances.site, minlength=len(problem.sites))
+    site = int(counts.argmax())
+    sites = list(problem.sites)
+    sites[site] = msgspec.structs.replace(sites[site], state="down")
+    dark = replace(problem, sites=tuple(sites))
+    after, seconds = timed(lambda: place_again(dark, plan))
+    there = plan.instances.site == site
+    moved = round(after.objective.move / problem.weights.move)
+    report.table(
+        f"{sites[site].name} lost",
+        [
+            {
+                "apps there": int(there.sum()),
+                "instances there": int(plan.instances.count[there].sum()),
+                "instances ended or started": moved,
+                "seconds": seconds,
+                "unserved %": 100 * float(after.unserved.rps.sum()) / float(problem.demand.rps.sum()),
+            }
+        ],
+    )
+    report.claim(
+        "re-placed after a city is lost, per 10,000 apps there",
+        seconds * 10_000 / max(1, int(there.sum())),
+        at_most=1.0,
+        unit="s",
+    )
+
+
+BASELINES = ("static weights", "region counts", "nearest k", "everywhere")
+
+
+def baseline(problem, name, plan):
+    """(rps·ms, rps served) of all apps, placed one after the other, the largest first."""
+    columns = make_columns(problem)
+    homes = np.argsort(columns.order.sites)[plan.homes][columns.order.data]
+    free = columns.capacity.copy()
+    latency = served = 0.0
+    demand = np.add.reduceat(columns.problem.demand.rps, columns.problem.demand.start[:-1])
+    for app in np.argsort(-demand, kind="stable"):
+        metros, rps = columns.problem.demand.of(int(app))
+        reserve, rate = columns.reserve[app], columns.rate[app]
+        fits = np.min([free[:, kind] // reserve[kind] for kind in range(3) if reserve[kind] > 0], axis=0)
+        room = np.minimum(np.maximum(fits, 0), columns.room(int(app)))
+        serve = columns.serve_ms(int(app), metros.astype(np.int64), homes)
+        wanted = np.ceil(rps.sum() / rate)
+        counts = np.minimum(shares(columns, name, room, serve, rps, wanted), room).astype(np.int64)
+        pieces = assign(np.ascontiguousarray(serve.T), rps, counts * rate, 1e9)
+        latency += float((pieces.rps * serve[pieces.metro, pieces.site]).sum())
+        served += float(pieces.rps.sum())
+        free -= counts[:, None] * reserve
+    return latency, served
+
+
+def shares(columns, name, room, serve, rps, wanted):
+    open_sites = room > 0
+    if not open_sites.any():
+        return np.zeros(len(room))
+    if name == "static weights":
+        return np.ceil(wanted * room / room.sum())
+    if name == "everywhere":
+        return np.where(open_sites, np.ceil(wanted / open_sites.sum()), 0)
+    if name == "nearest k":
+        best = np.argsort(np.where(open_sites, rps @ serve, np.inf), kind="stable")[:3]
+        return np.where(np.isin(np.arange(len(room)), best) & open_sites, np.ceil(wanted / 3), 0)
+    counts = np.zeros(len(room))
+    masks = [mask & open_sites for mask in columns.regions.values() if (mask & open_sites).any()]
+    for mask in masks:
+        counts += np.where(mask, np.ceil(wanted / len(masks) * room / room[mask].sum()), 0)
+    return counts
+
+
+def bench_baselines(report, problem, plan):
+    serve = problem.rtt_ms[plan.flows.metro, plan.flows.site].copy()
+    index = {data.data: at for at, data in enumerate(problem.data)}
+    for app, asked in enumerate(problem.apps):
+        for call in asked.calls:
+            mine = slice(*np.searchsorted(plan.flows.app, (app, app + 1)))
+            serve[mine] += call.per_request * problem.site_rtt_ms[plan.flows.site[mine], plan.homes[index[call.data]]]
+    total = float(problem.demand.rps.sum())
+    ours = float(plan.flows.rps @ serve) / float(plan.flows.rps.sum())
+    rows = [{"who": "ours", "mean ms": ours, "ratio": 1.0, "unserved %": 100 * (1 - float(plan.flows.rps.sum()) / total)}]
+    for name in BASELINES:
+        latency, served = baseline(problem, name, plan)
+        rows.append(
+            {
+                "who": name,
+                "mean ms": latency / served,
+                "ratio": ours / (latency / served),
+                "unserved %": 100 * (1 - served / total),
+            }
+        )
+    report.table("mean latency weighted by demand, data calls included", rows)
+    full = [row for row in rows[1:] if row["unserved %"] <= rows[0]["unserved %"] + 0.1] or rows[1:]
+    report.claim("latency against the best baseline that serves everybody", max(row["ratio"] for row in full), at_most=0.9)
+
+
+def bench_exact(report, seeds):
+    """Worlds of six cities, where the exact optimum of J is known."""
+    rows, broken = [], 0
+    for seed in range(seeds):
+        problem = make_problem(cities=6, apps=8, seed=seed, nodes_of_london=30 + seed % 40, node_scale=0.02 + 0.01 * (seed % 5))
+        plan = place_all(problem)
+        best, least = optimum(problem, seconds=30.0)
+        total = objective(problem, plan)
+        broken += (
+            bool(violations(problem, plan)) or plan.bound > best * (1 + 1e-9) or (not plan.short and total < least * (1 - 1e-6))
+        )
+        if np.isfinite(best) and not plan.short:
+            rows.append((plan.bound / best, total / best))
+    bound, above = np.array(rows).T
+    report.table(
+        f"{seeds} small worlds against HiGHS ({len(rows)} of them with all limits kept)",
+        [
+            {"": "bound / optimum", "least": float(bound.min()), "median": float(np.median(bound)), "most": float(bound.max())},
+            {"": "plan / optimum", "least": float(above.min()), "median": float(np.median(above)), "most": float(above.max())},
+        ],
+    )
+    report.claim("small worlds with a broken limit or a bound above the optimum", int(broken), at_most=0)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--apps", type=int, default=10_000)
+    parser.add_argument("--seeds", type=int, default=50)
+    parser.add_argument("--large", action="store_true", help="also 100,000 apps")
+    parser.add_argument("--json", type=Path)
+    asked = parser.parse_args()
+    report = Report(asked.json)
+    bench_exact(report, asked.seeds)
+    problem = make_problem(apps=asked.apps)
+    plan = bench_whole(report, problem, 10.0 * asked.apps / 10_000)
+    bench_one(report, problem, plan)
+    bench_again(report, problem, plan)
+    bench_baselines(report, problem, plan)
+    if asked.large:
+        bench_whole(report, make_problem(apps=100_000), 120.0)
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        report.claim("memory of the parent at 100,000 apps", peak, at_most=4.0, unit="GiB")
+    return report.close()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,48 @@
+"""Whether what is placed at a site can be packed on its nodes: first fit, the largest shapes first, equal shapes together."""
+
+import numpy as np
+
+from skerry.core.placement.solve.arrays import ranked
+from skerry.core.placement.solve.ask import Ints
+from skerry.core.placement.solve.columns import KINDS, Columns
+from skerry.core.types.problem import Floats
+
+
+def unpacked(columns: Columns, counts: "np.ndarray[tuple[int, ...], np.dtype[np.int32]]") -> Floats:
+    """[S, KINDS]: what of the instances finds no node, though the sums may say so."""
+    left = np.zeros((columns.sites, KINDS))
+    by_shape = np.zeros((len(columns.shapes), columns.sites), dtype=np.int64)
+    np.add.at(by_shape, columns.shape_of, counts)
+    for site in range(columns.sites):
+        there = np.flatnonzero(by_shape[:, site])
+        if len(there) and not _surely_fits(columns, site, there, by_shape[there, site]):
+            left[site] = _first_fit(columns, site, there, by_shape[there, site])
+    return left
+
+
+def _surely_fits(columns: Columns, site: int, shapes: Ints, counts: Ints) -> bool:
+    """Any fit succeeds: it fails only when every node is full in some kind, up to the largest instance; this is less."""
+    node, nodes = columns.node[site], int(columns.node_counts[site])
+    share = columns.shapes[shapes] / np.maximum(node, 1e-300)
+    largest = share.max(axis=0)
+    if (largest >= 1.0).any():
+        return False
+    return float(((counts @ share) / (1.0 - largest)).sum()) < nodes
+
+
+def _first_fit(columns: Columns, site: int, shapes: Ints, counts: Ints) -> Floats:
+    """What is left over, in the units of each kind."""
+    node, nodes = columns.node[site], int(columns.node_counts[site])
+    free = np.tile(node, (nodes, 1))
+    share = (columns.shapes[shapes] / np.maximum(node, 1e-300)).max(axis=1)
+    left = np.zeros(KINDS)
+    for at in ranked(-share):
+        reserve, count = columns.shapes[shapes[at]], int(counts[at])
+        fits = np.full(nodes, count, dtype=np.int64)
+        for kind in range(KINDS):
+            if reserve[kind] > 0.0:
+                fits = np.minimum(fits, np.floor(free[:, kind] / reserve[kind] + 1e-9).astype(np.int64))
+        taken = np.clip(count - (np.cumsum(fits) - fits), 0, fits)
+        free -= taken[:, None] * reserve
+        left += (count - int(taken.sum())) * reserve
+    return left

@@ -1,0 +1,187 @@
+"""Whole plans on small worlds: kept limits, a bound that holds against the exact optimum, the same answer in any order."""
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+
+import msgspec
+import numpy as np
+import pytest
+from bench._exact import counts_of, objective, optimum, violations
+
+from skerry.adapters.worlds import make_problem
+from skerry.core.placement.solve.again import Budget, place_again, rebalance
+from skerry.core.placement.solve.whole import place_all
+from skerry.core.types.app import DataCalls
+from skerry.core.types.problem import Demand, Problem, ProblemData
+
+SEEDS = range(12)
+
+
+def small(seed: int, apps: int = 8) -> Problem:
+    return make_problem(cities=6, apps=apps, seed=seed, nodes_of_london=30 + seed % 40, node_scale=0.02 + 0.01 * (seed % 5))
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_plan_keeps_every_limit_and_its_bound_holds_against_the_exact_optimum(seed: int) -> None:
+    problem = small(seed)
+    plan = place_all(problem)
+    assert violations(problem, plan) == []
+    total = objective(problem, plan)
+    assert plan.objective.total == pytest.approx(total, rel=1e-9)
+    best, least = optimum(problem, seconds=20.0)
+    assert plan.bound is not None
+    assert plan.bound <= best * (1 + 1e-9)
+    if not plan.short:
+        assert least <= total * (1 + 1e-6)
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("shared", (True, False))
+def test_the_bound_holds_for_data_of_several_apps_and_several_data_of_one(seed: int, shared: bool) -> None:
+    problem = small(seed, apps=3)
+    names = ("a", "b") if shared else ("a", "b", "c")
+    data = tuple(ProblemData(data=name, home=problem.sites[at].id, movable=True, size_gib=5.0) for at, name in enumerate(names))
+    calls = tuple(DataCalls(data=item.data, per_request=0.1 + 0.3 * seed * at) for at, item in enumerate(data))
+    apps = [
+        msgspec.structs.replace(app, survive_sites=0, min_total=1, calls=calls if shared or at == 0 else ())
+        for at, app in enumerate(problem.apps)
+    ]
+    problem = replace(problem, apps=tuple(apps), data=data)
+    plan = place_all(problem)
+    assert violations(problem, plan) == []
+    best, least = optimum(problem, seconds=20.0)
+    assert plan.bound is not None
+    assert 0.0 < plan.bound <= best * (1 + 1e-9)
+    assert plan.short or least <= objective(problem, plan) * (1 + 1e-6)
+
+
+def with_rows_in_another_order(problem: Problem, seed: int) -> tuple[Problem, list[int], list[int]]:
+    draw = np.random.default_rng(seed)
+    sites, metros, apps = (draw.permutation(len(rows)).tolist() for rows in (problem.sites, problem.metros, problem.apps))
+    at = {metro: place for place, metro in enumerate(metros)}
+    rows = [sorted((at[int(m)], r) for m, r in zip(*problem.demand.of(app), strict=True)) for app in apps]
+    return (
+        replace(
+            problem,
+            sites=tuple(problem.sites[at] for at in sites),
+            metros=tuple(problem.metros[at] for at in metros),
+            apps=tuple(problem.apps[at] for at in apps),
+            data=tuple(reversed(problem.data)),
+            rtt_ms=problem.rtt_ms[np.ix_(metros, sites)],
+            site_rtt_ms=problem.site_rtt_ms[np.ix_(sites, sites)],
+            demand=Demand(
+                start=np.concatenate(([0], np.cumsum([len(row) for row in rows]))).astype(np.int64),
+                metro=np.array([m for row in rows for m, _ in row], dtype=np.int32),
+                rps=np.array([r for row in rows for _, r in row]),
+            ),
+        ),
+        apps,
+        sites,
+    )
+
+
+@pytest.mark.parametrize("seed", (3, 10))
+def test_the_order_of_input_decides_nothing(seed: int) -> None:
+    problem = small(seed, apps=30)
+    other, apps, sites = with_rows_in_another_order(problem, seed)
+    first, second = place_all(problem), place_all(other)
+    np.testing.assert_array_equal(counts_of(problem, first)[np.ix_(apps, sites)], counts_of(other, second))
+    assert first.objective == second.objective
+    assert first.bound == second.bound
+
+
+def test_the_hash_seed_decides_nothing() -> None:
+    program = (
+        "import hashlib; from skerry.adapters.worlds import make_problem;"
+        "from skerry.core.placement.solve.whole import place_all;"
+        "s = place_all(make_problem(cities=6, apps=20, seed=4, nodes_of_london=40, node_scale=0.05));"
+        "print(hashlib.sha256(s.instances.count.tobytes() + s.flows.rps.tobytes()).hexdigest(), s.bound)"
+    )
+    said = [
+        subprocess.run(
+            [sys.executable, "-c", program],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "2")
+    ]
+    assert said[0] == said[1]
+
+
+@pytest.mark.parametrize("seed", (0, 10, 12))
+def test_an_unchanged_world_moves_nothing(seed: int) -> None:
+    problem = small(seed, apps=30)
+    plan = place_all(problem)
+    again = place_again(problem, plan)
+    np.testing.assert_array_equal(counts_of(problem, again), counts_of(problem, plan))
+    assert again.objective.move == 0.0
+
+
+@pytest.mark.parametrize("seed", (0, 10, 12))
+def test_a_lost_site_moves_only_what_was_there(seed: int) -> None:
+    problem = small(seed, apps=30)
+    plan = place_all(problem)
+    before = counts_of(problem, plan)
+    lost = int(before.sum(axis=0).argmin())
+    sites = list(problem.sites)
+    sites[lost] = msgspec.structs.replace(sites[lost], state="down")
+    dark = replace(problem, sites=tuple(sites))
+    after_plan = place_again(dark, plan)
+    after = counts_of(problem, after_plan)
+    assert violations(dark, after_plan) == []
+    assert after[:, lost].sum() == 0
+    elsewhere = np.delete(after - before, lost, axis=1)
+    calm = (before[:, lost] == 0) & np.array([app.survive_sites == 0 for app in problem.apps])
+    assert np.all(elsewhere[calm] == 0)
+
+
+def test_moved_demand_moves_only_its_app() -> None:
+    problem = small(10, apps=30)
+    plan = place_all(problem)
+    rps = problem.demand.rps.copy()
+    rps[problem.demand.start[4] : problem.demand.start[5]] *= 0.5
+    changed = replace(problem, demand=replace(problem.demand, rps=rps))
+    after = place_again(changed, plan)
+    assert violations(changed, after, counts_of(problem, plan)) == []
+    different = np.flatnonzero((counts_of(problem, after) != counts_of(problem, plan)).any(axis=1)).tolist()
+    assert set(different) <= {4}
+
+
+def test_rebalancing_keeps_to_its_budget_and_gains() -> None:
+    problem = small(12, apps=30)
+    plan = place_all(problem)
+    after = rebalance(problem, plan, Budget(moves=40, gain_min=1.0))
+    before = counts_of(problem, plan)
+    assert np.abs(counts_of(problem, after) - before).sum() <= 40 + sum(app.survive_sites > 0 for app in problem.apps) * 1000
+    assert objective(problem, after, before) <= objective(problem, plan, before) * (1 + 1e-9)
+
+
+EMPTY = Demand(start=np.zeros(1, dtype=np.int64), metro=np.zeros(0, dtype=np.int32), rps=np.zeros(0))
+
+
+def test_degenerate_worlds_have_plans() -> None:
+    problem = small(0)
+    nobody = replace(problem, apps=(), demand=EMPTY, data=())
+    assert place_all(nobody).objective.total == 0.0
+    silent = replace(
+        problem,
+        demand=Demand(np.zeros(len(problem.apps) + 1, dtype=np.int64), np.zeros(0, dtype=np.int32), np.zeros(0)),
+    )
+    plan = place_all(silent)
+    assert violations(silent, plan) == []
+    assert len(plan.flows.app) == 0
+    nowhere = replace(problem, sites=tuple(msgspec.structs.replace(site, state="down") for site in problem.sites))
+    plan = place_all(nowhere)
+    assert int(plan.instances.count.sum()) == 0
+    assert float(plan.unserved.rps.sum()) == pytest.approx(float(problem.demand.rps.sum()))
+    huge = replace(
+        problem,
+        apps=tuple(
+            msgspec.structs.replace(app, reserve=msgspec.structs.replace(app.reserve, memory_mib=10**9)) for app in problem.apps
+        ),
+    )
+    assert int(place_all(huge).instances.count.sum()) == 0
