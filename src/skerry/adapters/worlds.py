@@ -3,18 +3,20 @@
 problem = make_problem(cities=20, apps=50, seed=7, nodes_of_london=40, node_scale=0.125)
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
 from importlib import resources
 from pathlib import Path
 
 from skerry.core.geo.cities import parse_cities_csv
 from skerry.core.geo.demand import parse_users_csv
+from skerry.core.placement.solve.solution import Solution
 from skerry.core.types.problem import Problem
 from skerry.core.worlds.faults import WorldError, meant
 from skerry.core.worlds.generate import LOAD_DEFAULT, Catalogue, WorldAsk
 from skerry.core.worlds.generate import make_problem as make
 from skerry.core.worlds.ground import NODES_OF_LONDON
+from skerry.core.worlds.plans import parse_plan
 from skerry.core.worlds.read import FILES, parse_world
 from skerry.core.worlds.tables import LINE_BYTES_MAX
 from skerry.core.worlds.write import format_world
@@ -77,6 +79,27 @@ def write_world(problem: Problem, directory: Path) -> None:
             part.replace(directory / name)
     except OSError as error:
         raise WorldError(str(directory), 0, "", f"cannot be written: {error.strerror}; --out names another place") from error
+
+
+def read_plan(path: Path, problem: Problem) -> Solution:
+    """Raises `WorldError` where the file cannot be read, is no plan, or is of another world."""
+    try:
+        if path.stat().st_size > BYTES_MAX:
+            raise WorldError(path.name, 0, "", f"has more than {BYTES_MAX} bytes")
+        return parse_plan(path.name, path.read_bytes(), problem)
+    except OSError as error:
+        raise WorldError(str(path), 0, "", f"cannot be read: {error.strerror}; `skerry place` writes one") from error
+
+
+def write_plan(path: Path, lines: Iterable[bytes]) -> None:
+    """The file is whole or not there. Raises `WorldError`."""
+    part = path.with_name(f".{path.name}.part")
+    try:
+        with part.open("wb") as file:
+            file.writelines(lines)
+        part.replace(path)
+    except OSError as error:
+        raise WorldError(str(path), 0, "", f"cannot be written: {error.strerror}; --out names another place") from error
 
 
 def _open(path: Path) -> Iterator[bytes] | None:

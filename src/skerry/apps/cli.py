@@ -268,6 +268,32 @@ def undrain(target: TargetArgument, data_dir: DataDirOption = None, json: JsonOp
     return _print_json(done) if json else print(f"{done.kind} {done.target} is {done.state}")
 
 
+@app.command(
+    epilog="Example: skerry world make --out my-world --cities 20 --apps 100 && skerry place --world my-world --out plan.json\n\n"
+    'Then: skerry place --world my-world --from plan.json --event "site-lost lhr" --out next.json'
+)
+def place(
+    *,
+    world: Annotated[Path, typer.Option(metavar="DIR", help="The world: sites.csv, metros.csv, apps.jsonl and so on.")],
+    out: Annotated[Path, typer.Option(metavar="PLAN", help="Where the plan goes.")],
+    before: Annotated[
+        Path | None, typer.Option("--from", metavar="PLAN", help="What runs now: only what changed is decided again.")
+    ] = None,
+    event: Annotated[
+        list[str] | None,
+        typer.Option(
+            help='What changed, may stand more than once: "site-lost SITE", "site-draining SITE", "site-cut-off SITE", '
+            '"site-back SITE", "demand APP METRO RPS".'
+        ),
+    ] = None,
+    json: JsonOption = False,
+) -> None:
+    """Decide where every app of a world runs, and how far that is from the best at most."""
+    from skerry.apps.world.place import place as decide
+
+    decide(world, out, before, event or (), json=json)
+
+
 @account_app.command("create", epilog="Example: skerry account create team-a")
 def account_create(
     name: Annotated[str, typer.Argument(help="Part of the apps' host names: lower-case letters, digits, hyphens.")],

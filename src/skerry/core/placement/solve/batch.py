@@ -7,16 +7,16 @@ import numpy as np
 
 from skerry.core.placement.solve.arrays import upto
 from skerry.core.placement.solve.ask import Ints
-from skerry.core.placement.solve.bound import Dual, bound_app
+from skerry.core.placement.solve.bound import Dual, bound_app, bound_with, count_prices, instance_constant
 from skerry.core.placement.solve.columns import Columns, by_app_and_site
 from skerry.core.placement.solve.desk import Desk, State
-from skerry.core.placement.solve.homes import Ranked, Ways, improved_homes, rank_homes
+from skerry.core.placement.solve.homes import best_homes, home_costs, improved_homes, moving_cost
 from skerry.core.placement.solve.one_app import search
 from skerry.core.placement.solve.plan import Draft, Flows, Unserved
 from skerry.core.types.problem import Bools, Floats
 
-HOMES_TRIED = 2  # for which everything is decided
-Spread = Callable[[Callable[[Ints], "Part"], Sequence[Ints]], Iterable["Part"]]
+Solved = tuple["Part", "Proof"]
+Spread = Callable[[Callable[[Ints], Solved], Sequence[Ints]], Iterable[Solved]]
 """Runs a function on each part, in order: `map`, or one that runs them in several processes."""
 
 
@@ -30,8 +30,17 @@ class Part:
     unserved: tuple[Ints, Ints, Floats]
     homes: tuple[Ints, Ints]  # data, site
     short: tuple[tuple[int, str, int], ...]  # app, limit, missing
-    bound: Floats  # per app of `apps`
-    duals: tuple[Dual | None, ...]  # per app of `apps`
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What proves the part of the bound of some apps."""
+
+    apps: Ints
+    least: Floats  # [apps] J, shadow prices included
+    metro_price: Floats  # of all rows of their demand, app by app
+    count_price: Floats  # [apps, 2]
+    homes: tuple[Ints, Ints]  # data, site: of the movable data they call, which the metro prices are for
 
 
 @dataclass(frozen=True)
@@ -41,11 +50,10 @@ class Decided:
     app: int
     desk: Desk
     state: State
+    tried: Ints  # homes that the desk was made for
     homes: Ints
     total: float  # J of the app with shadow prices and moved homes
     short: tuple[tuple[str, int], ...]
-    bound: float  # of `total`, over all homes
-    dual: Dual | None
 
 
 @dataclass(frozen=True)
@@ -55,7 +63,6 @@ class Market:
     columns: Columns
     homes: Ints
     shadow: Floats
-    ways: Ways
     settled: Bools  # [A]: apps whose own data stays where `homes` says
     losses: bool  # whether apps reserve for the losses they survive
 
@@ -63,51 +70,72 @@ class Market:
     def at(columns: Columns, homes: Ints, shadow: Floats, settled: Ints | None = None, *, losses: bool = True) -> "Market":
         stay = np.zeros(columns.apps, dtype=np.bool_)
         stay[settled if settled is not None else upto(0)] = True
-        return Market(columns, homes, shadow, Ways(columns, shadow), stay, losses)
+        return Market(columns, homes, shadow, stay, losses)
 
 
-def decide_app(market: Market, app: int, room: Ints, prover: Market | None = None) -> Decided:
-    """One app at these prices, and its own data's homes with it; with its part of the bound at the prices of `prover`."""
+def decide_app(market: Market, app: int, room: Ints) -> Decided:
+    """One app at these prices, and its own data's homes with it."""
     columns = market.columns
-    stays = market.settled[app] or len(columns.own[app]) < len(columns.loose[app])
-    order = Ranked((market.homes,), (-np.inf,), np.inf) if stays else rank_homes(columns, app, market.homes, market.ways)
     best: Decided | None = None
-    duals: list[tuple[Ints, Dual]] = []
-    for at, tried in enumerate(order.homes[:HOMES_TRIED]):
-        if best is not None and not best.short and order.least[at] >= best.total:
-            break
+    for tried in _homes_to_try(market, app):
         desk = Desk(columns.ask(app, homes=tried, shadow=market.shadow, room=room))
         state, short = search(desk, losses=market.losses)
         better = improved_homes(columns, app, tried, desk, state)
         total = state.total + better.change + columns.moved_homes_cost(app, better.homes)
-        if prover is not None:
-            proving = desk.at_prices(prover.shadow @ columns.reserve[app])
-            duals.append((tried, bound_app(proving, proving.valued(state))))
         if best is None or (len(short), total) < (len(best.short), best.total):
-            best = Decided(app, desk, state, better.homes, total, short, -np.inf, duals[-1][1] if duals else None)
+            best = Decided(app, desk, state, tried, better.homes, total, short)
     assert best is not None
-    return best if prover is None else replace(best, bound=_bound_over_homes(prover, app, duals))
+    return best
 
 
-def _bound_over_homes(prover: Market, app: int, duals: Sequence[tuple[Ints, Dual]]) -> float:
-    """The least over all homes: what was proven for those decided, what all others cost at least."""
+def _homes_to_try(market: Market, app: int) -> list[Ints]:
+    """Where they are, and where each of its data would be best by itself."""
+    columns = market.columns
+    own = columns.own[app]
+    if market.settled[app] or not len(own) or len(own) < len(columns.loose[app]):
+        return [market.homes]
+    best = market.homes.copy()
+    best[own] = best_homes(columns, app, market.homes, market.shadow)
+    return [market.homes] if np.array_equal(best, market.homes) else [best, market.homes]
+
+
+def prove(prover: Market, one: Decided) -> Dual:
+    """A lower bound of the app's part of J at the prices of `prover`, over all homes; its metro prices are for `one.tried`."""
     columns = prover.columns
-    if not len(columns.loose[app]):
-        return duals[0][1].value
-    known = [dual.value + columns.moved_homes_cost(app, homes) for homes, dual in duals]
-    order = rank_homes(columns, app, prover.homes, prover.ways, until=max(known))
-    proven = [*order.least, order.rest]
-    if len(columns.own[app]) == len(columns.loose[app]):
-        for (homes, _), value in zip(duals, known, strict=True):
-            for at in [at for at, other in enumerate(order.homes) if np.array_equal(other, homes)]:
-                proven[at] = max(proven[at], value)
-    return min(proven)
+    desk = one.desk.at_prices(prover.shadow @ columns.reserve[one.app])
+    state = desk.valued(one.state)
+    best = bound_app(desk, state)
+    loose = columns.loose[one.app]
+    if not len(loose):
+        return best
+    ask = columns.ask_for_homes(one.app, one.tried, prover.shadow)
+    moved = sum(float(moving_cost(columns, int(data))[one.tried[data]]) for data in loose)
+    found: list[float] = []
+    tried = (best, *(bound_with(desk, best.metro_price, counts) for counts in ((0.0, 0.0), *count_prices(desk, state))))
+    for dual in tried:
+        high, low = dual.count_price
+        costs = home_costs(columns, one.app, ask, high - low)
+        constant = instance_constant(desk, dual.count_price)
+        here = max(dual.value + moved, constant + float(costs.least[upto(len(loose)), one.tried[loose]].sum()))
+        found.append(min(here, constant + costs.total_but(one.tried[loose])))
+    at = int(np.argmax(found))
+    return replace(tried[at], value=found[at])
 
 
-def solve_part(market: Market, prover: Market, apps: Ints) -> Part:
+def solve_part(market: Market, prover: Market, apps: Ints) -> tuple[Part, Proof]:
     """Each app as if it were alone but for the prices."""
     columns = market.columns
-    return collect([decide_app(market, int(app), columns.room(int(app)), prover) for app in apps], columns)
+    found = [decide_app(market, int(app), columns.room(int(app))) for app in apps]
+    duals = [prove(prover, one) for one in found]
+    loose = [columns.loose[one.app] for one in found]
+    proof = Proof(
+        apps=apps,
+        least=np.array([dual.value for dual in duals]),
+        metro_price=np.concatenate([np.zeros(0), *(dual.metro_price for dual in duals)]),
+        count_price=np.array([dual.count_price for dual in duals]).reshape(len(apps), 2),
+        homes=(_joined(loose), _joined([one.tried[data] for one, data in zip(found, loose, strict=True)])),
+    )
+    return collect(found, columns), proof
 
 
 def collect(decided: Iterable[Decided], columns: Columns) -> Part:
@@ -138,8 +166,6 @@ def collect(decided: Iterable[Decided], columns: Columns) -> Part:
         ),
         homes=(_joined(own), _joined([one.homes[data] for one, data in zip(found, own, strict=True)])),
         short=tuple((one.app, name, missing) for one in found for name, missing in one.short),
-        bound=np.array([one.bound for one in found], dtype=np.float64),
-        duals=tuple(one.dual for one in found),
     )
 
 
@@ -176,8 +202,6 @@ def without(columns: Columns, draft: Draft, apps: Ints) -> Part:
         unserved=(lost.app[out], lost.metro[out], lost.rps[out]),
         homes=(upto(0), upto(0)),
         short=(),
-        bound=np.zeros(0),
-        duals=(),
     )
 
 

@@ -1,17 +1,20 @@
 """A lower bound of J from prices: the dual of the whole problem, in closed form, so that anybody can check it.
 
-With shadow prices λ[site, kind] ≥ 0 on what sites have and metro prices v[app, metro] on what metros ask,
+With shadow prices λ[site, kind] ≥ 0 on what sites have, metro prices v[app, metro] on what metros ask, and count prices
+low, high ≥ 0 on an app's least and most instances in total,
 
     J ≥ Σ_app b(app) − Σ λ · capacity
-    b = Σ_metro demand · min(v, lost) − Σ_site π(site) + κ · count limits
-    π = max(0, most over min_site ≤ x ≤ max_site of  knapsack(r · x) − q · x)
+    b = Σ_metro demand · min(v, lost) + low · min_total − high · max_total + move · Σ now − Σ_site π(site)
+    π = max(0, most over whole x, min_site ≤ x ≤ room, of  knapsack(r · x) − p · x − move · (|x − now| − now))
 
-for ANY λ and v, where knapsack(c) is the most of Σ rps · (v − cost) with rps ≤ demand and Σ rps ≤ c. Whole numbers, packing,
-losses and minimums of regions are relaxed; total minimums, maximums and resources are kept. q is what an instance costs there
-with shadow prices, a move and the count prices κ; r what it serves. |x − now| ≥ θ · (x − now) for any θ in [−1, 1], so an
-instance that runs may count anything between price − move and price + move.
-(Lagrangian relaxation of the
-capacitated facility location problem: Geoffrion and McBride 1978; v is improved by Polyak's subgradient steps.)
+for ANY λ and v. p is the price of an instance with its shadow prices, + high − low; r what it serves; knapsack(c) the most of
+Σ rps · (v − cost) with rps ≤ demand and Σ rps ≤ c, where cost is what a request costs there in J (latency and late terms). It is
+concave in x and the rest convex, so that the best whole x is beside the best x. Relaxed: packing (but what fits one node stays),
+losses and minimums of regions. Kept: resources of a site in sum, whole numbers, totals, minimums and maximums per site.
+(Lagrangian relaxation of capacitated facility location: Geoffrion and McBride 1978; Cornuéjols, Sridharan and Thizy 1991. Prices
+are improved by Polyak's subgradient steps; a bound holds at whatever prices they end.)
+
+Data that may move is bounded over all homes at once; see `homes`.
 """
 
 from dataclasses import dataclass
@@ -25,6 +28,7 @@ from skerry.core.types.problem import Floats
 CLOSE = 0.002  # of J: nearer than this, v is not improved
 STEPS_MAX = 24
 SAFETY = 1e-9  # of all terms: sums of floats may err by less
+CountPrices = tuple[float, float]  # J per instance, of the most and of the least in total
 
 
 @dataclass(frozen=True)
@@ -33,92 +37,114 @@ class Dual:
 
     value: float
     metro_price: Floats  # per row of the desk
-    count_price: tuple[float, float]  # per instance: of max_total, of min_total
+    count_price: CountPrices
 
 
 def bound_app(desk: Desk, state: State) -> Dual:
     """The best bound found for one app on its desk; `state`, a solution, tells where to look."""
-    target = state.total
-    start = request_prices(desk)
-    best = _improved(desk, state, start, target, (0.0, 0.0))
-    for counts in _count_prices(desk, state):
-        tried = _improved(desk, state, request_prices(desk, counts), target, counts)
+    best = _improved(desk, state, (0.0, 0.0))
+    for counts in count_prices(desk, state):
+        tried = _improved(desk, state, counts)
         best = tried if tried.value > best.value else best
     return best
 
 
-def request_prices(desk: Desk, counts: tuple[float, float] = (0.0, 0.0)) -> Floats:
+def bound_with(desk: Desk, v: Floats, counts: CountPrices) -> Dual:
+    """The bound at other count prices; v stays."""
+    return Dual(value(desk, v, counts)[0], v, counts)
+
+
+def instance_constant(desk: Desk, counts: CountPrices) -> float:
+    """What a bound by requests adds for whole instances: count limits, and what instances of now cost beyond `price_floor`."""
+    price = desk.price + counts[0] - counts[1]
+    floor = price_floor(price, desk.now, desk.move)
+    runs = np.stack([np.zeros(len(price)), np.minimum(desk.now, desk.most), desk.most])
+    beyond = ((price - floor) * runs + desk.move * np.abs(runs - desk.now)).min(axis=0)
+    found = _count_constant(desk, counts) + float(beyond.sum()) + desk.moved_away
+    return found - SAFETY * (abs(found) + float(np.abs(beyond).sum()))
+
+
+def _count_constant(desk: Desk, counts: CountPrices) -> float:
+    limit = desk.ask.max_total
+    return counts[1] * desk.ask.min_total - (counts[0] * limit if limit is not None else 0.0)
+
+
+def request_prices(desk: Desk, counts: CountPrices) -> Floats:
     """v as if instances could be had by the request: no site profits from it."""
     if not len(desk.columns):
         return np.full(len(desk.rows), desk.lost)
-    price = _least_price(desk, counts)
+    price = price_floor(desk.price + counts[0] - counts[1], desk.now, desk.move)
     return np.minimum(desk.lost, (desk.cost + (price / desk.rate)[:, None]).min(axis=0))
 
 
-def value(desk: Desk, v: Floats, counts: tuple[float, float] = (0.0, 0.0)) -> tuple[float, Floats]:
+def price_floor(price: Floats, now: "np.ndarray[tuple[int], np.dtype[np.int64]]", move: float) -> Floats:
+    """The least that an instance costs, moves included: one that runs may save the move of its end."""
+    return floats(np.maximum(0.0, price + np.where(now > 0, -move, move)))
+
+
+def value(desk: Desk, v: Floats, counts: CountPrices) -> tuple[float, Floats]:
     """The bound at v, and its slope by v (rps asked less rps served)."""
     high, low = counts
     asked = np.minimum(v, desk.lost)
-    limit = desk.ask.max_total
-    constant = -high * limit if limit is not None and high else 0.0
-    constant += low * desk.ask.min_total + desk.moved_away
-    price = _least_price(desk, counts)
-    kept = desk.price + high - low - price  # what an instance counts below its price is paid for those of now
-    constant += float(np.where(desk.now > 0, kept * desk.now, 0.0).sum())
-    profits, served = _profits(desk, asked, price)
+    constant = _count_constant(desk, counts) + desk.move * float(desk.now.sum()) + desk.moved_away
+    profits, served = _profits(desk, asked, floats(desk.price + high - low))
     found = float(desk.demand @ asked) - float(profits.sum()) + constant
     scale = float(desk.demand @ np.abs(asked)) + float(np.abs(profits).sum()) + abs(constant)
     return found - SAFETY * scale, np.where(v < desk.lost, desk.demand, 0.0) - served
 
 
-def _least_price(desk: Desk, counts: tuple[float, float]) -> Floats:
-    """q: price and move of an instance that does not run; the least it may count, of one that does."""
-    high, low = counts
-    price = desk.price + high - low
-    return np.where(desk.now > 0, np.maximum(0.0, price - desk.move), price + desk.move)
-
-
 def _profits(desk: Desk, v: Floats, price: Floats) -> tuple[Floats, Floats]:
     """π per site, and the rps that profitable sites would serve of each metro."""
+    profits, served = np.zeros(len(desk.columns)), np.zeros(len(v))
     better = np.maximum(v - desk.cost, 0.0)
-    full = better @ desk.demand
-    some = np.flatnonzero(full > price * desk.min_site)  # the others cannot profit, whatever they serve
-    profits = np.zeros(len(desk.columns))
+    some = np.flatnonzero(better @ desk.demand > _least_paid(desk, price))  # others cannot profit, whatever they serve
     if not len(some):
-        return profits, np.zeros(len(v))
-    better, q = better[some], price[some]
-    if desk.fits_one:
-        profits[some] = full[some] - q * desk.min_site
-        return profits, desk.demand * (better > 0.0).sum(axis=0)
+        return profits, served
+    better, q, now, most = better[some], price[some], desk.now[some], desk.most[some]
     order = np.argsort(-better, axis=1, kind="stable")
     dear = np.take_along_axis(better, order, axis=1)
     rps = desk.demand[order]
-    reached = np.cumsum(rps, axis=1)
-    wanted = (rps * (dear > (q / desk.rate)[:, None])).sum(axis=1) / desk.rate
-    counts = np.minimum(np.maximum(wanted, desk.min_site), desk.most[some])
-    amount = np.clip((counts * desk.rate)[:, None] - (reached - rps), 0.0, rps)
-    found = (amount * dear).sum(axis=1) - q * counts
-    profits[some] = np.maximum(found, 0.0)
-    amount = amount * ((found > 0.0)[:, None] & (dear > 0.0))
-    return profits, sums(np.asarray(order.ravel(), dtype=np.int64), amount.ravel(), len(v))
+    before = np.cumsum(rps, axis=1) - rps
+    grown, kept = (_worth(dear, rps, q + move, most, desk.rate) for move in (desk.move, -desk.move))
+    best = np.clip(np.minimum(np.maximum(now, grown), kept), desk.min_site, most)
+    taken = np.zeros_like(rps)
+    for counts in (np.floor(best + 1e-9), np.ceil(best - 1e-9)):
+        amount = np.clip((counts * desk.rate)[:, None] - before, 0.0, rps)
+        found = (amount * dear).sum(axis=1) - q * counts - desk.move * (np.abs(counts - now) - now)
+        more = found > profits[some]
+        profits[some] = np.where(more, found, profits[some])
+        taken[more] = np.where(dear[more] > 0.0, amount[more], 0.0)
+    return profits, sums(np.asarray(order.ravel(), dtype=np.int64), taken.ravel(), len(v))
 
 
-def _improved(desk: Desk, state: State, start: Floats, target: float, counts: tuple[float, float]) -> Dual:
-    found, slope = value(desk, start, counts)
-    best = Dual(found, start, counts)
+def _least_paid(desk: Desk, price: Floats) -> Floats:
+    """The least of p · x + move · (|x − now| − now) over the counts a site may have."""
+    counts = np.stack([np.full(len(price), desk.min_site), np.clip(desk.now, desk.min_site, desk.most), desk.most])
+    return floats((price * counts + desk.move * (np.abs(counts - desk.now) - desk.now)).min(axis=0))
+
+
+def _worth(dear: Floats, rps: Floats, each: Floats, most: "np.ndarray[tuple[int], np.dtype[np.int64]]", rate: float) -> Floats:
+    """How many instances pay, at `each`: parts of one count."""
+    wanted = (rps * (dear > (each / rate)[:, None])).sum(axis=1) / rate
+    return floats(np.where(each < 0.0, most, wanted))
+
+
+def _improved(desk: Desk, state: State, counts: CountPrices) -> Dual:
+    v = request_prices(desk, counts)
+    found, slope = value(desk, v, counts)
+    best = Dual(found, v, counts)
     if not len(desk.rows) or not len(state.sites):
         return best
-    shared = _shared_prices(desk, state, start)
+    shared = _shared_prices(desk, state, v)
     tried, tried_slope = value(desk, shared, counts)
-    v = start
     if tried > found:
         best, v, found, slope = Dual(tried, shared, counts), shared, tried, tried_slope
     part = 1.0
     for _ in range(STEPS_MAX):
         length = float(slope @ slope)
-        if target - best.value <= CLOSE * abs(target) or length == 0.0:
+        if state.total - best.value <= CLOSE * abs(state.total) or length == 0.0:
             break
-        v = np.maximum(v + part * max(target - found, 0.0) / length * slope, 0.0)
+        v = np.maximum(v + part * max(state.total - found, 0.0) / length * slope, 0.0)
         found, slope = value(desk, v, counts)
         if found > best.value:
             best = Dual(found, v, counts)
@@ -134,9 +160,8 @@ def _shared_prices(desk: Desk, state: State, least: Floats) -> Floats:
     cost = desk.cost[state.sites]
     pieces = state.pieces
     loads = pieces.loads(len(state.sites))
-    price = _least_price(desk, (0.0, 0.0))[state.sites] * state.counts
+    price = price_floor(desk.price, desk.now, desk.move)[state.sites] * state.counts
     each = floats(price / np.maximum(loads, 1e-300))
-    paid = np.full(len(desk.rows), 0.0)
     share = cost[pieces.site, pieces.metro] + each[pieces.site]
     rps = sums(pieces.metro, pieces.rps, len(desk.rows))
     paid = sums(pieces.metro, pieces.rps * share, len(desk.rows)) / np.maximum(rps, 1e-300)
@@ -146,14 +171,14 @@ def _shared_prices(desk: Desk, state: State, least: Floats) -> Floats:
     return np.maximum(least, np.minimum(paid, np.minimum(second, desk.lost)))
 
 
-def _count_prices(desk: Desk, state: State) -> list[tuple[float, float]]:
+def count_prices(desk: Desk, state: State) -> list[CountPrices]:
     """Prices of the count limits that a solution runs into."""
     ask = desk.ask
-    found: list[tuple[float, float]] = []
+    found: list[CountPrices] = []
     if not len(desk.columns):
         return []
     if ask.min_total > 0 and state.instances <= ask.min_total:
-        found.append((0.0, float(np.maximum(0.0, desk.price + np.where(desk.now > 0, -desk.move, desk.move)).min())))
+        found.append((0.0, float(price_floor(desk.price, desk.now, desk.move).min())))
     if ask.max_total is not None and state.instances >= ask.max_total:
         gains = desk.unlimited_gains(state)
         found += [(part * float(gains.max()), 0.0) for part in (1.0, 0.5) if gains.max() > 0.0]

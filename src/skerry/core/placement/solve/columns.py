@@ -158,6 +158,14 @@ class Columns:
             weights=self.problem.weights,
         )
 
+    def ask_for_homes(self, app: int, homes: Ints, shadow: Floats) -> Ask:
+        """The question with the movable data that the app calls at no distance."""
+        metros = self.problem.demand.of(app)[0].astype(np.int64)
+        serve = self.serve_ms(app, metros, homes)
+        for data, calls in zip(self.loose[app], self.calls_of(app, self.loose[app]), strict=True):
+            serve = serve - calls * self.site_rtt[:, homes[data]]
+        return replace(self.ask(app, homes=homes, shadow=shadow, room=self.room(app)), serve_ms=serve)
+
     def moved_homes_cost(self, app: int, homes: Ints) -> float:
         """J of moving the app's own data."""
         moved = [int(data) for data in self.own[app] if homes[data] != self.homes_now[data]]
@@ -173,25 +181,21 @@ class Columns:
         return np.array([name in site.jurisdictions for site in self.problem.sites], dtype=np.bool_)
 
     @cached_property
-    def nearest_ms(self) -> Floats:
-        """[M]: the round trip to the nearest site of all."""
-        return self.rtt.min(axis=0) if self.sites else np.zeros(len(self.problem.metros))
+    def callers(self) -> Ints:
+        """[data]: how many apps call it."""
+        return np.asarray(np.bincount(self.calls[1], minlength=len(self.problem.data)), dtype=np.int64)
+
+    def calls_of(self, app: int, data: Ints) -> Floats:
+        """Calls per request of the app to each of the data."""
+        found = {self.data_index[call.data]: call.per_request for call in self.problem.apps[app].calls}
+        return np.array([found[int(at)] for at in data], dtype=np.float64)
 
     @cached_property
-    def transit(self) -> Floats:
-        """[M, S]: the shortest way from a metro through any site to a home."""
-        found = np.full((self.rtt.shape[1], self.sites), np.inf)
-        for site in range(self.sites):
-            np.minimum(found, self.rtt[site][:, None] + self.site_rtt[site][None, :], out=found)
-        return found
-
-    @cached_property
-    def between(self) -> Floats:
-        """[S, S]: the shortest way from home to home over any site."""
-        found = np.full((self.sites, self.sites), np.inf)
-        for site in range(self.sites):
-            np.minimum(found, self.site_rtt[site][:, None] + self.site_rtt[site][None, :], out=found)
-        return found
+    def capacity_exact(self) -> Floats:
+        """[S, KINDS]: of all nodes, less the reserve to the last part of a unit; never less than `capacity`."""
+        node = np.array([_amounts(site.node) for site in self.problem.sites], dtype=np.float64).reshape(self.sites, KINDS)
+        part = np.array([max(0, site.nodes) * (1.0 - site.reserve) for site in self.problem.sites])
+        return np.maximum(self.capacity, node * part[:, None])
 
     def region(self, name: str) -> Bools:
         """Which sites are in it; a region nobody knows has none."""
@@ -266,7 +270,7 @@ def place_reason(site: ProblemSite, app: ProblemApp) -> Reason | None:
     checks = (
         (bool(names.intersection(app.deny)), Reason.DENIED),
         (bool(app.allow) and not names.intersection(app.allow), Reason.NOT_ALLOWED),
-        (app.jurisdiction is not None and app.jurisdiction not in site.jurisdictions, Reason.NOT_ALLOWED),
+        (app.jurisdiction is not None and app.jurisdiction not in site.jurisdictions, Reason.JURISDICTION),
         (site.state == "down", Reason.SITE_DOWN),
         (site.state == "draining", Reason.SITE_DRAINING),
         (site.nodes <= 0, Reason.NO_NODES),

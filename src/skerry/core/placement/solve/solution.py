@@ -7,26 +7,22 @@ import numpy as np
 
 from skerry.core.placement.solve.arrays import floats, sums
 from skerry.core.placement.solve.ask import Ints
-from skerry.core.placement.solve.batch import Market, Part
+from skerry.core.placement.solve.batch import Market, Proof
 from skerry.core.placement.solve.books import Books
 from skerry.core.placement.solve.bound import SAFETY
-from skerry.core.placement.solve.columns import Columns, Instances, per_node
+from skerry.core.placement.solve.columns import Columns, Instances
 from skerry.core.placement.solve.plan import Flows, Terms, Unserved, serve_of, terms_of
-from skerry.core.types.plan import Reason
 from skerry.core.types.problem import PRIORITY_NEUTRAL, Floats
 
 
 @dataclass(frozen=True)
 class Certificate:
-    """What proves a bound: shadow prices of sites and, where they say more than those alone, metro prices of apps.
-
-    bound = Σ_app least(app) − Σ site_price · capacity, where least(app) needs nothing but these prices (see `bound`).
-    """
+    """The prices that prove a bound (see `bound` and `homes`), in the caller's order."""
 
     site_price: Floats  # [S, (cpu_millicores, memory_mib, disk_mib)] J per unit
-    metro_price: Floats  # per row of the problem's demand, J per rps; nan: the cheapest site by the request
+    metro_price: Floats  # per row of the problem's demand, J per rps
     count_price: Floats  # [A, (max_total, min_total)] J per instance
-    least: Floats  # [A] J, shadow prices included
+    homes: tuple[tuple[int, int, int], ...]  # app, data, site: of movable data, where it is for the app's metro prices
 
 
 @dataclass(frozen=True)
@@ -34,7 +30,7 @@ class Solution:
     """Instances, flows, what is not served and homes; what it costs, and at most how far it is from the best.
 
     Indices are those of the problem. `bound` and `certificate` are None for a plan that was changed since it was proven.
-    `rejected[app]` has a reason for every site that does not run the app.
+    `reasons.rejected` says why a site does not run an app.
     """
 
     instances: Instances
@@ -77,31 +73,28 @@ def app_totals(columns: Columns, books: Books) -> Floats:
     return total + np.array([columns.moved_homes_cost(app, draft.homes) for app in range(columns.apps)])
 
 
-def finished(columns: Columns, books: Books, market: Market, parts: Sequence[Part]) -> Solution:
+def finished(columns: Columns, books: Books, prover: Market, proofs: Sequence[Proof]) -> Solution:
     """The solution in the caller's order, with its bound."""
-    least = np.zeros(columns.apps)
-    metro_price = np.full(len(columns.problem.demand.rps), np.nan)
-    count_price = np.zeros((columns.apps, 2))
-    for part in parts:
-        least[part.apps] = part.bound
-        for app, dual in zip([int(app) for app in part.apps], part.duals, strict=True):
-            if dual is not None and not len(columns.loose[app]):
-                start = int(columns.problem.demand.start[app])
-                metro_price[start : start + len(dual.metro_price)] = dual.metro_price
-                count_price[app] = dual.count_price
-    used = columns.capacity * market.shadow
+    order = columns.order
+    least, metro_price, count_price = np.zeros(columns.apps), np.zeros(len(order.pairs)), np.zeros((columns.apps, 2))
+    homes: list[tuple[int, int, int]] = []
+    for proof in proofs:
+        least[proof.apps] = proof.least
+        count_price[proof.apps] = proof.count_price
+        start = int(columns.problem.demand.start[proof.apps[0]]) if len(proof.apps) else 0
+        metro_price[start : start + len(proof.metro_price)] = proof.metro_price
+        callers = np.repeat(proof.apps, [len(columns.loose[int(app)]) for app in proof.apps])
+        rows = (order.apps[callers], order.data[proof.homes[0]], order.sites[proof.homes[1]])
+        homes += [(int(app), int(data), int(site)) for app, data, site in zip(*rows, strict=True)]
+    used = columns.capacity_exact * prover.shadow
     bound = float(least.sum()) - float(used.sum())
     bound -= SAFETY * (float(np.abs(least).sum()) + float(used.sum()))
-    order = columns.order
     by_caller = np.empty_like(metro_price)
     by_caller[order.pairs] = metro_price
     certificate = Certificate(
-        site_price=_placed(market.shadow, order.sites),
-        metro_price=by_caller,
-        count_price=_placed(count_price, order.apps),
-        least=_placed(least, order.apps),
+        _placed(prover.shadow, order.sites), by_caller, _placed(count_price, order.apps), tuple(sorted(homes))
     )
-    return in_callers_order(columns, books, market.shadow, (bound, certificate))
+    return in_callers_order(columns, books, prover.shadow, (bound, certificate))
 
 
 def _placed(values: Floats, where: Ints) -> Floats:
@@ -155,19 +148,4 @@ def shortfalls(columns: Columns, books: Books) -> list[tuple[int, str, int]]:
             need = int(np.ceil(served[at] / app.rps_per_instance - 1e-9))
             left = total - int(np.sort(counts)[::-1][: app.survive_sites].sum())
             found += [(at, "survive_sites", need - left)] if left < need else []
-    return found
-
-
-def rejections(columns: Columns, books: Books, app: int) -> dict[int, Reason]:
-    """Why each site (our index) does not run the app, where that is more than cost."""
-    found: dict[int, Reason] = {}
-    policy = columns.policy[int(columns.policy_of[app])]
-    fits = per_node(columns.node, columns.reserve[app]) > 0
-    more = books.more(columns.reserve[app]) > 0
-    for site in [int(site) for site in np.flatnonzero(books.counts[app] == 0)]:
-        why = policy[site]
-        if why is None:
-            why = Reason.TOO_LARGE if not fits[site] else Reason.NO_CAPACITY if not more[site] else None
-        if why is not None:
-            found[site] = why
     return found

@@ -12,10 +12,10 @@ import numpy as np
 
 from skerry.core.placement.solve.arrays import floats, ranked, upto
 from skerry.core.placement.solve.ask import Ints
-from skerry.core.placement.solve.batch import Market, Part, Spread, draft_of, solve_part
+from skerry.core.placement.solve.batch import Market, Proof, Spread, draft_of, solve_part
 from skerry.core.placement.solve.books import Books
 from skerry.core.placement.solve.columns import KINDS, Columns, make_columns
-from skerry.core.placement.solve.homes import Ways, rank_homes
+from skerry.core.placement.solve.homes import best_homes
 from skerry.core.placement.solve.prices import (
     COARSE_MS,
     COARSE_STEPS,
@@ -64,12 +64,13 @@ def place_all(
     prover = Market.at(columns, columns.homes_now, priced.proving)
     market = Market.at(columns, priced.homes, priced.shadow, priced.settled, losses=False)
     chunks = [upto(columns.apps)[start : start + settings.part] for start in range(0, columns.apps, settings.part)]
-    parts = list(spread(partial(solve_part, market, prover), chunks))
-    books = Books(columns, draft_of(columns, parts, priced.homes))
+    solved = list(spread(partial(solve_part, market, prover), chunks))
+    proofs = [proof for _, proof in solved]
+    books = Books(columns, draft_of(columns, [part for part, _ in solved], priced.homes))
     repaired(books, market)
-    improved(books, market, parts, settings)
+    improved(books, market, proofs, settings)
     repaired(books, market)
-    return finished(columns, books, prover, parts)
+    return finished(columns, books, prover, proofs)
 
 
 @dataclass(frozen=True)
@@ -125,20 +126,19 @@ def _moving_cost(columns: Columns, homes: Ints) -> float:
 
 def _homes_at(columns: Columns, apps: Ints, homes: Ints, shadow: Floats, turn: int) -> Ints:
     """The best homes of each app's own data if instances were had by the request; from the second turn on, every other app."""
-    ways = Ways(columns, shadow)
     found = homes.copy()
     mine = [int(app) for app in apps if len(columns.own[int(app)]) and len(columns.own[int(app)]) == len(columns.loose[int(app)])]
     for app in [app for at, app in enumerate(mine) if turn == 0 or (at + turn) % 2 == 0]:
-        found[columns.own[app]] = rank_homes(columns, app, columns.homes_now, ways).homes[0][columns.own[app]]
+        found[columns.own[app]] = best_homes(columns, app, columns.homes_now, shadow)
     return found
 
 
-def improved(books: Books, market: Market, parts: Sequence[Part], settings: Settings) -> None:
+def improved(books: Books, market: Market, proofs: Sequence[Proof], settings: Settings) -> None:
     """First what is not served, then apps far above their bound decide again in the room there is, where that lowers J."""
     columns = books.columns
     bound = np.zeros(columns.apps)
-    for part in parts:
-        bound[part.apps] = part.bound
+    for proof in proofs:
+        bound[proof.apps] = proof.least
     total = app_totals(columns, books) + _shadowed(columns, books, market.shadow)
     above = total - bound
     worth = np.flatnonzero(above > settings.gain_min * np.abs(total))

@@ -1,0 +1,180 @@
+"""The lower bound of J that a certificate proves, from its prices and the world alone.
+
+For any prices of sites (λ), metros (v) and counts (high, low), all at least 0:
+
+    J ≥ Σ_app b(app) − Σ_site λ · capacity
+    b = Σ_metro demand · min(v, lost) + low · min_total − high · max_total + move · Σ now − Σ_site π
+    π = max(0, most over whole x from min_site to what fits, of  knapsack(rps_per_instance · x) − p x − move (|x − now| − now))
+
+p: an instance's price, its resources at λ, + high − low. knapsack(c): the most of Σ f (v − cost) with f ≤ demand, Σ f ≤ c.
+An app that calls data which may move is bounded over all homes: b above holds for the homes its prices are for; for all
+others instances count by the request, and each datum counts its share of the calls of a request that has all of them there.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from skerry.testing.check_plan.files import AppPrices, Certificate
+from skerry.testing.check_plan.world import App, Floats, World
+
+
+def bound_of(world: World, certificate: Certificate, now: dict[str, dict[str, float]]) -> float:
+    """Raises KeyError or ValueError where the certificate names what is not there, or a price is below 0."""
+    prices = np.zeros((len(world.sites), 3))
+    for site, price in certificate.sites.items():
+        prices[world.site_at[site]] = price
+    if prices.min(initial=0.0) < 0.0:
+        raise ValueError("a site price is below 0")
+    capacity = np.array([site.node * site.nodes * (1.0 - site.reserve) for site in world.sites.values()])
+    callers: dict[str, int] = {}
+    for app in world.apps.values():
+        for data in app.calls:
+            callers[data] = callers.get(data, 0) + 1
+    total = -float((prices * capacity).sum())
+    for name, app in world.apps.items():
+        total += _App(world, app, prices, now.get(name, {})).bound(certificate.apps.get(name, AppPrices()), callers)
+    return total
+
+
+class _App:
+    """One app's part."""
+
+    def __init__(self, world: World, app: App, prices: Floats, now: dict[str, float]) -> None:
+        self.world, self.app = world, app
+        sites = list(world.sites.values())
+        self.now = np.array([now.get(site.site, 0) for site in sites], dtype=np.float64)
+        need = app.needs()
+        asks = need > 0
+        self.most = np.zeros(len(sites))
+        for at, site in enumerate(sites):
+            why = site.barred(app)
+            fits = float(np.floor(site.usable()[asks] / need[asks]).min()) * site.nodes if asks.any() else 1e6 * site.nodes
+            self.most[at] = 0.0 if why not in ("", "cut_off") else min(fits, self.now[at]) if why else fits
+        for limit in (app.max_site, app.max_total):
+            self.most = self.most if limit is None else np.minimum(self.most, limit)
+        self.least = max(1, app.min_site)
+        self.open = np.flatnonzero(self.most >= self.least)
+        self.price = np.array([world.weights.cost * site.instance_price(app) for site in sites]) + prices @ need
+        self.priority = app.weight()
+        self.lost = world.weights.unserved * self.priority
+        demand = {metro: rps for metro, rps in app.demand.items() if rps > 0.0}
+        self.metros = list(demand)
+        self.rps = np.array(list(demand.values()), dtype=np.float64)
+        self.rtt = world.rtt[[world.metro_at[metro] for metro in self.metros]].reshape(len(self.metros), len(sites))
+
+    def bound(self, proof: AppPrices, callers: dict[str, int]) -> float:
+        data, calls = self.world.data, self.app.calls
+        loose = [name for name in sorted(calls) if data[name].movable]
+        homes = {name: proof.homes.get(name, data[name].home) for name in loose}
+        stays = sum((calls[name] * self._to(data[name].home) for name in calls if name not in loose), np.zeros(len(self.most)))
+        constant, price = self._counted(proof.max_total, proof.min_total)
+        away = sum((calls[name] * self._to(homes[name]) for name in loose), stays)
+        here = constant + self._at(price, away, proof.metro)
+        if not loose:
+            return here
+        question = _Homes(
+            homes, {name: calls[name] for name in loose}, {name: self._moving(name, callers[name]) for name in loose}
+        )
+        here += sum(float(question.moves[name][self.world.site_at[homes[name]]]) for name in loose)
+        return self._over_homes(here, constant + self._by_count(price), self._by_request(price, stays, question), question)
+
+    def _counted(self, high: float, low: float) -> tuple[float, Floats]:
+        """What count limits add, and the price of an instance with them."""
+        if min(high, low) < 0.0:
+            raise ValueError("a count price is below 0")
+        most = self.app.max_total
+        high = high if most is not None else 0.0
+        return low * self.app.min_total - high * (most or 0), self.price + high - low
+
+    def _to(self, home: str) -> Floats:
+        return self.world.site_rtt[:, self.world.site_at[home]]
+
+    def _moving(self, name: str, callers: int) -> Floats:
+        """J of a home at each site, the move in equal parts with all who call it."""
+        item = self.world.data[name]
+        cost = np.full(len(self.most), self.world.weights.home * item.size_gib / callers)
+        if item.jurisdiction:
+            inside = [item.jurisdiction in site.jurisdictions for site in self.world.sites.values()]
+            cost[~np.array(inside)] = np.inf
+        cost[self.world.site_at[item.home]] = 0.0
+        return cost
+
+    def request(self, ms: Floats) -> Floats:
+        """J of a request that takes so long."""
+        weights, limit = self.world.weights, self.app.latency_objective_ms
+        late = weights.late * self.priority * np.maximum(0.0, ms - limit) if limit is not None else 0.0
+        return weights.latency * ms + late
+
+    def _at(self, price: Floats, away: Floats, said: dict[str, float]) -> float:
+        """Σ demand · min(v, lost) + move · Σ now − Σ π, count limits apart."""
+        move = self.world.weights.move
+        v = np.minimum(np.array([said.get(metro, self.lost) for metro in self.metros]), self.lost)
+        found = float(self.rps @ v) + move * float(self.now.sum())
+        for at in self.open.tolist():
+            dear = np.maximum(0.0, v - self.request(self.rtt[:, at] + away[at]))
+            order = np.argsort(-dear, kind="stable")
+            found -= self._profit(dear[order], self.rps[order], float(price[at]), at)
+        return found
+
+    def _profit(self, dear: Floats, rps: Floats, price: float, at: int) -> float:
+        """The best whole count: what it brings is concave, and bends at the ends, at what runs now and where a metro is full."""
+        rate, move = self.app.rps_per_instance, self.world.weights.move
+        reached = np.cumsum(rps)
+        bends = np.concatenate(([self.least, self.most[at], self.now[at]], np.floor(reached / rate), np.ceil(reached / rate)))
+        counts = np.clip(bends, self.least, self.most[at])
+        worth = np.concatenate(([0.0], np.cumsum(rps * dear)))
+        gained = np.asarray(np.interp(counts * rate, np.concatenate(([0.0], reached)), worth), dtype=np.float64)
+        paid = price * counts + move * (np.abs(counts - self.now[at]) - self.now[at])
+        return max(0.0, float((gained - paid).max()))
+
+    def _over_homes(self, here: float, constant: float, by_request: Floats, question: "_Homes") -> float:
+        """The least over all homes: `here` for those the prices are for, by the request for all others."""
+        calls, total = question.calls, sum(question.calls.values())
+        least = {name: (calls[name] / total if total else 1.0 / len(calls)) * by_request + question.moves[name] for name in calls}
+        at = {name: self.world.site_at[home] for name, home in question.homes.items()}
+        here = max(here, constant + sum(float(least[name][at[name]]) for name in calls))
+        best = {name: float(row.min()) for name, row in least.items()}
+        others = [sum(best.values()) - best[name] + float(np.delete(least[name], at[name]).min(initial=np.inf)) for name in calls]
+        return min(here, constant + min(others))
+
+    def _floor(self, price: Floats) -> Floats:
+        """The least an instance costs, moves included."""
+        move = self.world.weights.move
+        return np.maximum(0.0, price + np.where(self.now > 0, -move, move))
+
+    def _by_count(self, price: Floats) -> float:
+        """What instances cost beyond that, at least."""
+        move, floor = self.world.weights.move, self._floor(price)
+        rest = move * float(self.now.sum() - self.now[self.open].sum())
+        for at in self.open.tolist():
+            counts = np.array([0.0, min(self.now[at], self.most[at]), self.most[at]])
+            rest += float(((price[at] - floor[at]) * counts + move * np.abs(counts - self.now[at])).min())
+        return rest
+
+    def _by_request(self, price: Floats, stays: Floats, question: "_Homes") -> Floats:
+        """[S]: what requests cost at least with all movable data there. For several data lateness counts only where it is sure:
+        a tangent of a convex cost is below it."""
+        weights, limit = self.world.weights, self.app.latency_objective_ms
+        each, calls = self._floor(price) / self.app.rps_per_instance, sum(question.calls.values())
+        several = len(question.calls) > 1
+        least = np.full((len(self.rps), len(self.most)), self.lost)
+        sure = np.zeros(len(self.rps), dtype=np.bool_)
+        if several and limit is not None and len(self.open):
+            sure = (self.rtt + stays)[:, self.open].min(axis=1) >= limit
+        for at in self.open.tolist():
+            ms = (self.rtt[:, at] + stays[at])[:, None] + calls * self.world.site_rtt[at][None, :]
+            cost = weights.latency * ms if several else self.request(ms)
+            if several and limit is not None:
+                cost = cost + np.where(sure, weights.late * self.priority, 0.0)[:, None] * (ms - limit)
+            least = np.minimum(least, cost + each[at])
+        return np.asarray(self.rps @ least, dtype=np.float64)
+
+
+@dataclass
+class _Homes:
+    """Movable data of an app: the homes its prices are for, calls per request, and J of a move to each site."""
+
+    homes: dict[str, str]
+    calls: dict[str, float]
+    moves: dict[str, Floats]

@@ -1,0 +1,121 @@
+"""The independent checker: a mistake of each kind, planted in a plan that is right, is found and named."""
+
+import copy
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_world_files import GOOD
+
+from skerry.adapters.worlds import read_world, write_plan
+from skerry.core.placement.solve.whole import place_all
+from skerry.core.worlds.plans import format_plan
+from skerry.testing.check_plan.__main__ import main
+
+Json = dict[str, Any]
+APPS = (
+    '{"app":"shop","cpu_millicores":1000,"memory_mib":1024,"rps_per_instance":50,"demand":{"leeds":120,"ccs":3.5},'
+    '"deny":["cur"],"survive_sites":1,"min_total":2,"calls":{"orders":2},"latency_objective_ms":10}\n'
+    '{"app":"blog","cpu_millicores":500,"memory_mib":64,"rps_per_instance":50,"jurisdiction":"eu","demand":{"leeds":10},"max_total":4}\n'
+    '{"app":"kiosk","cpu_millicores":500,"memory_mib":64,"rps_per_instance":50,"demand":{"ccs":10},"region_min":{"sam":2},'
+    '"max_site":3}\n'
+)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("check")
+    for name, text in {**GOOD, "apps.jsonl": APPS}.items():
+        (directory / name).write_text(text)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def plan(world: Path) -> Json:
+    problem = read_world(world)
+    write_plan(world / "plan.json", format_plan(problem, place_all(problem), {}, 0.0))
+    return json.loads((world / "plan.json").read_text())
+
+
+def said(world: Path, plan: Json, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
+    (world / "planted.json").write_text(json.dumps(plan))
+    code = main([str(world), str(world / "planted.json")])
+    return code, capsys.readouterr().out
+
+
+def test_a_plan_that_is_right_passes(world: Path, plan: Json, capsys: pytest.CaptureFixture[str]) -> None:
+    code, text = said(world, plan, capsys)
+    assert (code, "WRONG" in text) == (0, False), text
+
+
+def counted(plan: Json, app: str, site: str, change: int) -> None:
+    row = next((row for row in plan["instances"] if row[:2] == [app, site]), None)
+    if row is None:
+        plan["instances"].append([app, site, change])
+    else:
+        row[2] += change
+
+
+def fewer(plan: Json) -> None:
+    row = next(row for row in plan["instances"] if row[0] == "shop")
+    row[2] -= 1
+
+
+def flow(plan: Json, change: float) -> None:
+    plan["flows"][0][3] += change
+
+
+def prices(plan: Json, factor: float) -> None:
+    for app in plan["certificate"]["apps"].values():
+        app["metro"] = {metro: price * factor for metro, price in app["metro"].items()}
+
+
+PLANTED: list[tuple[str, Callable[[Json], object], str]] = [
+    ("a denied place", lambda plan: counted(plan, "shop", "cur", 1), "shop runs at cur: denied"),
+    ("outside the jurisdiction", lambda plan: counted(plan, "blog", "lhr", 1), "blog runs at lhr: outside the jurisdiction"),
+    ("too many in all", lambda plan: counted(plan, "blog", "fra", 9), "blog: max_total is not kept"),
+    ("too many in a site", lambda plan: counted(plan, "kiosk", "cur", 3), "max_site is 3"),
+    (
+        "more than the nodes hold",
+        lambda plan: counted(plan, "shop", "fra", 40),
+        "fra: what is placed there does not fit",
+    ),
+    ("no instance for the losses", fewer, "shop: survive_sites is not kept"),
+    ("an overloaded instance", lambda plan: flow(plan, 1000.0), "its instances can"),
+    ("forgotten demand", lambda plan: flow(plan, -1.0), "the plan speaks of"),
+    ("a wrong term", lambda plan: plan["objective"].update(latency=1.0), "objective.latency is"),
+    ("a wrong total", lambda plan: plan["objective"].update(total=1.0), "objective.total is"),
+    ("a bound that is not proven", lambda plan: plan.update(bound=plan["bound"] * 1.01), "the certificate proves"),
+    ("prices too high", lambda plan: prices(plan, 3.0), "the certificate proves"),
+    ("prices too low", lambda plan: prices(plan, 0.3), "the certificate proves"),
+    ("a bound above J", lambda plan: plan.update(bound=plan["objective"]["total"] * 2), "is above J"),
+    ("a wrong gap", lambda plan: plan.update(gap=plan["gap"] + 0.1), "gap is"),
+    ("a home that is nowhere", lambda plan: plan["homes"].update(orders="xyz"), "xyz is no site"),
+    ("an app nobody knows", lambda plan: counted(plan, "ship", "lhr", 1), "ship is no app"),
+]
+
+
+@pytest.mark.parametrize(("plant", "text"), [row[1:] for row in PLANTED], ids=[row[0] for row in PLANTED])
+def test_a_planted_mistake_is_found(
+    world: Path, plan: Json, plant: Callable[[Json], object], text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    planted = copy.deepcopy(plan)
+    plant(planted)
+    code, found = said(world, planted, capsys)
+    assert code == 1
+    assert text in found
+
+
+def test_a_limit_that_a_plan_says_it_could_not_keep_is_no_mistake_but_shown(
+    world: Path, plan: Json, capsys: pytest.CaptureFixture[str]
+) -> None:
+    planted = copy.deepcopy(plan)
+    planted["instances"] = [row for row in planted["instances"] if row[:2] != ["kiosk", "cur"]]
+    planted["flows"] = [row for row in planted["flows"] if row[0] != "kiosk"]
+    planted["unserved"].append(["kiosk", "ccs", 10])
+    planted["short"].append(["kiosk", "region_min", 2])
+    _, found = said(world, planted, capsys)
+    assert "not met, and said so: kiosk: region_min is not kept" in found
+    assert "WRONG: kiosk" not in found
