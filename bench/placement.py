@@ -112,7 +112,7 @@ def bench_whole(report, problem, seconds_max):
 
 
 def bench_again(report, problem, plan):
-    same, seconds = timed(lambda: place_again(problem, plan))
+    same = place_again(problem, plan)
     report.claim("moves on an unchanged world", same.objective.move / problem.weights.move, at_most=0)
     counts = np.bincount(plan.instances.site, minlength=len(problem.sites))
     site = int(counts.argmax())

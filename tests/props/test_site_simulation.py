@@ -220,7 +220,10 @@ class SiteMachine(RuleBasedStateMachine):
             known = (*decision.memory.retiring, *self.memory.retiring)
             excused = {entry.held.instance for entry in known if entry.gave_way}
             # One whose own version serves again waits for the other versions, but not for ever.
-            excused |= {entry.held.instance for entry in known if self.now_ms - entry.since_ms >= DRAIN_MAX_MS}
+            missing = {held.version for held in decision.memory.held if held.instance not in now and held.app == app}
+            again = {held.version for held in decision.memory.held} - missing
+            late = [entry.held for entry in known if self.now_ms - entry.since_ms >= DRAIN_MAX_MS]
+            excused |= {held.instance for held in late if held.version in again}
             had = (self.routed.get(app, set()) & able) - excused
             wanted = {held.instance for held in decision.memory.held if held.app == app}
             if self.wanted.get(app) and len(now) < len(had):

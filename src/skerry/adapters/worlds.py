@@ -3,7 +3,8 @@
 problem = make_problem(cities=20, apps=50, seed=7, nodes_of_london=40, node_scale=0.125)
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -70,15 +71,10 @@ def read_world(directory: Path) -> Problem:
 
 def write_world(problem: Problem, directory: Path) -> None:
     """Write every file of a world; the directory is made. Each file is whole or not there. Raises `WorldError`."""
-    try:
+    with _said_where(directory):
         directory.mkdir(parents=True, exist_ok=True)
         for name, lines in format_world(problem):
-            part = directory / f".{name}.part"
-            with part.open("wb") as file:
-                file.writelines(lines)
-            part.replace(directory / name)
-    except OSError as error:
-        raise WorldError(str(directory), 0, "", f"cannot be written: {error.strerror}; --out names another place") from error
+            _write(directory / name, lines)
 
 
 def read_plan(path: Path, problem: Problem) -> Solution:
@@ -93,13 +89,23 @@ def read_plan(path: Path, problem: Problem) -> Solution:
 
 def write_plan(path: Path, lines: Iterable[bytes]) -> None:
     """The file is whole or not there. Raises `WorldError`."""
-    part = path.with_name(f".{path.name}.part")
+    with _said_where(path):
+        _write(path, lines)
+
+
+@contextmanager
+def _said_where(path: Path) -> Generator[None]:
     try:
-        with part.open("wb") as file:
-            file.writelines(lines)
-        part.replace(path)
+        yield
     except OSError as error:
         raise WorldError(str(path), 0, "", f"cannot be written: {error.strerror}; --out names another place") from error
+
+
+def _write(path: Path, lines: Iterable[bytes]) -> None:
+    part = path.with_name(f".{path.name}.part")
+    with part.open("wb") as file:
+        file.writelines(lines)
+    part.replace(path)
 
 
 def _open(path: Path) -> Iterator[bytes] | None:

@@ -1,7 +1,7 @@
 """`skerry place`: a world's files in, a plan out."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from skerry.apps.sim.progress import progress
 from skerry.core.placement.solve.again import place_again
 from skerry.core.placement.solve.ask import Ints
 from skerry.core.placement.solve.batch import Solved
+from skerry.core.placement.solve.plan import moves
 from skerry.core.placement.solve.reasons import rejected
 from skerry.core.placement.solve.solution import Solution
 from skerry.core.placement.solve.whole import place_all
@@ -95,24 +96,12 @@ def _counts(problem: Problem, solution: Solution, running: Solution | None, out:
         objective=objective_line(terms),
         bound=solution.bound,
         gap=solution.gap,
-        moves=_moves(running, solution) if running is not None else None,
+        moves=moves(running.instances, solution.instances, len(problem.sites)) if running is not None else None,
         moved_homes=sum(home != item.home for home, item in zip(homes, problem.data, strict=True)),
         short=tuple((problem.apps[app].app, limit, missing) for app, limit, missing in solution.short),
         modelled_pairs=modelled_pairs(problem),
         seconds=round(seconds, 3),
     )
-
-
-def _moves(before: Solution, after: Solution) -> int:
-    counts: dict[tuple[int, int], int] = {}
-    for sign, placed in ((-1, before.instances), (1, after.instances)):
-        for app, site, count in _triples(placed.app, placed.site, placed.count):
-            counts[app, site] = counts.get((app, site), 0) + sign * count
-    return sum(map(abs, counts.values()))
-
-
-def _triples(*columns: Ints) -> Iterable[tuple[int, int, int]]:
-    return zip(*(column.tolist() for column in columns), strict=True)
 
 
 def _print(said: Placed) -> None:

@@ -207,17 +207,19 @@ class Checks:
             key = (route.account, route.app)
             had = {t.instance for t in route.targets if t.weight > 0 and t.instance in served and self._serves(t.address)}
             wanted = {held.instance for held in memory.held if (held.account, held.app) == key}
-            had -= self._waited_long_enough(memory)
             left = now.get(key, set())
+            had -= self._late(memory, left)
             if wanted and len(left) < len(had) and not wanted <= left:
                 self._ground.violate(
                     4, f"{after.site}: {route.app} fell from {sorted(had)} to {sorted(left)}, wanted {sorted(wanted)}"
                 )
 
-    def _waited_long_enough(self, memory: SiteMemory) -> set[InstanceId]:
-        """What is no longer wanted does not wait for ever for a version that never starts."""
+    def _late(self, memory: SiteMemory, left: set[InstanceId]) -> set[InstanceId]:
+        """Whose own version serves again do not wait for ever for another one that never starts."""
         now_ms = self._ground.clock.now_ms()
-        return {entry.held.instance for entry in memory.retiring if now_ms - entry.since_ms >= DRAIN_MAX_MS}
+        again = {held.version for held in memory.held} - {held.version for held in memory.held if held.instance not in left}
+        old = (entry for entry in memory.retiring if now_ms - entry.since_ms >= DRAIN_MAX_MS)
+        return {entry.held.instance for entry in old if entry.held.version in again}
 
     def _serves(self, address: str) -> bool:
         """Whether an instance serves there, and its site can know it."""

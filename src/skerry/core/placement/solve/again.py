@@ -16,6 +16,7 @@ from skerry.core.placement.solve.books import Books
 from skerry.core.placement.solve.columns import Columns, make_columns
 from skerry.core.placement.solve.plan import Draft, Flows, Unserved, pair_apps
 from skerry.core.placement.solve.repair import (
+    CHUNK,
     Costs,
     Requests,
     broken,
@@ -88,8 +89,8 @@ def _could_gain(columns: Columns, books: Books, market: Market) -> Floats:
     flows = books.flows
     costs = Costs(columns, books.homes, market.shadow)
     above = np.zeros(len(flows.app))
-    for start in range(0, len(above), 8_192):
-        part = slice(start, start + 8_192)
+    for start in range(0, len(above), CHUNK):
+        part = slice(start, start + CHUNK)
         cost = costs.of(flows.app[part], flows.metro[part])
         above[part] = cost[upto(len(cost)), flows.site[part]] - cost.min(axis=1)
     above = np.where(np.isfinite(above), above, 0.0)
@@ -153,19 +154,14 @@ def _changed_demand(columns: Columns, books: Books) -> Ints:
 def _gone(columns: Columns, books: Books, changed: Ints) -> Requests:
     """Instances end where they may not be any more; what they served looks for another site, but of apps that decide anew."""
     held_app, held_site = np.nonzero(books.counts)
-    may = (
-        np.stack([columns.allowed[at] for at in range(len(columns.allowed))])
-        if len(columns.allowed)
-        else np.zeros((0, columns.sites), bool)
-    )
-    forbidden = ~may[columns.policy_of[held_app], held_site]
+    forbidden = ~columns.allowed[columns.policy_of[held_app], held_site]
     app, site = held_app[forbidden], held_site[forbidden]
     reserve = columns.reserve[app] * books.counts[app, site][:, None]
     for kind in range(reserve.shape[1]):
         books.free[:, kind] += sums(site.astype(np.int64), floats(reserve[:, kind]), columns.sites)
     books.counts[app, site] = 0
     flows = books.flows
-    ends = ~may[columns.policy_of[flows.app], flows.site]
+    ends = ~columns.allowed[columns.policy_of[flows.app], flows.site]
     rows, rest = np.flatnonzero(ends), np.flatnonzero(~ends)
     books.flows = Flows(flows.app[rest], flows.metro[rest], flows.site[rest], flows.rps[rest])
     leaving = Requests(flows.app[rows], flows.metro[rows], flows.rps[rows])

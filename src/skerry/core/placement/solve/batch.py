@@ -29,7 +29,6 @@ class Part:
     flows: tuple[Ints, Ints, Ints, Floats]
     unserved: tuple[Ints, Ints, Floats]
     homes: tuple[Ints, Ints]  # data, site
-    short: tuple[tuple[int, str, int], ...]  # app, limit, missing
 
 
 @dataclass(frozen=True)
@@ -165,7 +164,6 @@ def collect(decided: Iterable[Decided], columns: Columns) -> Part:
             np.concatenate([np.zeros(0), *(one.state.pieces.unserved[rows] for one, rows in zip(found, left, strict=True))]),
         ),
         homes=(_joined(own), _joined([one.homes[data] for one, data in zip(found, own, strict=True)])),
-        short=tuple((one.app, name, missing) for one in found for name, missing in one.short),
     )
 
 
@@ -201,7 +199,6 @@ def without(columns: Columns, draft: Draft, apps: Ints) -> Part:
         flows=(flows.app[on], flows.metro[on], flows.site[on], flows.rps[on]),
         unserved=(lost.app[out], lost.metro[out], lost.rps[out]),
         homes=(upto(0), upto(0)),
-        short=(),
     )
 
 

@@ -30,12 +30,8 @@ class HomeCosts:
     data: Ints
     least: Floats
 
-    def total(self) -> float:
-        """At least what the app costs, wherever its homes are."""
-        return float(self.least.min(axis=1).sum())
-
     def total_but(self, homes: Ints) -> float:
-        """The same over all but one choice of homes [data]."""
+        """At least what the app costs, wherever its homes are but for one choice of them [data]."""
         least = self.least.min(axis=1)
         others = self.least.copy()
         others[upto(len(homes)), homes] = np.inf

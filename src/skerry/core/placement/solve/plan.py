@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from skerry.core.placement.solve.arrays import floats, sums, upto
+from skerry.core.placement.solve.arrays import sums, upto
 from skerry.core.placement.solve.ask import Ints
 from skerry.core.placement.solve.columns import Columns, Instances
 from skerry.core.types.problem import PRIORITY_NEUTRAL, Floats
@@ -70,7 +70,7 @@ def terms_of(columns: Columns, draft: Draft) -> Terms:
         late=weights.late * float((flows.rps * priority[flows.app]) @ over),
         unserved=weights.unserved * float(draft.unserved.rps @ priority[draft.unserved.app]),
         cost=float(price @ placed.count),
-        move=weights.move * moves(columns, placed),
+        move=weights.move * moves(columns.now, placed, columns.sites),
         home=weights.home * float(size[draft.homes != homes].sum()) if len(size) else 0.0,
     )
 
@@ -84,25 +84,12 @@ def serve_of(columns: Columns, flows: Flows, homes: Ints) -> Floats:
     return serve
 
 
-def moves(columns: Columns, placed: Instances) -> int:
+def moves(now: Instances, placed: Instances, sites: int) -> int:
     """Instances started and stopped against what runs now."""
-    now = columns.now
-    have, want = now.app * columns.sites + now.site, placed.app * columns.sites + placed.site
+    have, want = now.app * sites + now.site, placed.app * sites + placed.site
     _, at_now, at_placed = np.intersect1d(have, want, assume_unique=True, return_indices=True)
     common = np.minimum(now.count[at_now], placed.count[at_placed]).sum()
     return int(now.count.sum() + placed.count.sum() - 2 * common)
-
-
-def loads_of(flows: Flows, placed: Instances, sites: int) -> Floats:
-    """rps served by each row of `placed`."""
-    keys = placed.app * sites + placed.site
-    rows = np.searchsorted(keys, flows.app * sites + flows.site)
-    return sums(np.asarray(rows, dtype=np.int64), flows.rps, len(keys))
-
-
-def needed(loads: Floats, rate: Floats) -> Ints:
-    """The fewest instances that serve the loads."""
-    return np.ceil(floats(loads / rate) - 1e-9).astype(np.int64)
 
 
 def merged(flows: Flows, columns: Columns) -> Flows:

@@ -79,21 +79,6 @@ def special_apps(columns: Columns) -> Bools:
     return np.array(found, dtype=np.bool_)
 
 
-def evict_sites(books: Books, sites: Ints) -> Requests:
-    """Everything leaves these sites: their instances end, their requests look for another one."""
-    books.settle()
-    gone = np.zeros(books.columns.sites, dtype=np.bool_)
-    gone[sites] = True
-    flows = books.flows
-    leaving = gone[flows.site]
-    rows, rest = np.flatnonzero(leaving), np.flatnonzero(~leaving)
-    books.flows = Flows(flows.app[rest], flows.metro[rest], flows.site[rest], flows.rps[rest])
-    held = books.counts[:, sites].astype(np.float64)
-    books.free[sites] += held.T @ books.columns.reserve
-    books.counts[:, sites] = 0
-    return Requests(flows.app[rows], flows.metro[rows], flows.rps[rows])
-
-
 def _evict(books: Books, costs: Costs) -> Requests:
     """Of every site that has too much: the flows that have the cheapest way out, the last one in part."""
     columns, flows = books.columns, books.flows

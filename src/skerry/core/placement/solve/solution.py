@@ -39,7 +39,7 @@ class Solution:
     homes: Ints  # [data] site
     objective: Terms
     short: tuple[tuple[int, str, int], ...]  # app, limit, instances missing
-    shadow: Floats  # [S, KINDS] the prices it was decided at
+    shadow: Floats  # [S, KINDS] the prices that the next decision goes on at
     bound: float | None = None
     certificate: Certificate | None = None
 
@@ -47,11 +47,6 @@ class Solution:
     def gap(self) -> float | None:
         """(J − bound) / bound; None without a bound above 0."""
         return None if self.bound is None or self.bound <= 0.0 else (self.objective.total - self.bound) / self.bound
-
-
-def instances_of(solution: Solution) -> Instances:
-    """What runs, as `now` of the next decision."""
-    return solution.instances
 
 
 def app_totals(columns: Columns, books: Books) -> Floats:

@@ -33,7 +33,7 @@ from skerry.core.placement.solve.prices import (
     thinned,
 )
 from skerry.core.placement.solve.repair import decide_anew, repaired
-from skerry.core.placement.solve.solution import Solution, app_totals, finished, instances_of
+from skerry.core.placement.solve.solution import Solution, app_totals, finished
 from skerry.core.types.problem import Floats, Problem
 
 AGAIN_STEPS = 12  # of prices that are nearly right
@@ -59,7 +59,7 @@ def place_all(
     placed is in `unserved` and `short`.
     """
     settings = settings or Settings()
-    columns = make_columns(problem, instances_of(current) if current is not None else None)
+    columns = make_columns(problem, current.instances if current is not None else None)
     priced = shadow_prices(columns, settings)
     prover = Market.at(columns, columns.homes_now, priced.proving)
     market = Market.at(columns, priced.homes, priced.shadow, priced.settled, losses=False)
