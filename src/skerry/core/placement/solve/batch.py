@@ -7,7 +7,7 @@ import numpy as np
 
 from skerry.core.placement.solve.arrays import upto
 from skerry.core.placement.solve.ask import Ints
-from skerry.core.placement.solve.bound import Dual, bound_app, bound_with, count_prices, instance_constant
+from skerry.core.placement.solve.bound import CountPrices, Dual, bound_app, bound_with, count_prices, instance_constant
 from skerry.core.placement.solve.columns import Columns, by_app_and_site
 from skerry.core.placement.solve.desk import Desk, State
 from skerry.core.placement.solve.homes import best_homes, home_costs, improved_homes, moving_cost
@@ -110,7 +110,7 @@ def prove(prover: Market, one: Decided) -> Dual:
     ask = columns.ask_for_homes(one.app, one.tried, prover.shadow)
     moved = sum(float(moving_cost(columns, int(data))[one.tried[data]]) for data in loose)
     found: list[float] = []
-    tried = (best, *(bound_with(desk, best.metro_price, counts) for counts in ((0.0, 0.0), *count_prices(desk, state))))
+    tried = (best, *(bound_with(desk, best.metro_price, counts) for counts in _other_prices(best, desk, state)))
     for dual in tried:
         high, low = dual.count_price
         costs = home_costs(columns, one.app, ask, high - low)
@@ -119,6 +119,12 @@ def prove(prover: Market, one: Decided) -> Dual:
         found.append(min(here, constant + costs.total_but(one.tried[loose])))
     at = int(np.argmax(found))
     return replace(tried[at], value=found[at])
+
+
+def _other_prices(best: Dual, desk: Desk, state: State) -> list[CountPrices]:
+    """Prices of the count limits that another bound may come from: each means all homes again."""
+    free: CountPrices = (0.0, 0.0)
+    return [counts for counts in dict.fromkeys((free, *count_prices(desk, state))) if counts != best.count_price]
 
 
 def solve_part(market: Market, prover: Market, apps: Ints) -> tuple[Part, Proof]:

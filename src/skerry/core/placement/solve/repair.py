@@ -240,7 +240,7 @@ def _accept(books: Books, loads: Floats, rows: Requests, site: Ints, regret: Flo
         have = np.where(books.closed[at], 0.0, np.maximum(0.0, books.free[at, kind]))
         fits = np.where(reserve > 0.0, np.minimum(fits, np.floor((have - before) / np.maximum(reserve, 1e-300) + 1e-9)), fits)
     new = np.clip(np.minimum(need, fits), 0.0, None)
-    amount = np.minimum(rps, spare + new * rate)
+    amount = np.where(new >= need, rps, np.minimum(rps, spare + new * rate))  # what rounding leaves over needs no instance
     _book(books, loads, (app, at, amount))
     result = np.zeros(len(order))
     result[order] = amount
