@@ -204,6 +204,26 @@ async def test_our_wrangler_takes_our_options(platform: Platform, tmp_path: Path
     assert status == 0 and said.strip()
 
 
+async def test_a_scale_by_config_and_by_command(platform: Platform, tmp_path: Path) -> None:
+    def project(**scale: object) -> Path:
+        section = {"metadata": {"skerry": {"scale": scale}}}
+        return write_project(tmp_path, "scaled", "export default { fetch() { return new Response('scaled'); } };", unsafe=section)
+
+    async def settles(sites: set[str]) -> None:
+        await platform.settled("scaled", sites)
+        assert {item["site"] for item in await platform.instances(app="scaled")} == sites
+        assert {(await platform.get(site, "scaled")).text for site in CITIES} == {"scaled"}
+
+    await printed(platform, "wrangler", "deploy", cwd=project(deny=["cur"]))
+    await settles({"lhr"})
+    assert (await decoded(platform, "scale", "scaled"))["set_fields"] == ["deny"]
+    assert (await decoded(platform, "scale", "scaled", "--max", "2", "--reset", "deny"))["set_fields"] == ["max_total"]
+    await settles(CITIES)
+    status, said = await platform.command("wrangler", "deploy", cwd=project(min_total=3))
+    assert status != 0 and "max_total (2) is below min_total (3)" in said
+    assert (await decoded(platform, "scale", "scaled"))["set_fields"] == ["max_total"]
+
+
 async def test_doctor_finds_this_machine_complete(platform: Platform) -> None:
     found = await decoded(platform, "doctor", "--required")
     assert found
@@ -211,7 +231,7 @@ async def test_doctor_finds_this_machine_complete(platform: Platform) -> None:
 
 COMMANDS = (
     "up", "down", "status", "env", "wrangler", "apps", "explain", "sites", "nodes", "drain", "undrain",
-    "account create", "account list", "token create", "token list", "token revoke", "doctor",
+    "account create", "account list", "token create", "token list", "token revoke", "doctor", "scale",
 )  # fmt: skip
 
 

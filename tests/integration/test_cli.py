@@ -104,6 +104,25 @@ def test_drain_and_undrain(skerry) -> None:
     assert json.loads(skerry("undrain", "lhr-1", "--json").stdout)["state"] == "up"
 
 
+def test_a_scale_is_shown_changed_and_reset(skerry, served: Served) -> None:
+    platform = served.platform
+    asyncio.run(platform.apps.deploy(platform.account.id, "hello", platform.upload, source="test", author="test"))
+    assert "default" in skerry("scale", "hello").stdout
+    changed = skerry("scale", "hello", "--max", "3", "--deny", "cur", "--region-min", "weur=1", "--memory", "64")
+    assert changed.returncode == 0, changed.stderr
+    assert "skerry explain hello" in changed.stdout
+    found = json.loads(skerry("scale", "hello", "--cpu", "50", "--json").stdout)["scale"]
+    assert (found["max_total"], found["deny"], found["region_min"]) == (3, ["cur"], [{"region": "weur", "count": 1}])
+    assert found["resources"] == {"cpu_millicores": 50, "memory_mib": 64}
+    refused = skerry("scale", "hello", "--min", "9")
+    assert refused.returncode == 1
+    assert "max_total (3) is below min_total (9)" in refused.stderr
+    assert skerry("scale", "hello", "--region-min", "weur").returncode == 2
+    fields = ("max_total", "deny", "region_min", "resources")
+    back = json.loads(skerry("scale", "hello", *(f"--reset={field}" for field in fields), "--json").stdout)
+    assert back["set_fields"] == []
+
+
 def test_accounts_and_tokens_over_their_life(skerry) -> None:
     assert skerry("account", "create", "team-b").returncode == 0
     assert "team-b" in skerry("account", "list").stdout

@@ -162,7 +162,6 @@ async def test_what_is_not_there_yet_is_refused_by_the_name_of_its_binding(diale
         {"migrations": {"new_tag": "v1", "steps": [{"new_sqlite_classes": ["C"]}]}},
         {"containers": [{"class_name": "C"}]},
         {"tail_consumers": [{"service": "s"}]},
-        {"skerry": {"scale": {"max_total": 1}}},
         {"exports": {"C": {"type": "durable-object"}}},
         {"capnp_schema": "x"},
         {"logpush": True},

@@ -14,13 +14,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from skerry.apps import cli_scale
+from skerry.apps.cli_base import AccountOption, Before, DataDirOption, JsonOption
+from skerry.apps.cli_base import chosen_account as _account
+from skerry.apps.cli_base import connect as _client
+from skerry.apps.cli_base import print_json as _print_json
+from skerry.apps.cli_base import where as _data_dir
 from skerry.apps.sim.cli import app as sim_app
 from skerry.apps.world.cli import app as world_app
-from skerry.kit.record import encode
 
 if TYPE_CHECKING:
     from skerry.apps.client import Client
-    from skerry.core.types.view import AccountView, WhoView
+    from skerry.core.types.view import AccountView
 
 EXPIRES_DAYS_MAX = 3650
 
@@ -38,29 +43,13 @@ app.add_typer(account_app, name="account")
 app.add_typer(token_app, name="token")
 app.add_typer(sim_app, name="sim")
 app.add_typer(world_app, name="world")
-
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
-DataDirOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--data-dir", metavar="DIR", help="Where the platform keeps its state (or SKERRY_DATA_DIR).", show_default=False
-    ),
-]
-AccountOption = Annotated[
-    str | None, typer.Option("--account", help="Name or id of the account (or SKERRY_ACCOUNT).", show_default=False)
-]
-
-
-class _Before:
-    """Options in front of the command, which hold for all; those behind it come first."""
-
-    data_dir: Path | None = None
+cli_scale.add_to(app)
 
 
 @app.callback()
 def program(data_dir: DataDirOption = None) -> None:
     """An edge application platform on your own servers."""
-    _Before.data_dir = data_dir
+    Before.data_dir = data_dir
 
 
 @app.command(epilog="Example: skerry up --cities lhr:3,cur:3,sin:2 --port 8080")
@@ -399,36 +388,8 @@ def main() -> None:
         _fail(str(error), hint=error.hint, code=error.exit_code)
 
 
-def _data_dir(given: Path | None) -> Path:
-    from skerry.apps.supervisor.layout import default_data_dir
-
-    given = given or _Before.data_dir
-    return given.resolve() if given is not None else default_data_dir()
-
-
 def _ms(seconds: float | None) -> int | None:
     return None if seconds is None else round(seconds * 1000)
-
-
-def _client(data_dir: Path | None) -> "Client":
-    from skerry.apps.client import Client, find_local, find_target
-
-    named = data_dir is not None or _Before.data_dir is not None
-    return Client((find_local if named else find_target)(_data_dir(data_dir)))
-
-
-def _account(client: "Client", who: "WhoView", asked: str | None) -> "AccountView":
-    """The account that is meant: named, the token's only one, or the platform's first."""
-    from skerry.apps.client import ClientError
-
-    asked = asked or os.environ.get("SKERRY_ACCOUNT") or None
-    wanted = asked or client.target.default_account
-    found = next((account for account in who.accounts if wanted in (account.name, account.account)), None)
-    if found is None and asked is None and len(who.accounts) == 1:
-        found = who.accounts[0]
-    if found is None:
-        raise ClientError(f"there is no account {wanted!r}", hint="`skerry account list` shows them; name one with --account")
-    return found
 
 
 def _run_in_foreground(command: list[str], environment: dict[str, str]) -> int:
@@ -455,10 +416,6 @@ def _print_urls(client: "Client", account: "AccountView", names: tuple[str, ...]
             print(f"\nOn this platform {item.app} answers at {item.url}")
             for site in found.sites:
                 print(f"  {site.site}  {site.city:<16} curl --connect-to ::{site.address} {item.url}/")
-
-
-def _print_json(value: object) -> None:
-    print(encode(value).decode(), flush=True)
 
 
 def _fail(message: str, *, hint: str, code: int) -> None:

@@ -5,6 +5,7 @@ SKERRY_API_URL and SKERRY_API_TOKEN      another machine's platform
 """
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
@@ -13,7 +14,18 @@ import httpx
 import msgspec
 
 from skerry.apps.supervisor.lock import open_supervisor, read_platform
-from skerry.core.types.view import AccountView, AppView, DrainView, Explanation, NodeView, SiteView, Status, TokenView, WhoView
+from skerry.core.types.view import (
+    AccountView,
+    AppView,
+    DrainView,
+    Explanation,
+    NodeView,
+    ScaleView,
+    SiteView,
+    Status,
+    TokenView,
+    WhoView,
+)
 from skerry.kit.record import Record, decode, encode
 
 TIMEOUT_S = 30.0
@@ -151,6 +163,14 @@ class Client:
     def explain(self, account: str, app: str, site: str | None) -> Explanation:
         query = {} if site is None else {"site": site}
         return self._call("GET", f"/v1/apps/{_segment(account)}/{_segment(app)}/explain", Explanation, query=query)
+
+    def scale(self, account: str, app: str) -> ScaleView:
+        return self._call("GET", f"/v1/apps/{_segment(account)}/{_segment(app)}/scale", ScaleView)
+
+    def change_scale(self, account: str, app: str, changes: Mapping[str, object]) -> ScaleView:
+        """`changes` by field; None takes the default back."""
+        body = {"scale": dict(changes)}
+        return self._call("PATCH", f"/v1/apps/{_segment(account)}/{_segment(app)}/scale", ScaleView, body=body)
 
     def drain(self, target: str) -> DrainView:
         return self._call("POST", "/v1/drain", DrainView, body={"target": target})

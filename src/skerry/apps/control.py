@@ -123,7 +123,7 @@ def _app(config: ControlConfig, parts: Parts) -> Starlette:
         routes=[
             Mount("/client/v4", app=make_app(use_cases)),
             Mount("/internal/v1", app=_links(config, parts)),
-            Mount("/", app=own_app(parts.operations, parts.accounts)),
+            Mount("/", app=own_app(parts.operations, parts.accounts, apps)),
         ]
     )
 

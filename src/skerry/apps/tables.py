@@ -3,6 +3,7 @@
 import sys
 import time
 from collections.abc import Sequence
+from typing import cast
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -11,7 +12,17 @@ from rich.text import Text
 
 from skerry.apps.supervisor.picture import STYLES
 from skerry.core.types.plan import REASON_TEXT
-from skerry.core.types.view import AccountView, AppView, Explanation, InstanceView, NodeView, SiteView, Status, TokenView
+from skerry.core.types.view import (
+    AccountView,
+    AppView,
+    Explanation,
+    InstanceView,
+    NodeView,
+    ScaleView,
+    SiteView,
+    Status,
+    TokenView,
+)
 
 ID_CHARS_SHOWN = 8
 PIPE_COLUMNS = 200
@@ -46,6 +57,37 @@ def print_nodes(nodes: Sequence[NodeView]) -> None:
         cpu = f"{node.reserved.cpu_millicores} of {node.capacity.cpu_millicores} m"
         table.add_row(node.node, _state(node.state), node.address, _pid(node.pid), str(node.instances), memory, cpu)
     console().print(table)
+
+
+def print_scale(found: ScaleView, *, changed: Sequence[str] = ()) -> None:
+    """Fields that nobody set are grey."""
+    table = _table("field", "value", "")
+    for field, value in found.scale.items():
+        style = "" if field in found.set_fields else "dim"
+        note = "changed" if field in changed else "default" if field not in found.set_fields else ""
+        table.add_row(Text(field, style=style), Text(_scale_value(value), style=style), Text(note, style=style))
+    console().print(table)
+    for warning in found.warnings:
+        console().print(Text(f"  {warning}", style="yellow"))
+    if changed:
+        console().print(f"`skerry explain {found.app}` tells what that means in each city.")
+
+
+def _scale_value(value: object) -> str:
+    """None and empty lists as "none", names with commas, pairs as NAME=NUMBER."""
+    if value is None or value in ([], ()):
+        return "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, dict):
+        return ", ".join(f"{name}={entry}" for name, entry in cast(dict[str, object], value).items()) or "none"
+    if isinstance(value, list | tuple):
+        entries = cast(Sequence[object], value)
+        return ", ".join(
+            "=".join(str(part) for part in cast(dict[str, object], entry).values()) if isinstance(entry, dict) else str(entry)
+            for entry in entries
+        )
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def print_apps(apps: Sequence[AppView]) -> None:

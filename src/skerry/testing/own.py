@@ -6,7 +6,9 @@ from typing import Literal
 import httpx
 from starlette.applications import Starlette
 
+from skerry.adapters.blobs.simulated import SimulatedBlobs
 from skerry.adapters.clock.system import SystemClock
+from skerry.adapters.runtime.simulated_checker import SimulatedChecker
 from skerry.adapters.store.simulated import SimulatedStore
 from skerry.core.types.account import Account
 from skerry.core.types.ids import AccountId, AppName, InstanceId, NodeId, SiteId, VersionId
@@ -26,11 +28,17 @@ from skerry.core.types.view import (
 )
 from skerry.ports.operations import NotFound
 from skerry.services.accounts import Accounts
-from skerry.testing.dialect import seeded
+from skerry.services.control.declare import declare_sites
+from skerry.services.intents.apps import Apps
+from skerry.services.intents.assets import AssetSessions
+from skerry.services.intents.upload import ModulePart, Upload
+from skerry.testing.builders import make_site
+from skerry.testing.dialect import MAIN, seeded
 from skerry.wire.own.routes import own_app
 
 NOW_MS = 1_790_000_000_000
 VERSION = VersionId("0d6f5a52-1b4f-4c8f-9b77-0f2f6a0d7a11")
+SITES = (make_site("lhr"), make_site("cur"))
 CITIES = (("lhr", "London", "GB", 2), ("cur", "Willemstad", "CW", 1))
 
 
@@ -130,6 +138,8 @@ class OwnPlatform:
     app: Starlette
     operations: FakeOperations
     accounts: Accounts
+    apps: Apps
+    upload: Upload  # of a small Worker
     account: Account
     other: Account
     admin: str
@@ -145,13 +155,20 @@ class OwnPlatform:
 
 
 async def make_own_platform() -> OwnPlatform:
-    accounts = Accounts(SimulatedStore(), SystemClock(), seeded(11))
+    store, clock, random_bytes = SimulatedStore(), SystemClock(), seeded(11)
+    accounts = Accounts(store, clock, random_bytes)
+    blobs = SimulatedBlobs()
+    assets = AssetSessions(store, blobs, clock, random_bytes)
+    apps = Apps(store=store, blobs=blobs, clock=clock, checker=SimulatedChecker(blobs), assets=assets, random_bytes=random_bytes)
+    await declare_sites(store, SITES)
     account, other = await accounts.create_account("default"), await accounts.create_account("other")
     operations = FakeOperations((account, other))
     return OwnPlatform(
-        app=own_app(operations, accounts),
+        app=own_app(operations, accounts, apps),
         operations=operations,
         accounts=accounts,
+        apps=apps,
+        upload=Upload(main_module="index.js", modules=(ModulePart(name="index.js", type="esm", content=MAIN),)),
         account=account,
         other=other,
         admin=(await accounts.create_token("admin", "admin")).secret,

@@ -4,7 +4,7 @@ Unlike other records they are written whole (absent values as null), and a reade
 not know, so that an older client understands a newer platform.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 from skerry.core.types.ids import AccountId, AppName, InstanceId, NodeId, SiteId, TokenId, VersionId
 from skerry.core.types.place import PlaceState
@@ -193,3 +193,13 @@ class WhoView(View):
     scope: str
     account: AccountId | None
     accounts: tuple[AccountView, ...]
+
+
+class ScaleView(View):
+    """What an app asks for: every field, those that somebody set, and what of it will not come as thought."""
+
+    account: AccountId
+    app: AppName
+    scale: dict[str, Any]
+    set_fields: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()

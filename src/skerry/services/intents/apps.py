@@ -6,8 +6,9 @@ from typing import TypeVar, final
 import anyio.to_thread
 import msgspec
 
-from skerry.core.types.app import App, Binding, BlobBinding, Deployment, Module, Share, Version, Worker
-from skerry.core.types.ids import AccountId, AppName, DeploymentId, Digest, VersionId
+from skerry.core.policy.scale import instance_limits
+from skerry.core.types.app import App, Binding, BlobBinding, Deployment, Module, Scale, Share, Version, Worker
+from skerry.core.types.ids import AccountId, AppName, Digest, VersionId
 from skerry.ports import blobs as blobs_port
 from skerry.ports import runtime as runtime_port
 from skerry.ports import store as store_port
@@ -21,7 +22,17 @@ from skerry.services.ids import Ids, RandomBytes
 from skerry.services.intents import draft, limits
 from skerry.services.intents.assets import AssetSessions, check_config
 from skerry.services.intents.errors import IntentError, Refusal
-from skerry.services.intents.repository import AppState, Held, Repository, not_found, put_deployment, put_version
+from skerry.services.intents.repository import (
+    AppState,
+    Held,
+    Repository,
+    changed_app,
+    not_found,
+    now_after,
+    put_deployment,
+    put_version,
+)
+from skerry.services.intents.scales import Scales
 from skerry.services.intents.upload import PartBinding, SecretsPatch, Upload, check_size, code_etag, content_bytes
 
 MAIN_TYPES = ("esm", "commonjs")
@@ -49,6 +60,7 @@ class Apps:
         self._checker = checker
         self._assets = assets
         self._repository = Repository(store, clock, Ids(random_bytes))
+        self.scales = Scales(self._repository, clock)
 
     async def list_apps(self, account: AccountId) -> tuple[App, ...]:
         """By name."""
@@ -89,7 +101,7 @@ class Apps:
             for share in shares:
                 state.version(share.version)
             made = self._deployment(state.app, shares, source=source, author=author, message=message)
-            app = _changed(state.app, at_ms=made.created_ms, deployment=made.id)
+            app = changed_app(state.app, at_ms=made.created_ms, deployment=made.id)
             ops = [put_deployment(made), self._evaluation(made), *_prune(state, keep=frozenset(s.version for s in shares))]
             await self._repository.commit(app, state.revision, ops, proof=_deployment_key(made))
             return made
@@ -142,7 +154,7 @@ class Apps:
                     base,
                     id=self._repository.new_version_id(),
                     number=state.app.next_number,
-                    created_ms=self._now_after(state.app),
+                    created_ms=self._after(state.app),
                     bindings=change(base.bindings),
                     source=source,
                     author=author,
@@ -181,7 +193,7 @@ class Apps:
             )
             if app == old:
                 return old
-            app = _changed(app, at_ms=self._now_after(old))
+            app = changed_app(app, at_ms=self._after(old))
             if app.enabled == old.enabled:
                 await self._repository.put_app(app, held.revision)
                 return app
@@ -216,10 +228,11 @@ class Apps:
             state = await self.state(account, app_name) if held.app else None
             if state is not None:
                 held = Held(app=state.app, revision=state.revision)
-            version = self._draft(account, app_name, upload, stored, state, source=source, author=author)
+            scale = await self.scales.changed(held.app.scale if held.app else Scale(), upload.scale or {})
+            version = self._draft(account, app_name, upload, stored, state, scale=scale, source=source, author=author)
             check = await self._check(version, checked)
             version = msgspec.structs.replace(version, startup_time_ms=check.startup_time_ms, handlers=check.handlers)
-            await self._commit_version(held, state, version, deploy=deploy, upload=upload)
+            await self._commit_version(held, state, version, deploy=deploy, upload=upload, scale=scale)
             return version
 
         return await self._repository.until_committed(attempt)
@@ -256,6 +269,7 @@ class Apps:
         stored: draft.Stored,
         state: AppState | None,
         *,
+        scale: Scale,
         source: str,
         author: str,
     ) -> Version:
@@ -271,13 +285,14 @@ class Apps:
                 account=account,
                 app=app,
                 number=state.app.next_number if state else 1,
-                created_ms=self._now_after(state.app if state else None),
+                created_ms=self._after(state.app if state else None),
                 digest=Digest(""),
                 compatibility_date=upload.compatibility_date or draft.COMPATIBILITY_DATE_DEFAULT,
                 compatibility_flags=upload.compatibility_flags,
                 worker=stored.worker,
                 assets=stored.assets,
                 bindings=draft.merge_bindings(upload, stored, previous),
+                limits=instance_limits(scale),
                 etag=stored.etag,
                 source=source,
                 author=author,
@@ -299,9 +314,16 @@ class Apps:
         return checked[version.digest]
 
     async def _commit_version(
-        self, held: Held, state: AppState | None, version: Version, *, deploy: bool, upload: Upload | None = None
+        self,
+        held: Held,
+        state: AppState | None,
+        version: Version,
+        *,
+        deploy: bool,
+        upload: Upload | None = None,
+        scale: Scale | None = None,
     ) -> None:
-        """Version, app and (with `deploy`) deployment and evaluation: all or nothing. Raises `Conflict`."""
+        """Version, app and (with `deploy`) scale, deployment and evaluation: all or nothing. Raises `Conflict`."""
         app = held.app or self._repository.new_app(version.account, version.app, now_ms=version.created_ms)
         ops: list[Op] = [put_version(version)]
         if deploy:
@@ -314,12 +336,12 @@ class Apps:
                 at_ms=version.created_ms,
             )
             ops += [put_deployment(made), self._evaluation(made)]
-            app = msgspec.structs.replace(app, deployment=made.id)
+            app = msgspec.structs.replace(app, deployment=made.id, scale=scale or app.scale)
         if upload is not None and upload.observability is not None:
             app = msgspec.structs.replace(app, observability=upload.observability)
         if upload is not None and upload.tags is not None:
             app = msgspec.structs.replace(app, tags=upload.tags)
-        app = _changed(app, at_ms=version.created_ms, next_number=version.number + 1)
+        app = changed_app(app, at_ms=version.created_ms, next_number=version.number + 1)
         if state is not None:
             ops += _prune(state, keep=frozenset((version.id,)), new_versions=1)
         proof = keys.version(version.account, version.app, version.id)
@@ -338,7 +360,7 @@ class Apps:
             id=self._repository.new_deployment_id(),
             account=app.account,
             app=app.name,
-            created_ms=self._now_after(app) if at_ms is None else at_ms,
+            created_ms=self._after(app) if at_ms is None else at_ms,
             shares=shares,
             source=source,
             author=author,
@@ -350,10 +372,8 @@ class Apps:
             deployment.account, deployment.app, "deploy", at_ms=deployment.created_ms, detail=deployment.id
         )
 
-    def _now_after(self, app: App | None) -> int:
-        """Now, but behind the app's last change: its history is in order even when the clock is set back."""
-        now_ms = self._clock.now_ms()
-        return now_ms if app is None else max(now_ms, app.modified_ms + 1)
+    def _after(self, app: App | None) -> int:
+        return now_after(app, self._clock.now_ms())
 
 
 async def _aside(work: Callable[[Upload], T], upload: Upload) -> T:
@@ -390,16 +410,6 @@ def check_shares(shares: tuple[Share, ...]) -> None:
         raise draft.invalid("Every version of a deployment has a percentage above 0 and up to 100.")
     if sum(round(share.percent * 100) for share in shares) != 100 * 100:
         raise draft.invalid("The percentages of a deployment have to add up to 100.")
-
-
-def _changed(app: App, *, at_ms: int, deployment: DeploymentId | None = None, next_number: int | None = None) -> App:
-    return msgspec.structs.replace(
-        app,
-        generation=app.generation + 1,
-        modified_ms=at_ms,
-        deployment=deployment or app.deployment,
-        next_number=next_number or app.next_number,
-    )
 
 
 def _base_of_change(state: AppState, *, deploy: bool) -> Version:

@@ -4,6 +4,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TypeVar, final
 
+import msgspec
+
 from skerry.core.types.app import App, Deployment, Version
 from skerry.core.types.ids import AccountId, AppName, DeploymentId, EvaluationId, VersionId
 from skerry.core.types.plan import Evaluation, EvaluationCause
@@ -160,6 +162,22 @@ class Repository:
             id=EvaluationId(self._ids.hex32()), account=account, app=name, cause=cause, created_ms=at_ms, detail=detail
         )
         return Put(key=keys.evaluation(account, name, made.id), value=record.encode(made))
+
+
+def changed_app(app: App, *, at_ms: int, deployment: DeploymentId | None = None, next_number: int | None = None) -> App:
+    """The next generation of the intent."""
+    return msgspec.structs.replace(
+        app,
+        generation=app.generation + 1,
+        modified_ms=at_ms,
+        deployment=deployment or app.deployment,
+        next_number=next_number or app.next_number,
+    )
+
+
+def now_after(app: App | None, now_ms: int) -> int:
+    """Now, but behind the app's last change: its history is in order even when the clock is set back."""
+    return now_ms if app is None else max(now_ms, app.modified_ms + 1)
 
 
 def put_version(version: Version) -> Put:

@@ -2,7 +2,7 @@
 
 import hashlib
 import zlib
-from typing import Literal
+from typing import Any, Literal
 
 from skerry.core.types.app import AssetsBinding, JsonBinding, ModuleType, SecretBinding, TextBinding, VersionMetadataBinding
 from skerry.kit.record import Record
@@ -62,6 +62,7 @@ class Upload(Record):
     assets: AssetsWanted | None = None
     observability: bool | None = None
     tags: tuple[str, ...] | None = None
+    scale: dict[str, Any] | None = None  # changes of the app's, by field; None: none
     recorded: str = ""
     message: str = ""
     tag: str = ""

@@ -225,6 +225,9 @@ class World(Estate):
     async def enable(self, app: str, *, enabled: bool) -> None:
         await self.control.call(self.control.apps.change_app(self.account.id, app, enabled=enabled))
 
+    async def scale(self, app: str, **changes: object) -> None:
+        await self.control.call(self.control.apps.scales.change(self.account.id, app, changes))
+
     async def drain(self, target: str) -> None:
         await self.control.call(self.control.operations.drain(target))
 

@@ -42,7 +42,6 @@ REFUSED_FIELDS: dict[str, str] = {
     "capnp_schema": "Cap'n Proto schemas",
     "dispatch_namespace": "dispatch namespaces",
     "logpush": "Logpush",
-    "skerry": "an own section with its scale",
 }
 # What changes speed or cost, not answers: kept with the version and shown again, not acted on.
 RECORDED_FIELDS = ("placement", "limits", "usage_model", "cache_options")
@@ -65,6 +64,12 @@ class AssetsIn(msgspec.Struct, frozen=True):
 
 class Observability(msgspec.Struct, frozen=True):
     enabled: bool | None = None
+
+
+class SkerryIn(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The platform's own section: what Cloudflare has no word for."""
+
+    scale: dict[str, Any] | None = None  # changes, by field
 
 
 class Metadata(msgspec.Struct, frozen=True):
@@ -93,7 +98,7 @@ class Metadata(msgspec.Struct, frozen=True):
     usage_model: str | None = None
     cache_options: dict[str, Any] | None = None
     logpush: bool | None = None
-    skerry: Any = None  # of wrangler's `unsafe.metadata`
+    skerry: SkerryIn | None = None  # of wrangler's `unsafe.metadata`
 
 
 def read_upload(parts: Sequence[Part]) -> Upload:
@@ -121,6 +126,7 @@ def read_upload(parts: Sequence[Part]) -> Upload:
         assets=_assets(metadata),
         observability=None if metadata.observability is None else bool(metadata.observability.enabled),
         tags=None if metadata.tags is None else tuple(metadata.tags),
+        scale=metadata.skerry.scale if metadata.skerry else None,
         recorded=recorded(metadata),
         message=annotation(metadata.annotations, "workers/message"),
         tag=annotation(metadata.annotations, "workers/tag"),

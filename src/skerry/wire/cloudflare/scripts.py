@@ -217,6 +217,8 @@ def _refuse_fields(settings: dict[str, Any]) -> None:
     for name, words in REFUSED_FIELDS.items():
         if settings.get(name):
             raise ApiError(400, INVALID_CONTENT, f"Skerry does not support {words} ({name}) yet.")
+    if settings.get("skerry"):
+        raise ApiError(400, INVALID_CONTENT, "The skerry section is changed by a deploy or by `skerry scale`, not here.")
 
 
 async def _form(call: Call, worker: Worker, version: Version) -> Response:

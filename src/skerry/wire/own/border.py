@@ -68,6 +68,15 @@ async def body(request: Request, as_type: type[B]) -> B:
         raise Refusal(400, "invalid", f"the body is not JSON: {error}") from None
 
 
+async def writer(request: Request, accounts: Accounts) -> AccountId:
+    """The account of the path, for who may change its apps; raises `Refusal` 403 or 404."""
+    principal = await authenticated(request, accounts)
+    account = await account_id(accounts, request.path_params["account"], principal)
+    if not principal.may_write(account):
+        raise Refusal(403, "forbidden", "this token may only read", hint="`skerry token create --scope write` makes another")
+    return account
+
+
 def place(text: str) -> str:
     """The name of a site or node; raises `Refusal` 404: nothing can have another form."""
     if not PLACE.match(text):

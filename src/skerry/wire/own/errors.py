@@ -6,6 +6,8 @@ from skerry.kit.record import Record, encode
 from skerry.ports import operations
 from skerry.ports import store as store_port
 from skerry.services import accounts
+from skerry.services.intents.errors import IntentError
+from skerry.services.intents.errors import Refusal as IntentRefusal
 
 
 class ErrorBody(Record, omit_defaults=False, forbid_unknown_fields=False):
@@ -41,10 +43,16 @@ _BY_TYPE: tuple[tuple[type[Exception], int, str, str], ...] = (
     (store_port.Unavailable, 503, "unavailable", "try again in a moment"),
     (store_port.StoreError, 503, "unavailable", "try again in a moment"),
 )
+_OF_INTENTS: dict[IntentRefusal, tuple[int, str, str]] = {
+    IntentRefusal.APP_NOT_FOUND: (404, "not_found", "`skerry apps` lists them"),
+    IntentRefusal.BUSY: (409, "conflict", "try again"),
+    IntentRefusal.UNAVAILABLE: (503, "unavailable", "try again in a moment"),
+}
 ERROR_TYPES: tuple[type[Exception], ...] = (
     operations.OperationError,
     accounts.AccountsError,
     store_port.StoreError,
+    IntentError,
     Refusal,
 )
 
@@ -53,6 +61,9 @@ def refusal_of(error: Exception) -> Refusal:
     """Every error of `ERROR_TYPES` as what the caller is told."""
     if isinstance(error, Refusal):
         return error
+    if isinstance(error, IntentError):
+        status, code, hint = _OF_INTENTS.get(error.refusal, (400, "invalid", ""))
+        return Refusal(status, code, error.message, hint=hint)
     for kind, status, code, hint in _BY_TYPE:
         if isinstance(error, kind):
             said = getattr(error, "hint", "") or hint

@@ -6,6 +6,7 @@
     GET  /v1/status                            sites, nodes, instances, apps
     GET  /v1/sites   /v1/nodes   /v1/apps      parts of it
     GET  /v1/apps/{account}/{app}/explain      ?site=lhr     why it runs where it runs
+    GET  /v1/apps/{account}/{app}/scale        PATCH {"scale": {field: value | null}}   what it asks for
     POST /v1/drain   /v1/undrain               {"target": "lhr" | "lhr-1"}
     GET  /v1/accounts            POST {"name"}
     GET  /v1/tokens  ?account=   POST {"name", "scope", "account"?, "expires_ms"?}   DELETE /v1/tokens/{id}
@@ -16,7 +17,7 @@ sees what belongs to its account; `{account}` is an id or a name.
 
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from typing import Literal
+from typing import Any, Literal
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -25,12 +26,15 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ExceptionHandler
 
+from skerry.core.policy.scale_changes import FIELDS, not_default
 from skerry.core.types.account import Account, Token
+from skerry.core.types.app import App
 from skerry.core.types.ids import TokenId
-from skerry.core.types.view import AccountView, TokenView, WhoView
+from skerry.core.types.view import AccountView, ScaleView, TokenView, WhoView
 from skerry.kit.record import Record, encode
 from skerry.ports.operations import Operations
 from skerry.services.accounts import Accounts, Principal
+from skerry.services.intents.apps import Apps
 from skerry.wire.own import border
 from skerry.wire.own.errors import ERROR_TYPES, Refusal, answer, refusal_of
 from skerry.wire.own.metrics import CONTENT_TYPE, exposition
@@ -40,6 +44,12 @@ Handler = Callable[[Request], Awaitable[object]]
 
 class TargetBody(Record):
     target: str
+
+
+class ScaleBody(Record):
+    """`scale`: changes by field; null takes the default back."""
+
+    scale: dict[str, Any]
 
 
 class AccountBody(Record):
@@ -55,9 +65,9 @@ class TokenBody(Record):
     expires_ms: int | None = None
 
 
-def own_app(operations: Operations, accounts: Accounts) -> Starlette:
+def own_app(operations: Operations, accounts: Accounts, apps: Apps) -> Starlette:
     """The whole dialect as an ASGI application; mount it at the root, behind the other dialects."""
-    api = _Api(operations, accounts)
+    api = _Api(operations, accounts, apps)
     routes = [
         Route("/healthz", api.counted(api.healthz), methods=["GET"]),
         Route("/metrics", api.counted(api.metrics), methods=["GET"]),
@@ -67,6 +77,8 @@ def own_app(operations: Operations, accounts: Accounts) -> Starlette:
         Route("/v1/nodes", api.counted(api.nodes), methods=["GET"]),
         Route("/v1/apps", api.counted(api.apps), methods=["GET"]),
         Route("/v1/apps/{account}/{app}/explain", api.counted(api.explain), methods=["GET"]),
+        Route("/v1/apps/{account}/{app}/scale", api.counted(api.scale), methods=["GET"]),
+        Route("/v1/apps/{account}/{app}/scale", api.counted(api.change_scale), methods=["PATCH"]),
         Route("/v1/drain", api.counted(api.drain), methods=["POST"]),
         Route("/v1/undrain", api.counted(api.undrain), methods=["POST"]),
         Route("/v1/accounts", api.counted(api.list_accounts), methods=["GET"]),
@@ -80,9 +92,10 @@ def own_app(operations: Operations, accounts: Accounts) -> Starlette:
 
 
 class _Api:
-    def __init__(self, operations: Operations, accounts: Accounts) -> None:
+    def __init__(self, operations: Operations, accounts: Accounts, apps: Apps) -> None:
         self._operations = operations
         self._accounts = accounts
+        self._apps = apps
         self._answers: Counter[tuple[str, int]] = Counter()  # (handler, status)
 
     def counted(self, handler: Handler) -> Callable[[Request], Awaitable[Response]]:
@@ -142,6 +155,16 @@ class _Api:
         account = await border.account_id(self._accounts, request.path_params["account"], principal)
         return await self._operations.explain(account, border.app_of(request), border.site_of(request))
 
+    async def scale(self, request: Request) -> object:
+        principal = await self._who(request)
+        account = await border.account_id(self._accounts, request.path_params["account"], principal)
+        return await self._scale_view(await self._apps.app(account, border.app_of(request)))
+
+    async def change_scale(self, request: Request) -> object:
+        account = await border.writer(request, self._accounts)
+        changes = (await border.body(request, ScaleBody)).scale
+        return await self._scale_view(await self._apps.scales.change(account, border.app_of(request), changes))
+
     async def drain(self, request: Request) -> object:
         await border.operator(request, self._accounts)
         return await self._operations.drain(border.place((await border.body(request, TargetBody)).target))
@@ -182,6 +205,15 @@ class _Api:
         if token == principal.token:
             raise Refusal(409, "conflict", "a token does not revoke itself", hint="use another operator's token")
         return _token_view(await self._accounts.revoke_token(token))
+
+    async def _scale_view(self, app: App) -> ScaleView:
+        return ScaleView(
+            account=app.account,
+            app=app.name,
+            scale={name: getattr(app.scale, name) for name in FIELDS},
+            set_fields=not_default(app.scale),
+            warnings=await self._apps.scales.warnings(app.scale),
+        )
 
     async def _who(self, request: Request) -> Principal:
         return await border.authenticated(request, self._accounts)
