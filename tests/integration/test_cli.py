@@ -123,6 +123,48 @@ def test_a_scale_is_shown_changed_and_reset(skerry, served: Served) -> None:
     assert back["set_fields"] == []
 
 
+def test_a_change_is_looked_at_before_it_is_made(skerry, tmp_path: Path) -> None:
+    change = tmp_path / "change.toml"
+    change.write_text('[sites.cur]\nstate = "draining"\n')
+    shown = skerry("plan", "-f", str(change))
+    assert shown.returncode == 0, shown.stderr
+    for word in ("hello", "2 → 1 instance", "- cur", "sam: 0 ms → 134 ms", "Nothing was changed"):
+        assert word in shown.stdout
+    nothing = tmp_path / "nothing.json"
+    nothing.write_text("{}")
+    assert "Nothing would change" in skerry("plan", "-f", str(nothing)).stdout
+    assert json.loads(skerry("plan", "-f", str(change), "--json").stdout)["apps"][0]["lost"] == ["cur"]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[sites.cur\n", "line 1"),
+        ('[sites.cur]\nstate = "gone"\n', "sites"),
+        ("[sties.cur]\n", "sties"),
+        ("[apps.hello]\nscael = {}\n", "scael"),
+        ('[sites.nrt]\nstate = "up"\n', "skerry sites"),
+    ],
+)
+def test_a_bad_change_is_refused_by_its_line_or_field(skerry, tmp_path: Path, text: str, said: str) -> None:
+    change = tmp_path / "change.toml"
+    change.write_text(text)
+    done = skerry("plan", "-f", str(change))
+    assert done.returncode == 1
+    assert said in done.stderr and "Traceback" not in done.stderr
+
+
+def test_where_apps_run(skerry) -> None:
+    shown = skerry("apps", "--where").stdout
+    for word in ("default/hello", "other/hello", "Willemstad", "1 running"):
+        assert word in shown
+    (first, *_) = json.loads(skerry("apps", "--where", "--json").stdout)["apps"]
+    assert [(city["site"], city["serving"], city["states"]) for city in first["cities"]] == [
+        ("cur", 1, {"running": 1}),
+        ("lhr", 1, {"running": 1}),
+    ]
+
+
 def test_accounts_and_tokens_over_their_life(skerry) -> None:
     assert skerry("account", "create", "team-b").returncode == 0
     assert "team-b" in skerry("account", "list").stdout

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from skerry.testing.own import OwnPlatform, make_own_platform
 
-PATHS = ("/v1/drain", "/v1/undrain", "/v1/accounts", "/v1/tokens")
+PATHS = ("/v1/plan", "/v1/drain", "/v1/undrain", "/v1/accounts", "/v1/tokens")
 JSON_VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=80),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=20), inner, max_size=4),
@@ -16,7 +16,9 @@ JSON_VALUES = st.recursive(
 )
 NEARLY_RIGHT = st.fixed_dictionaries(
     {},
-    optional={name: st.text(max_size=80) | JSON_VALUES for name in ("target", "name", "scope", "account", "expires_ms")},
+    optional={
+        name: st.text(max_size=80) | JSON_VALUES for name in ("target", "name", "scope", "account", "expires_ms", "apps", "sites")
+    },
 )
 SEGMENTS = st.text(st.characters(exclude_characters="/?#", exclude_categories=("Cs",)), min_size=1, max_size=40)
 QUIET = settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])

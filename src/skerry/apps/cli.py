@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from skerry.apps import cli_scale
+from skerry.apps import cli_plan, cli_scale
 from skerry.apps.cli_base import AccountOption, Before, DataDirOption, JsonOption
 from skerry.apps.cli_base import chosen_account as _account
 from skerry.apps.cli_base import connect as _client
@@ -44,6 +44,7 @@ app.add_typer(token_app, name="token")
 app.add_typer(sim_app, name="sim")
 app.add_typer(world_app, name="world")
 cli_scale.add_to(app)
+cli_plan.add_to(app)
 
 
 @app.callback()
@@ -179,10 +180,19 @@ def wrangler(context: typer.Context, data_dir: DataDirOption = None, account: Ac
     raise typer.Exit(result)
 
 
-@app.command(epilog="Example: skerry apps")
-def apps(data_dir: DataDirOption = None, json: JsonOption = False) -> None:
-    """List the apps with their URLs and how far their rollouts are."""
+@app.command(epilog="Example: skerry apps --where")
+def apps(
+    where: Annotated[bool, typer.Option("--where", help="In which cities each runs, and in which states.")] = False,
+    data_dir: DataDirOption = None,
+    json: JsonOption = False,
+) -> None:
+    """List the apps with their URLs and how far their rollouts are, or with their cities."""
     with _client(data_dir) as client:
+        if where:
+            from skerry.apps.where import print_where, where_of
+
+            found = where_of(client.status())
+            return _print_json({"apps": found}) if json else print_where(found)
         found = client.apps()
     if json:
         return _print_json({"apps": found})

@@ -20,6 +20,7 @@ from skerry.core.types.view import (
     DrainView,
     Explanation,
     NodeView,
+    PlanDifference,
     ScaleView,
     SiteView,
     Status,
@@ -171,6 +172,9 @@ class Client:
         """`changes` by field; None takes the default back."""
         body = {"scale": dict(changes)}
         return self._call("PATCH", f"/v1/apps/{_segment(account)}/{_segment(app)}/scale", ScaleView, body=body)
+
+    def plan(self, account: str, change: Mapping[str, object]) -> PlanDifference:
+        return self._call("POST", "/v1/plan", PlanDifference, query={"account": account}, body=dict(change))
 
     def drain(self, target: str) -> DrainView:
         return self._call("POST", "/v1/drain", DrainView, body={"target": target})

@@ -43,7 +43,7 @@ def print_status(status: Status) -> None:
 
 
 def print_sites(sites: Sequence[SiteView]) -> None:
-    table = _table("site", "city", "state", "address", "nodes", "pid", "ingress")
+    table = make_table("site", "city", "state", "address", "nodes", "pid", "ingress")
     for site in sites:
         nodes = f"{site.nodes_up}/{site.nodes}"
         table.add_row(site.site, site.city, _state(site.state), site.address, nodes, _pid(site.pid), _pid(site.ingress_pid))
@@ -51,7 +51,7 @@ def print_sites(sites: Sequence[SiteView]) -> None:
 
 
 def print_nodes(nodes: Sequence[NodeView]) -> None:
-    table = _table("node", "state", "address", "pid", "instances", "memory", "cpu")
+    table = make_table("node", "state", "address", "pid", "instances", "memory", "cpu")
     for node in nodes:
         memory = f"{node.reserved.memory_mib} of {node.capacity.memory_mib} MiB"
         cpu = f"{node.reserved.cpu_millicores} of {node.capacity.cpu_millicores} m"
@@ -61,7 +61,7 @@ def print_nodes(nodes: Sequence[NodeView]) -> None:
 
 def print_scale(found: ScaleView, *, changed: Sequence[str] = ()) -> None:
     """Fields that nobody set are grey."""
-    table = _table("field", "value", "")
+    table = make_table("field", "value", "")
     for field, value in found.scale.items():
         style = "" if field in found.set_fields else "dim"
         note = "changed" if field in changed else "default" if field not in found.set_fields else ""
@@ -94,7 +94,7 @@ def print_apps(apps: Sequence[AppView]) -> None:
     if not apps:
         console().print("no apps yet: deploy one with `skerry wrangler deploy` in a Worker project")
         return
-    table = _table("app", "version", "rollout", "serving", "cities", "URL")
+    table = make_table("app", "version", "rollout", "serving", "cities", "URL")
     for app in apps:
         version = (app.version or "none")[:ID_CHARS_SHOWN]
         rollout = Text(app.rollout.state, style=STYLES.get(app.rollout.state, ""))
@@ -109,7 +109,7 @@ def print_apps(apps: Sequence[AppView]) -> None:
 
 
 def print_instances(instances: Sequence[InstanceView], now_ms: int) -> None:
-    table = _table("instance", "app", "version", "node", "state", "pid", "since", "memory", "restarts")
+    table = make_table("instance", "app", "version", "node", "state", "pid", "since", "memory", "restarts")
     for item in instances:
         table.add_row(
             item.instance[:ID_CHARS_SHOWN],
@@ -131,7 +131,7 @@ def print_explanation(said: Explanation) -> None:
     if said.blocked_since_ms is not None:
         out.print(f"Some of it has found no place since {_when(said.blocked_since_ms)}.")
     if said.placements:
-        table = _table("city", "version", "instances", "serving")
+        table = make_table("city", "version", "instances", "serving")
         for placement in said.placements:
             table.add_row(placement.site, placement.version[:ID_CHARS_SHOWN], str(placement.count), str(placement.serving))
         out.print(table)
@@ -150,7 +150,7 @@ def print_explanation(said: Explanation) -> None:
 
 
 def print_accounts(accounts: Sequence[AccountView]) -> None:
-    table = _table("name", "account", "created")
+    table = make_table("name", "account", "created")
     for account in accounts:
         table.add_row(account.name, account.account, _when(account.created_ms))
     console().print(table)
@@ -158,7 +158,7 @@ def print_accounts(accounts: Sequence[AccountView]) -> None:
 
 def print_tokens(tokens: Sequence[TokenView], names: dict[str, str]) -> None:
     """`names` are the accounts' by id."""
-    table = _table("token", "name", "scope", "account", "created", "expires")
+    table = make_table("token", "name", "scope", "account", "created", "expires")
     for token in tokens:
         account = "every account" if token.account is None else names.get(token.account, token.account)
         expires = _when(token.expires_ms) if token.expires_ms else "never"
@@ -166,7 +166,7 @@ def print_tokens(tokens: Sequence[TokenView], names: dict[str, str]) -> None:
     console().print(table)
 
 
-def _table(*columns: str) -> Table:
+def make_table(*columns: str) -> Table:
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for column in columns:
         # A URL or an id is copied by people: it is broken, never cut.

@@ -6,8 +6,9 @@ what belongs to that account is in the answer, and another's app does not exist.
 
 from typing import Protocol
 
+from skerry.core.types.change import Change
 from skerry.core.types.ids import AccountId, AppName, SiteId
-from skerry.core.types.view import DrainView, Explanation, Status
+from skerry.core.types.view import DrainView, Explanation, PlanDifference, Status
 
 
 class OperationError(Exception):
@@ -25,6 +26,10 @@ class NotFound(OperationError):
 
 class Conflict(OperationError):
     """The platform's state forbids it now."""
+
+
+class Invalid(OperationError):
+    """What is asked makes no sense."""
 
 
 class Unavailable(OperationError):
@@ -46,4 +51,8 @@ class Operations(Protocol):
 
     async def explain(self, account: AccountId, app: AppName, site: SiteId | None) -> Explanation:
         """Where it runs and why; with `site`, inside that site too. `NotFound`."""
+        ...
+
+    async def difference(self, seen: AccountId | None, account: AccountId, change: Change) -> PlanDifference:
+        """What a change would make of the apps, nothing written; `account` has the apps that it names. `NotFound`, `Invalid`."""
         ...

@@ -5,6 +5,7 @@ from msgspec.structs import replace
 from skerry.core.placement.explain import explain, reason_sentence
 from skerry.core.types.account import Account
 from skerry.core.types.app import App, Deployment, Version
+from skerry.core.types.change import Change
 from skerry.core.types.control import PlanHead, SiteIntent
 from skerry.core.types.ids import AccountId, AppName, NodeId, SiteId, VersionId
 from skerry.core.types.plan import Blocked, Evaluation, Plan, Release
@@ -16,6 +17,7 @@ from skerry.core.types.view import (
     Explanation,
     InstanceView,
     NodeView,
+    PlanDifference,
     RolloutView,
     SiteView,
     Status,
@@ -26,6 +28,7 @@ from skerry.ports.operations import Conflict as NotNow
 from skerry.ports.operations import NotFound as Missing
 from skerry.ports.store import Conflict, Op, Put, Store
 from skerry.services.control import keys
+from skerry.services.control.dry_run import DryRun
 from skerry.services.control.mirror import Mirror
 from skerry.services.control.observed import Observed
 from skerry.services.control.placer import Placer
@@ -53,6 +56,7 @@ class PlatformOperations:
         self._observed = observed
         self._placer = placer
         self._clock = clock
+        self._dry_run = DryRun(mirror, placer, clock)
         self._suffix = suffix
         self._port = public_port
 
@@ -87,7 +91,7 @@ class PlatformOperations:
             raise Missing(f"there is no site {site}", hint="`skerry sites` lists them")
         head = self._mirror.get(keys.plan_head(*key), PlanHead)
         plan = self._mirror.get(keys.plan(*key, head.generation), Plan) if head else None
-        world, _ = self._placer.preview(key)
+        world = self._placer.preview(key).world
         blocked = self._mirror.get(keys.blocked(*key), Blocked)
         said = explain(record_of_app, plan, world, site)
         undone = self._rolled_back(record_of_app)
@@ -97,6 +101,9 @@ class PlatformOperations:
             report=(*((undone,) if undone else ()), *said.report),
             blocked_since_ms=blocked.since_ms if blocked else None,
         )
+
+    async def difference(self, seen: AccountId | None, account: AccountId, change: Change) -> PlanDifference:
+        return await self._dry_run.difference(seen, account, change)
 
     def _site_view(self, intent: SiteIntent) -> SiteView:
         site = intent.site

@@ -11,16 +11,20 @@ from skerry.adapters.clock.system import SystemClock
 from skerry.adapters.runtime.simulated_checker import SimulatedChecker
 from skerry.adapters.store.simulated import SimulatedStore
 from skerry.core.types.account import Account
+from skerry.core.types.change import Change
 from skerry.core.types.ids import AccountId, AppName, InstanceId, NodeId, SiteId, VersionId
 from skerry.core.types.resources import Resources
 from skerry.core.types.view import (
     Amounts,
+    AppDifference,
     AppView,
     DrainView,
     Explanation,
     InstanceView,
     NodeView,
     PlacementView,
+    PlanDifference,
+    RegionWay,
     RolloutView,
     SiteVerdict,
     SiteView,
@@ -71,6 +75,24 @@ class FakeOperations:
         kind = self._kind(target)
         self._draining.discard(target)
         return DrainView(target=target, kind=kind, state="up")
+
+    async def difference(self, seen: AccountId | None, account: AccountId, change: Change) -> PlanDifference:
+        if "nrt" in change.sites:
+            raise NotFound("there is no site 'nrt'", hint="`skerry sites` lists them")
+        lost = AppDifference(
+            account=account,
+            app=AppName("hello"),
+            gained=(),
+            lost=(SiteId("cur"),),
+            instances_before=2,
+            instances_after=1,
+            started=0,
+            ended=1,
+            reserved_before=Amounts(cpu_millicores=20, memory_mib=24, disk_mib=2),
+            reserved_after=Amounts(cpu_millicores=10, memory_mib=12, disk_mib=1),
+            ways=(RegionWay(region="sam", cities=1, before_ms=0.0, after_ms=134.2),),
+        )
+        return PlanDifference(apps=(lost,) if change.sites or "hello" in change.apps else (), looked_at=1)
 
     async def explain(self, account: AccountId, app: AppName, site: SiteId | None) -> Explanation:
         if app != "hello":

@@ -8,7 +8,7 @@ from skerry.apps.cli import app
 COMMANDS = (
     "up", "down", "status", "env", "wrangler", "apps", "explain", "sites", "nodes", "drain", "undrain",
     "account create", "account list", "token create", "token list", "token revoke", "doctor", "sim fuzz",
-    "world make", "world check", "scale",
+    "world make", "world check", "scale", "plan",
 )  # fmt: skip
 PRINTS_WHAT_WRANGLER_PRINTS = "wrangler"
 

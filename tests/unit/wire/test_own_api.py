@@ -14,7 +14,7 @@ async def platform() -> OwnPlatform:
 EVERYTHING = [
     ("GET", "/metrics"), ("GET", "/v1/whoami"), ("GET", "/v1/status"), ("GET", "/v1/sites"), ("GET", "/v1/nodes"),
     ("GET", "/v1/apps"), ("GET", "/v1/apps/default/hello/explain"), ("GET", "/v1/apps/default/hello/scale"),
-    ("PATCH", "/v1/apps/default/hello/scale"), ("POST", "/v1/drain"), ("POST", "/v1/undrain"),
+    ("PATCH", "/v1/apps/default/hello/scale"), ("POST", "/v1/plan"), ("POST", "/v1/drain"), ("POST", "/v1/undrain"),
     ("GET", "/v1/accounts"), ("POST", "/v1/accounts"), ("GET", "/v1/tokens"), ("POST", "/v1/tokens"),
     ("DELETE", "/v1/tokens/00112233445566778899aabbccddeeff"),
 ]  # fmt: skip

@@ -203,3 +203,37 @@ class ScaleView(View):
     scale: dict[str, Any]
     set_fields: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+
+
+class RegionWay(View):
+    """The mean modelled round trip from a region's cities to the nearest one that runs the app; None: nothing runs."""
+
+    region: str
+    cities: int
+    before_ms: float | None
+    after_ms: float | None
+
+
+class AppDifference(View):
+    """What another plan would mean for an app. `rejections` are those that it has not now."""
+
+    account: AccountId
+    app: AppName
+    gained: tuple[SiteId, ...]
+    lost: tuple[SiteId, ...]
+    instances_before: int
+    instances_after: int
+    started: int
+    ended: int
+    reserved_before: Amounts
+    reserved_after: Amounts
+    ways: tuple[RegionWay, ...] = ()
+    rejections: tuple[Rejection, ...] = ()
+
+
+class PlanDifference(View):
+    """Apps that would change, of those looked at; `left_out` were too many to look at."""
+
+    apps: tuple[AppDifference, ...]
+    looked_at: int
+    left_out: int = 0

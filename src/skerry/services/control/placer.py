@@ -141,10 +141,9 @@ class Placer:
         asked = self._slices.current(site)
         return report.refused if asked is None or report.slice_generation >= asked.generation else ()
 
-    def preview(self, key: AppKey) -> tuple[World, tuple[tuple[Version, float], ...]]:
-        """The snapshot that a decision made now would be made on; for `explain`."""
-        snapshot = self._snapshot(key, ())
-        return snapshot.world, snapshot.shares
+    def preview(self, key: AppKey) -> Snapshot:
+        """What a decision made now would be made on; for who only looks."""
+        return self._snapshot(key, ())
 
     def _snapshot(self, key: AppKey, evaluations: tuple[Evaluation, ...]) -> Snapshot:
         mirror = self._mirror

@@ -95,7 +95,8 @@ class Watcher:
         plan = self._mirror.get(keys.plan(*key, head.generation), Plan) if head else None
         if plan is None:
             return None
-        world, shares = self._placer.preview(key)
+        snapshot = self._placer.preview(key)
+        world, shares = snapshot.world, snapshot.shares
         now_ms = self._clock.now_ms()
         thought = _evaluation(key, "capacity", plan, now_ms, detail="")
         decided = place(world, app, shares, evaluation=thought, parent=plan, now_ms=now_ms)

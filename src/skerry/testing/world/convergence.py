@@ -83,7 +83,8 @@ def _decisions(world: Estate) -> Iterator[str]:
         if parent is None:
             yield f"{app.name} was never decided"
             continue
-        view, shares = world.control.placer.preview((app.account, app.name))
+        snapshot = world.control.placer.preview((app.account, app.name))
+        view, shares = snapshot.world, snapshot.shares
         thought = make_evaluation(app.name)
         again = place(view, app, shares, evaluation=thought, parent=parent, now_ms=0)
         if not same_decision(again, parent):

@@ -33,6 +33,7 @@ class Refusal(Exception):
 
 _BY_TYPE: tuple[tuple[type[Exception], int, str, str], ...] = (
     (operations.NotFound, 404, "not_found", ""),
+    (operations.Invalid, 400, "invalid", ""),
     (operations.Conflict, 409, "conflict", "try again"),
     (operations.Unavailable, 503, "unavailable", "try again in a moment"),
     (accounts.Unauthenticated, 401, "unauthenticated", "`skerry token create` makes one"),

@@ -7,6 +7,7 @@
     GET  /v1/sites   /v1/nodes   /v1/apps      parts of it
     GET  /v1/apps/{account}/{app}/explain      ?site=lhr     why it runs where it runs
     GET  /v1/apps/{account}/{app}/scale        PATCH {"scale": {field: value | null}}   what it asks for
+    POST /v1/plan    ?account=                 {"apps": {app: {"scale"}}, "sites": {site: {"state"}}}  what it would change
     POST /v1/drain   /v1/undrain               {"target": "lhr" | "lhr-1"}
     GET  /v1/accounts            POST {"name"}
     GET  /v1/tokens  ?account=   POST {"name", "scope", "account"?, "expires_ms"?}   DELETE /v1/tokens/{id}
@@ -29,6 +30,7 @@ from starlette.types import ExceptionHandler
 from skerry.core.policy.scale_changes import FIELDS, not_default
 from skerry.core.types.account import Account, Token
 from skerry.core.types.app import App
+from skerry.core.types.change import Change
 from skerry.core.types.ids import TokenId
 from skerry.core.types.view import AccountView, ScaleView, TokenView, WhoView
 from skerry.kit.record import Record, encode
@@ -79,6 +81,7 @@ def own_app(operations: Operations, accounts: Accounts, apps: Apps) -> Starlette
         Route("/v1/apps/{account}/{app}/explain", api.counted(api.explain), methods=["GET"]),
         Route("/v1/apps/{account}/{app}/scale", api.counted(api.scale), methods=["GET"]),
         Route("/v1/apps/{account}/{app}/scale", api.counted(api.change_scale), methods=["PATCH"]),
+        Route("/v1/plan", api.counted(api.plan), methods=["POST"]),
         Route("/v1/drain", api.counted(api.drain), methods=["POST"]),
         Route("/v1/undrain", api.counted(api.undrain), methods=["POST"]),
         Route("/v1/accounts", api.counted(api.list_accounts), methods=["GET"]),
@@ -164,6 +167,12 @@ class _Api:
         account = await border.writer(request, self._accounts)
         changes = (await border.body(request, ScaleBody)).scale
         return await self._scale_view(await self._apps.scales.change(account, border.app_of(request), changes))
+
+    async def plan(self, request: Request) -> object:
+        principal = await self._who(request)
+        asked = request.query_params.get("account", principal.account or "default")
+        account = await border.account_id(self._accounts, asked, principal)
+        return await self._operations.difference(principal.account, account, await border.body(request, Change))
 
     async def drain(self, request: Request) -> object:
         await border.operator(request, self._accounts)

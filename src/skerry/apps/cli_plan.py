@@ -1,0 +1,57 @@
+"""`skerry plan`: what a change would make of the apps, before it is made."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from skerry.apps.cli_base import AccountOption, DataDirOption, JsonOption, chosen_account, connect, print_json
+
+FILE_BYTES_MAX = 64 << 10
+
+
+def add_to(app: typer.Typer) -> None:
+    app.command(
+        epilog='Example: skerry plan -f change.toml\n\nIn it: [sites.lhr] state = "draining", or '
+        '[apps.hello.scale] deny = ["country:SG"]'
+    )(plan)
+
+
+def plan(
+    change: Annotated[Path, typer.Option("--file", "-f", metavar="CHANGE", help="The change, as TOML or JSON.")],
+    data_dir: DataDirOption = None,
+    account: AccountOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Show which cities apps would gain and lose, what would move and what users would notice. Nothing is changed."""
+    wanted = read_change(change)
+    with connect(data_dir) as client:
+        chosen = chosen_account(client, client.whoami(), account).account
+        found = client.plan(chosen, wanted)
+    if json:
+        return print_json(found)
+    from skerry.apps.tables_plan import print_difference
+
+    return print_difference(found)
+
+
+def read_change(path: Path) -> dict[str, Any]:
+    """As an object; its fields are the API's matter. Raises `ClientError` with file and line."""
+    import tomllib
+
+    import msgspec
+
+    from skerry.apps.client import ClientError
+
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise ClientError(f"{path}: {error.strerror or error}", hint="`skerry plan --help` shows what goes into it") from None
+    if len(raw) > FILE_BYTES_MAX:
+        raise ClientError(f"{path}: more than {FILE_BYTES_MAX:,} bytes")
+    try:
+        if path.suffix == ".json":
+            return msgspec.json.decode(raw, type=dict[str, Any])
+        return tomllib.loads(raw.decode())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, msgspec.DecodeError, RecursionError) as error:
+        raise ClientError(f"{path}: {error}", hint="a file that ends in .json is JSON, any other is TOML") from None
