@@ -99,6 +99,16 @@ async def test_explain_says_where_and_why(platform: Platform) -> None:
     assert status == 1 and "skerry apps" in refused
 
 
+async def test_the_map_knows_where_an_app_answers_and_how_far_its_users_are(platform: Platform) -> None:
+    assert {site["site"]: site["state"] for site in (await decoded(platform, "map"))["sites"]} == dict.fromkeys(CITIES, "up")
+    said = await decoded(platform, "map", "hello")
+    assert {held["site"] for held in said["copies"] if held["serving"]} == CITIES
+    nearest = {metro["metro"]: metro["site"] for metro in said["metros"]}
+    assert (nearest["cdg"], nearest["bog"]) == ("lhr", "cur")
+    status, refused = await platform.command("map", "nobody", "--json")
+    assert status == 1 and "skerry apps" in refused
+
+
 async def test_a_drained_node_is_left_without_a_failed_request(platform: Platform) -> None:
     (before,) = await platform.instances(site="lhr", app="hello")
     node = before["node"]
@@ -133,6 +143,7 @@ async def test_a_drained_city_sends_its_users_to_a_neighbour(platform: Platform)
         assert "site lhr is draining" in await printed(platform, "drain", "lhr")
         await platform.until(lambda: served_by({"cur"}))
         await asyncio.gather(lhr.requests(100), cur.requests(100))
+        assert {metro["site"] for metro in (await decoded(platform, "map", "hello"))["metros"]} == {"cur"}
         said = await decoded(platform, "explain", "hello")
         verdicts = {verdict["site"]: verdict for verdict in said["verdicts"]}
         assert not verdicts["lhr"]["chosen"] and "drain" in " ".join(verdicts["lhr"]["reasons"])

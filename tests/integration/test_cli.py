@@ -6,38 +6,17 @@ import os
 import socket
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import uvicorn
 
-from skerry.testing.own import OwnPlatform, make_own_platform
-
-
-class Served:
-    """The fake platform on a real port, in a thread with an event loop of its own."""
-
-    def __init__(self) -> None:
-        self.platform: OwnPlatform = asyncio.run(make_own_platform())
-        self._listener = socket.socket()
-        self._listener.bind(("127.0.0.1", 0))
-        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
-        self._server = uvicorn.Server(uvicorn.Config(self.platform.app, lifespan="off", log_config=None))
-        self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [self._listener]})
-        self._listener.listen()
-        self._thread.start()
-
-    def close(self) -> None:
-        self._server.should_exit = True
-        self._thread.join()
-        self._listener.close()
+from skerry.testing.own import ServedOwn, make_own_platform
 
 
 @pytest.fixture(scope="module")
-def served() -> Iterator[Served]:
-    server = Served()
+def served() -> Iterator[ServedOwn]:
+    server = ServedOwn(asyncio.run(make_own_platform()))
     yield server
     server.close()
 
@@ -51,7 +30,7 @@ def run(*arguments: str, env: dict[str, str] | None = None) -> subprocess.Comple
 
 
 @pytest.fixture
-def skerry(served: Served):
+def skerry(served: ServedOwn):
     def call(*arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
         found = {"SKERRY_API_URL": served.url, "SKERRY_API_TOKEN": served.platform.admin}
         return run(*arguments, env={**found, **(env or {})})
@@ -75,7 +54,7 @@ def test_lists(skerry, command: str, key: str) -> None:
     assert json.loads(skerry(command, "--json").stdout)[key]
 
 
-def test_env_can_be_evaluated_by_a_shell(skerry, served: Served) -> None:
+def test_env_can_be_evaluated_by_a_shell(skerry, served: ServedOwn) -> None:
     script = (
         skerry("env").stdout
         + '\necho "$CLOUDFLARE_API_BASE_URL|$CLOUDFLARE_API_TOKEN|$CLOUDFLARE_ACCOUNT_ID|$WRANGLER_SEND_METRICS"'
@@ -86,7 +65,7 @@ def test_env_can_be_evaluated_by_a_shell(skerry, served: Served) -> None:
     assert other["CLOUDFLARE_ACCOUNT_ID"] == served.platform.other.id
 
 
-def test_a_tenants_token_means_its_own_account(skerry, served: Served) -> None:
+def test_a_tenants_token_means_its_own_account(skerry, served: ServedOwn) -> None:
     values = json.loads(skerry("env", "--json", env={"SKERRY_API_TOKEN": served.platform.other_token}).stdout)
     assert values["CLOUDFLARE_ACCOUNT_ID"] == served.platform.other.id
 
@@ -99,12 +78,21 @@ def test_explain(skerry) -> None:
     assert json.loads(skerry("explain", "hello", "--json").stdout)["generation"] == 3
 
 
+def test_map_says_where_the_page_is_without_its_token_and_prints_what_it_draws(skerry, served: ServedOwn) -> None:
+    shown = skerry("map")
+    assert f"{served.url}/map\n" in shown.stdout
+    assert served.platform.admin not in shown.stdout
+    assert [app["app"] for app in json.loads(skerry("map", "--json").stdout)["apps"]] == ["hello", "hello"]
+    assert json.loads(skerry("map", "hello", "--json").stdout)["world"]["mean_ms"] > 0
+    assert "there is no app goodbye" in skerry("map", "goodbye", "--json").stderr
+
+
 def test_drain_and_undrain(skerry) -> None:
     assert "lhr-1 is draining" in skerry("drain", "lhr-1").stdout
     assert json.loads(skerry("undrain", "lhr-1", "--json").stdout)["state"] == "up"
 
 
-def test_a_scale_is_shown_changed_and_reset(skerry, served: Served) -> None:
+def test_a_scale_is_shown_changed_and_reset(skerry, served: ServedOwn) -> None:
     platform = served.platform
     asyncio.run(platform.apps.deploy(platform.account.id, "hello", platform.upload, source="test", author="test"))
     assert "default" in skerry("scale", "hello").stdout
@@ -261,7 +249,9 @@ def wrangler_env(tmp_path: Path) -> dict[str, str]:
     return {"SKERRY_NODE": str(node), "SKERRY_WRANGLER": str(script), "SKERRY_ACCOUNT": "other"}
 
 
-def test_wrangler_gets_its_arguments_untouched_and_the_platform_in_its_environment(skerry, served: Served, wrangler_env) -> None:
+def test_wrangler_gets_its_arguments_untouched_and_the_platform_in_its_environment(
+    skerry, served: ServedOwn, wrangler_env
+) -> None:
     done = skerry("wrangler", "deploy", "--help", "--json", "-c", "x.toml", env=wrangler_env)
     assert done.returncode == 0
     assert "arguments: deploy --help --json -c x.toml" in done.stdout

@@ -221,6 +221,26 @@ def explain(
     return print_explanation(said)
 
 
+@app.command("map", epilog="Example: skerry map --open\n\nAn app's users as data: skerry map hello-edge --json | jq .world")
+def show_map(
+    name: Annotated[
+        str | None, typer.Argument(metavar="[APP]", help="With --json: this app's users.", show_default=False)
+    ] = None,
+    *,
+    open_browser: Annotated[bool, typer.Option("--open", help="Open it in this machine's browser.")] = False,
+    data_dir: DataDirOption = None,
+    account: AccountOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Say where the world map is: cities, apps, their users' latency and the reasons. Or print what it draws, as JSON."""
+    from skerry.apps.map import print_map
+
+    with _client(data_dir) as client:
+        if json and name is not None:
+            return _print_json(client.app_map(_account(client, client.whoami(), account).account, name))
+        return _print_json(client.world_map()) if json else print_map(client, open_browser=open_browser)
+
+
 @app.command(epilog="Example: skerry sites")
 def sites(data_dir: DataDirOption = None, json: JsonOption = False) -> None:
     """List the cities."""

@@ -16,6 +16,7 @@ import msgspec
 from skerry.apps.supervisor.lock import open_supervisor, read_platform
 from skerry.core.types.view import (
     AccountView,
+    AppMap,
     AppView,
     DrainView,
     Explanation,
@@ -26,12 +27,14 @@ from skerry.core.types.view import (
     Status,
     TokenView,
     WhoView,
+    WorldMap,
 )
 from skerry.kit.record import Record, decode, encode
 
 TIMEOUT_S = 30.0
 ANSWER_BYTES_MAX = 64 << 20  # the status of 300 sites
 DIALECT_PATH = "/client/v4"
+MAP_PATH = "/map"
 
 T = TypeVar("T", bound=Record)
 
@@ -59,6 +62,10 @@ class Target(Record):
     api_url: str
     token: str
     default_account: str = "default"
+
+    @property
+    def map_url(self) -> str:
+        return self.api_url + MAP_PATH
 
     @property
     def dialect_url(self) -> str:
@@ -175,6 +182,12 @@ class Client:
 
     def plan(self, account: str, change: Mapping[str, object]) -> PlanDifference:
         return self._call("POST", "/v1/plan", PlanDifference, query={"account": account}, body=dict(change))
+
+    def world_map(self) -> WorldMap:
+        return self._call("GET", "/v1/map", WorldMap)
+
+    def app_map(self, account: str, app: str) -> AppMap:
+        return self._call("GET", f"/v1/map/{_segment(account)}/{_segment(app)}", AppMap)
 
     def drain(self, target: str) -> DrainView:
         return self._call("POST", "/v1/drain", DrainView, body={"target": target})

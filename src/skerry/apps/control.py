@@ -8,7 +8,7 @@ import secrets
 from collections.abc import Coroutine
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from starlette.applications import Starlette
 from starlette.routing import Mount
@@ -45,6 +45,9 @@ from skerry.wire.cloudflare.use_cases import Addresses, UseCases
 from skerry.wire.internal.routes import link_app
 from skerry.wire.own.routes import own_app
 
+if TYPE_CHECKING:
+    from skerry.core.worlds.generate import Catalogue
+
 FAULT_VARIABLE = "SKERRY_FAULT_FILE"  # for tests: the trigger of skerry.testing.faults.ArmedStore
 
 
@@ -70,6 +73,7 @@ class Parts:
             self.observed,
             self.placer,
             self.clock,
+            load_catalogue=_load_catalogue,
             suffix=config.suffix,
             public_port=config.public_port,
         )
@@ -93,6 +97,13 @@ async def serve(config: ControlConfig, plane: Plane) -> None:
         async with running(*parts.loops()), serving(_app(config, parts), listener):
             plane.ready()
             await plane.ended()
+
+
+def _load_catalogue() -> "Catalogue":
+    # Imported at the first map: NumPy would cost every start of control 100 ms.
+    from skerry.adapters.worlds import load_catalogue
+
+    return load_catalogue()
 
 
 def _checker(config: ControlConfig, blobs: Blobs) -> WorkerdChecker:

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from skerry.core.types.change import Change
 from skerry.core.types.ids import AccountId, AppName, SiteId
-from skerry.core.types.view import DrainView, Explanation, PlanDifference, Status
+from skerry.core.types.view import AppMap, DrainView, Explanation, PlanDifference, Status
 
 
 class OperationError(Exception):
@@ -55,4 +55,8 @@ class Operations(Protocol):
 
     async def difference(self, seen: AccountId | None, account: AccountId, change: Change) -> PlanDifference:
         """What a change would make of the apps, nothing written; `account` has the apps that it names. `NotFound`, `Invalid`."""
+        ...
+
+    async def app_map(self, account: AccountId, app: AppName) -> AppMap:
+        """Where it answers and how far its users are from there. `NotFound`."""
         ...

@@ -1,5 +1,8 @@
 """What operators and developers ask of the running platform; the own API's `Operations`."""
 
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
 from msgspec.structs import replace
 
 from skerry.core.placement.explain import explain, reason_sentence
@@ -12,6 +15,7 @@ from skerry.core.types.plan import Blocked, Evaluation, Plan, Release
 from skerry.core.types.slices import SERVING_STATES, SiteInstance
 from skerry.core.types.view import (
     Amounts,
+    AppMap,
     AppView,
     DrainView,
     Explanation,
@@ -34,11 +38,14 @@ from skerry.services.control.observed import Observed
 from skerry.services.control.placer import Placer
 from skerry.services.control.rollouts import ROLLBACK_SOURCE
 
+if TYPE_CHECKING:
+    from skerry.core.worlds.generate import Catalogue
+
 TRIES_MAX = 5  # compare-and-set races with other operators
 
 
 class PlatformOperations:
-    """Reads the mirror and the reports; writes operators' intent."""
+    """Reads the mirror and the reports; writes operators' intent. Users are those of `load_catalogue`, called when asked for."""
 
     def __init__(
         self,
@@ -48,6 +55,7 @@ class PlatformOperations:
         placer: Placer,
         clock: Clock,
         *,
+        load_catalogue: "Callable[[], Catalogue]",
         suffix: str,
         public_port: int,
     ) -> None:
@@ -57,6 +65,7 @@ class PlatformOperations:
         self._placer = placer
         self._clock = clock
         self._dry_run = DryRun(mirror, placer, clock)
+        self._load_catalogue = load_catalogue  # of cities and their users
         self._suffix = suffix
         self._port = public_port
 
@@ -105,6 +114,26 @@ class PlatformOperations:
     async def difference(self, seen: AccountId | None, account: AccountId, change: Change) -> PlanDifference:
         return await self._dry_run.difference(seen, account, change)
 
+    async def app_map(self, account: AccountId, app: AppName) -> AppMap:
+        # Imported at the first map, as NumPy is slow to import.
+        from skerry.services.app_map import copies_of, make_app_map
+
+        if self._mirror.get(keys.app(account, app), App) is None:
+            raise Missing(f"there is no app {app} in this account", hint="`skerry apps` lists them")
+        intents = [i for i in self._mirror.select(keys.SITES, SiteIntent) if not self._observed.is_lost(i.site.id)]
+        held = {intent.site.id: self._observed.instances(intent.site.id) for intent in intents}
+        name = self._account_name(account)
+        return make_app_map(
+            account=account,
+            account_name=name,
+            app=app,
+            url=self.url(name, app),
+            copies=copies_of(account, app, held),
+            sites={intent.site.id: intent.site for intent in intents},
+            catalogue=self._load_catalogue(),
+            now_ms=self._clock.now_ms(),
+        )
+
     def _site_view(self, intent: SiteIntent) -> SiteView:
         site = intent.site
         report = self._observed.report(site.id)
@@ -114,6 +143,9 @@ class PlatformOperations:
             site=site.id,
             city=site.city,
             country=site.country,
+            region=site.region,
+            lat=site.lat,
+            lon=site.lon,
             address=site.address,
             state=self._observed.site_state(intent),
             pid=report.pid if report and not lost else None,

@@ -1,23 +1,31 @@
 """The own API over a made-up platform and real accounts: what its tests and those of the CLI talk to."""
 
+import socket
+import threading
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 import httpx
+import uvicorn
 from starlette.applications import Starlette
 
 from skerry.adapters.blobs.simulated import SimulatedBlobs
 from skerry.adapters.clock.system import SystemClock
 from skerry.adapters.runtime.simulated_checker import SimulatedChecker
 from skerry.adapters.store.simulated import SimulatedStore
+from skerry.adapters.worlds import load_catalogue
 from skerry.core.types.account import Account
 from skerry.core.types.change import Change
 from skerry.core.types.ids import AccountId, AppName, InstanceId, NodeId, SiteId, VersionId
+from skerry.core.types.place import PlaceState, Site
 from skerry.core.types.resources import Resources
 from skerry.core.types.view import (
     Amounts,
     AppDifference,
+    AppMap,
     AppView,
+    CopiesView,
     DrainView,
     Explanation,
     InstanceView,
@@ -32,6 +40,7 @@ from skerry.core.types.view import (
 )
 from skerry.ports.operations import NotFound
 from skerry.services.accounts import Accounts
+from skerry.services.app_map import make_app_map
 from skerry.services.control.declare import declare_sites
 from skerry.services.intents.apps import Apps
 from skerry.services.intents.assets import AssetSessions
@@ -43,14 +52,20 @@ from skerry.wire.own.routes import own_app
 NOW_MS = 1_790_000_000_000
 VERSION = VersionId("0d6f5a52-1b4f-4c8f-9b77-0f2f6a0d7a11")
 SITES = (make_site("lhr"), make_site("cur"))
-CITIES = (("lhr", "London", "GB", 2), ("cur", "Willemstad", "CW", 1))
+CITIES = {"lhr": 2, "cur": 1}  # nodes of each
+EVERY = 17  # of many cities, so many-th have copies
 
 
 class FakeOperations:
-    """Two cities with three nodes; one app per account, one instance of each on every city's first node."""
+    """Two cities with three nodes, or those of `cities` (nodes of each); one app per account, with an instance of each on
+    every city's first node, or on every 17th's where there are many."""
 
-    def __init__(self, accounts: tuple[Account, ...]) -> None:
+    def __init__(self, accounts: tuple[Account, ...], cities: Mapping[str, int] = CITIES, *, app: str = "hello") -> None:
         self._accounts = accounts
+        self._cities = cities
+        self._name = AppName(app)
+        self._copies = tuple(cities)[:: EVERY if len(cities) > EVERY else 1]
+        self.states: dict[str, PlaceState] = {}  # of sites that are neither up nor draining
         self._draining: set[str] = set()
         self.raises: Exception | None = None
 
@@ -59,10 +74,10 @@ class FakeOperations:
             raise self.raises
         seen = [item for item in self._accounts if account in (None, item.id)]
         return Status(
-            sites=tuple(self._site(index, *city) for index, city in enumerate(CITIES, start=1)),
+            sites=tuple(self._site(index, *city) for index, city in enumerate(self._cities.items(), start=1)),
             nodes=tuple(self._nodes()) if account is None else (),
-            instances=tuple(_instance(item, site) for item in seen for site, *_ in CITIES),
-            apps=tuple(_app(item) for item in seen),
+            instances=tuple(_instance(item, site) for item in seen for site in self._copies),
+            apps=tuple(self._app(item) for item in seen),
             now_ms=NOW_MS,
         )
 
@@ -95,9 +110,9 @@ class FakeOperations:
         return PlanDifference(apps=(lost,) if change.sites or "hello" in change.apps else (), looked_at=1)
 
     async def explain(self, account: AccountId, app: AppName, site: SiteId | None) -> Explanation:
-        if app != "hello":
+        if app != self._name:
             raise NotFound(f"there is no app {app} in this account", hint="`skerry apps` lists them")
-        if site is not None and site not in [name for name, *_ in CITIES]:
+        if site is not None and site not in self._cities:
             raise NotFound(f"there is no site {site}")
         return Explanation(
             account=account,
@@ -114,20 +129,70 @@ class FakeOperations:
             report=("two sites are known",),
         )
 
+    async def app_map(self, account: AccountId, app: AppName) -> AppMap:
+        if self.raises is not None:
+            raise self.raises
+        found = next((item for item in self._accounts if item.id == account), None)
+        if found is None or app != self._name:
+            raise NotFound(f"there is no app {app} in this account", hint="`skerry apps` lists them")
+        return make_app_map(
+            account=account,
+            account_name=found.name,
+            app=app,
+            url=self._app(found).url,
+            copies=tuple(CopiesView(site=SiteId(code), instances=1, serving=1) for code in sorted(self._copies)),
+            sites={SiteId(code): self._place(code) for code in self._copies},
+            catalogue=load_catalogue(),
+            now_ms=NOW_MS,
+        )
+
+    def _app(self, account: Account) -> AppView:
+        return AppView(
+            account=account.id,
+            account_name=account.name,
+            app=self._name,
+            version=VERSION,
+            url=f"http://{self._name}.{account.name}.localhost:8080",
+            rollout=RolloutView(state="done", wave=2, waves=2),
+            sites=tuple(SiteId(code) for code in sorted(self._copies)),
+            instances=len(self._copies),
+            serving=len(self._copies),
+            modified_ms=NOW_MS,
+        )
+
     def _kind(self, target: str) -> Literal["site", "node"]:
-        if target in [name for name, *_ in CITIES]:
+        if target in self._cities:
             return "site"
         if target in [node.node for node in self._nodes()]:
             return "node"
         raise NotFound(f"there is no site or node {target}", hint="`skerry nodes` lists them")
 
-    def _site(self, index: int, code: str, city: str, country: str, nodes: int) -> SiteView:
+    def _place(self, code: str, index: int = 0) -> Site:
+        city = load_catalogue().cities[code]
+        address = f"127.0.{index}.1:8080"
+        return Site(
+            id=SiteId(code),
+            city=city.name,
+            country=city.country,
+            region=city.region,
+            lat=city.lat,
+            lon=city.lon,
+            address=address,
+            peer_address=address,
+            state="draining" if code in self._draining else self.states.get(code, "up"),
+        )
+
+    def _site(self, index: int, code: str, nodes: int) -> SiteView:
+        place = self._place(code, index)
         return SiteView(
-            site=SiteId(code),
-            city=city,
-            country=country,
-            address=f"127.0.{index}.1:8080",
-            state="draining" if code in self._draining else "up",
+            site=place.id,
+            city=place.city,
+            country=place.country,
+            region=place.region,
+            lat=place.lat,
+            lon=place.lon,
+            address=place.address,
+            state=place.state,
             pid=1000 + index,
             ingress_pid=1100 + index,
             nodes=nodes,
@@ -148,7 +213,7 @@ class FakeOperations:
                 reserved=Amounts.of(Resources(cpu_millicores=10, memory_mib=12, disk_mib=1)),
                 instances=1,
             )
-            for index, (code, _, _, count) in enumerate(CITIES, start=1)
+            for index, (code, count) in enumerate(self._cities.items(), start=1)
             for number in range(1, count + 1)
         ]
 
@@ -176,7 +241,7 @@ class OwnPlatform:
         return httpx.AsyncClient(transport=transport, base_url="http://skerry.test", headers=headers)
 
 
-async def make_own_platform() -> OwnPlatform:
+async def make_own_platform(cities: Mapping[str, int] = CITIES, *, app: str = "hello") -> OwnPlatform:
     store, clock, random_bytes = SimulatedStore(), SystemClock(), seeded(11)
     accounts = Accounts(store, clock, random_bytes)
     blobs = SimulatedBlobs()
@@ -184,7 +249,7 @@ async def make_own_platform() -> OwnPlatform:
     apps = Apps(store=store, blobs=blobs, clock=clock, checker=SimulatedChecker(blobs), assets=assets, random_bytes=random_bytes)
     await declare_sites(store, SITES)
     account, other = await accounts.create_account("default"), await accounts.create_account("other")
-    operations = FakeOperations((account, other))
+    operations = FakeOperations((account, other), cities, app=app)
     return OwnPlatform(
         app=own_app(operations, accounts, apps),
         operations=operations,
@@ -200,19 +265,23 @@ async def make_own_platform() -> OwnPlatform:
     )
 
 
-def _app(account: Account) -> AppView:
-    return AppView(
-        account=account.id,
-        account_name=account.name,
-        app=AppName("hello"),
-        version=VERSION,
-        url=f"http://hello.{account.name}.localhost:8080",
-        rollout=RolloutView(state="done", wave=2, waves=2),
-        sites=(SiteId("cur"), SiteId("lhr")),
-        instances=2,
-        serving=2,
-        modified_ms=NOW_MS,
-    )
+class ServedOwn:
+    """The platform on a real port, in a thread with an event loop of its own."""
+
+    def __init__(self, platform: OwnPlatform) -> None:
+        self.platform = platform
+        self._listener = socket.socket()
+        self._listener.bind(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        self._server = uvicorn.Server(uvicorn.Config(platform.app, lifespan="off", log_config=None))
+        self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [self._listener]})
+        self._listener.listen()
+        self._thread.start()
+
+    def close(self) -> None:
+        self._server.should_exit = True
+        self._thread.join()
+        self._listener.close()
 
 
 def _instance(account: Account, site: str) -> InstanceView:

@@ -6,7 +6,7 @@ from typer.testing import CliRunner
 from skerry.apps.cli import app
 
 COMMANDS = (
-    "up", "down", "status", "env", "wrangler", "apps", "explain", "sites", "nodes", "drain", "undrain",
+    "up", "down", "status", "env", "wrangler", "apps", "explain", "map", "sites", "nodes", "drain", "undrain",
     "account create", "account list", "token create", "token list", "token revoke", "doctor", "sim fuzz",
     "world make", "world check", "scale", "plan",
 )  # fmt: skip

@@ -1,5 +1,9 @@
 """The own API as operators and developers use it."""
 
+import re
+from base64 import b64encode
+from hashlib import sha256
+
 import pytest
 
 from skerry.ports.operations import Unavailable
@@ -15,6 +19,7 @@ EVERYTHING = [
     ("GET", "/metrics"), ("GET", "/v1/whoami"), ("GET", "/v1/status"), ("GET", "/v1/sites"), ("GET", "/v1/nodes"),
     ("GET", "/v1/apps"), ("GET", "/v1/apps/default/hello/explain"), ("GET", "/v1/apps/default/hello/scale"),
     ("PATCH", "/v1/apps/default/hello/scale"), ("POST", "/v1/plan"), ("POST", "/v1/drain"), ("POST", "/v1/undrain"),
+    ("GET", "/v1/map"), ("GET", "/v1/map/default/hello"),
     ("GET", "/v1/accounts"), ("POST", "/v1/accounts"), ("GET", "/v1/tokens"), ("POST", "/v1/tokens"),
     ("DELETE", "/v1/tokens/00112233445566778899aabbccddeeff"),
 ]  # fmt: skip
@@ -79,9 +84,11 @@ async def test_another_account_does_not_exist_for_a_tenant(platform: OwnPlatform
     async with platform.client(platform.token) as client:
         own = await client.get("/v1/apps/default/hello/explain")
         assert own.status_code == 200
+        assert (await client.get("/v1/map/default/hello")).status_code == 200
         for name in ("other", platform.other.id, "nobody"):
             answer = await client.get(f"/v1/apps/{name}/hello/explain")
             assert (answer.status_code, answer.json()["error"]["code"]) == (404, "not_found")
+            assert (await client.get(f"/v1/map/{name}/hello")).status_code == 404
             assert (await client.get("/v1/tokens", params={"account": name})).status_code == 404
 
 
@@ -194,3 +201,49 @@ async def test_answers_with_secrets_are_not_kept_by_caches(platform: OwnPlatform
     async with platform.client() as client:
         made = await client.post("/v1/tokens", json={"name": "ci", "account": "default"})
     assert made.headers["cache-control"] == "no-store"
+
+
+async def test_the_map_lists_sites_with_their_places_and_apps_by_name(platform: OwnPlatform) -> None:
+    platform.operations.states["cur"] = "down"
+    async with platform.client() as client:
+        said = (await client.get("/v1/map")).json()
+    assert {(site["site"], site["state"], site["region"]) for site in said["sites"]} == {
+        ("lhr", "up", "weur"),
+        ("cur", "down", "sam"),
+    }
+    assert all(-90 <= site["lat"] <= 90 and -180 <= site["lon"] <= 180 for site in said["sites"])
+    assert [(app["account_name"], app["app"], app["sites"]) for app in said["apps"]] == [
+        ("default", "hello", 2),
+        ("other", "hello", 2),
+    ]
+    assert said["apps_total"] == 2
+
+
+async def test_the_map_of_a_tenant_shows_its_apps_only(platform: OwnPlatform) -> None:
+    async with platform.client(platform.token) as client:
+        said = (await client.get("/v1/map")).json()
+    assert [app["account"] for app in said["apps"]] == [platform.account.id]
+
+
+async def test_the_map_of_an_app_has_its_copies_and_its_users(platform: OwnPlatform) -> None:
+    async with platform.client() as client:
+        said = (await client.get("/v1/map/default/hello")).json()
+        assert [copies["site"] for copies in said["copies"]] == ["cur", "lhr"]
+        assert {"metro", "lat", "lon", "users", "activity", "site", "rtt_ms"} <= said["metros"][0].keys()
+        assert {region["region"] for region in said["regions"]} >= {"weur", "sam", "afr"}
+        assert said["world"]["p50_ms"] <= said["world"]["p95_ms"]
+        assert (await client.get("/v1/map/default/goodbye")).status_code == 404
+
+
+async def test_the_page_of_the_map_runs_nothing_but_its_own_script(platform: OwnPlatform) -> None:
+    async with platform.client("") as nobody:
+        answer = await nobody.get("/map")
+    assert answer.status_code == 200
+    assert answer.headers["content-type"].startswith("text/html")
+    policy = dict(part.strip().split(" ", 1) for part in answer.headers["content-security-policy"].split(";"))
+    for kind, tag in (("script-src", "script"), ("style-src", "style")):
+        inside = re.findall(f"<{tag}>(.*?)</{tag}>", answer.text, re.DOTALL)
+        assert [policy[kind]] == [f"'sha256-{b64encode(sha256(text.encode()).digest()).decode()}'" for text in inside]
+    assert (policy["default-src"], policy["connect-src"], policy["frame-ancestors"]) == ("'none'", "'self'", "'none'")
+    assert {"{{", "innerHTML", "style="} & set(re.findall(r"{{|innerHTML|style=", answer.text)) == set()
+    assert set(re.findall(r"https?://[^\s\"'/]+", answer.text)) <= {"http://www.w3.org"}, "nothing from elsewhere"

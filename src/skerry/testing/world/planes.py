@@ -13,6 +13,7 @@ from skerry.adapters.link.simulated import ControlSide, SimulatedControlLink, Si
 from skerry.adapters.runtime.simulated import SimulatedMachine, SimulatedRuntime
 from skerry.adapters.runtime.simulated_checker import SimulatedChecker
 from skerry.adapters.store.simulated import SimulatedStore
+from skerry.adapters.worlds import load_catalogue
 from skerry.core.reconcile.site_types import SiteMemory
 from skerry.core.types.ids import Digest, NodeId, SiteId
 from skerry.core.types.place import Node
@@ -124,6 +125,7 @@ class SimControl(SimPlane):
             self.observed,
             self.placer,
             ground.clock,
+            load_catalogue=load_catalogue,
             suffix=SUFFIX,
             public_port=80,
         )

@@ -8,6 +8,9 @@
     GET  /v1/apps/{account}/{app}/explain      ?site=lhr     why it runs where it runs
     GET  /v1/apps/{account}/{app}/scale        PATCH {"scale": {field: value | null}}   what it asks for
     POST /v1/plan    ?account=                 {"apps": {app: {"scale"}}, "sites": {site: {"state"}}}  what it would change
+    GET  /v1/map                               sites and apps, as the world map draws them
+    GET  /v1/map/{account}/{app}               where the app answers, and its users' round trips by metro and region
+    GET  /map                                  the world map as a page (no token: it asks for one)
     POST /v1/drain   /v1/undrain               {"target": "lhr" | "lhr-1"}
     GET  /v1/accounts            POST {"name"}
     GET  /v1/tokens  ?account=   POST {"name", "scope", "account"?, "expires_ms"?}   DELETE /v1/tokens/{id}
@@ -39,6 +42,7 @@ from skerry.services.accounts import Accounts, Principal
 from skerry.services.intents.apps import Apps
 from skerry.wire.own import border
 from skerry.wire.own.errors import ERROR_TYPES, Refusal, answer, refusal_of
+from skerry.wire.own.map import map_page, world_map
 from skerry.wire.own.metrics import CONTENT_TYPE, exposition
 
 Handler = Callable[[Request], Awaitable[object]]
@@ -82,6 +86,9 @@ def own_app(operations: Operations, accounts: Accounts, apps: Apps) -> Starlette
         Route("/v1/apps/{account}/{app}/scale", api.counted(api.scale), methods=["GET"]),
         Route("/v1/apps/{account}/{app}/scale", api.counted(api.change_scale), methods=["PATCH"]),
         Route("/v1/plan", api.counted(api.plan), methods=["POST"]),
+        Route("/v1/map", api.counted(api.world_map), methods=["GET"]),
+        Route("/v1/map/{account}/{app}", api.counted(api.app_map), methods=["GET"]),
+        Route("/map", api.counted(api.map_page), methods=["GET"]),
         Route("/v1/drain", api.counted(api.drain), methods=["POST"]),
         Route("/v1/undrain", api.counted(api.undrain), methods=["POST"]),
         Route("/v1/accounts", api.counted(api.list_accounts), methods=["GET"]),
@@ -173,6 +180,18 @@ class _Api:
         asked = request.query_params.get("account", principal.account or "default")
         account = await border.account_id(self._accounts, asked, principal)
         return await self._operations.difference(principal.account, account, await border.body(request, Change))
+
+    async def world_map(self, request: Request) -> object:
+        principal = await self._who(request)
+        return world_map(await self._operations.status(principal.account))
+
+    async def app_map(self, request: Request) -> object:
+        principal = await self._who(request)
+        account = await border.account_id(self._accounts, request.path_params["account"], principal)
+        return await self._operations.app_map(account, border.app_of(request))
+
+    async def map_page(self, _request: Request) -> object:
+        return map_page()
 
     async def drain(self, request: Request) -> object:
         await border.operator(request, self._accounts)
