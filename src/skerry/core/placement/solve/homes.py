@@ -74,18 +74,48 @@ def _request_totals(ask: Ask, allowed: Ints, data_ms: Floats, *, several: bool, 
     weights, lost = ask.weights, unserved_cost(ask.priority, ask.weights)
     rows = np.flatnonzero(ask.demand > 0.0)
     price = price_floor(floats(ask.price + ask.shadow + count_price), ask.now, weights.move) / ask.rps_per_instance
-    least = np.full((len(rows), data_ms.shape[1]), lost)
-    slope, floor = np.full(len(rows), weights.latency), np.zeros(len(rows))
-    limit = None if several else ask.latency_objective_ms
-    if several and ask.latency_objective_ms is not None and len(allowed):
-        late = ask.serve_ms[np.ix_(rows, allowed)].min(axis=1) >= ask.latency_objective_ms
-        slope = slope + np.where(late, late_weight(ask.priority, weights), 0.0)
-        floor = np.where(late, late_weight(ask.priority, weights) * ask.latency_objective_ms, 0.0)
-    for site in allowed:
-        serve = ask.serve_ms[rows, site][:, None] + data_ms[site]
-        cost = slope[:, None] * serve if limit is None else latency_cost(serve, limit, ask.priority, weights)
-        np.minimum(least, cost + (price[site] - floor)[:, None], out=least)
+    limit = ask.latency_objective_ms if len(allowed) else None
+    serve = np.ascontiguousarray(ask.serve_ms[np.ix_(rows, allowed)].T)  # [allowed, rows]
+    calls = np.ascontiguousarray(data_ms[allowed])
+    if limit is None:
+        least = _least(weights.latency * serve + price[allowed, None], weights.latency * calls, lost)
+    elif several:
+        late = serve.min(axis=0) >= limit
+        dear = late_weight(ask.priority, weights)
+        least = np.empty((len(rows), data_ms.shape[1]))
+        for some, slope, floor in ((~late, weights.latency, 0.0), (late, weights.latency + dear, dear * limit)):
+            base = slope * serve[:, some] + (price[allowed, None] - floor)
+            least[some] = _least(base, slope * calls, lost)
+    else:
+        least = _least_late(serve, calls, price[allowed], (weights.latency, late_weight(ask.priority, weights), limit), lost)
     return floats((ask.demand[rows] @ least) * (1.0 - SAFETY))
+
+
+def _least(base: Floats, calls: Floats, lost: float) -> Floats:
+    """[rows, homes]: the least over sites of base[site, row] + calls[site, home], at most `lost`."""
+    least = np.full((base.shape[1], calls.shape[1]), lost)
+    cost = np.empty_like(least)
+    for site in range(len(base)):
+        np.add(base[site][:, None], calls[site], out=cost)
+        np.minimum(least, cost, out=least)
+    return least
+
+
+def _least_late(serve: Floats, calls: Floats, price: Floats, slopes: tuple[float, float, float], lost: float) -> Floats:
+    """As `_least`, of latency · t + late · max(0, t − limit) + price, where t = serve + calls."""
+    latency, late, limit = slopes
+    least = np.full((serve.shape[1], calls.shape[1]), lost)
+    ms, over = np.empty_like(least), np.empty_like(least)
+    for site in range(len(serve)):
+        np.add(serve[site][:, None], calls[site], out=ms)
+        np.subtract(ms, limit, out=over)
+        np.maximum(over, 0.0, out=over)
+        over *= late
+        ms *= latency
+        ms += over
+        ms += price[site]
+        np.minimum(least, ms, out=least)
+    return least
 
 
 def may_be_home(columns: Columns, data: int, *, up: bool = True) -> Bools:
