@@ -22,6 +22,7 @@ from skerry.core.types.view import (
     Explanation,
     NodeView,
     PlanDifference,
+    RolloutDetail,
     ScaleView,
     SiteView,
     Status,
@@ -188,6 +189,13 @@ class Client:
 
     def app_map(self, account: str, app: str) -> AppMap:
         return self._call("GET", f"/v1/map/{_segment(account)}/{_segment(app)}", AppMap)
+
+    def rollout(self, account: str, app: str) -> RolloutDetail:
+        return self._call("GET", f"/v1/apps/{_segment(account)}/{_segment(app)}/rollout", RolloutDetail)
+
+    def change_rollout(self, account: str, app: str, action: str) -> RolloutDetail:
+        path = f"/v1/apps/{_segment(account)}/{_segment(app)}/rollout"
+        return self._call("POST", path, RolloutDetail, body={"action": action})
 
     def drain(self, target: str) -> DrainView:
         return self._call("POST", "/v1/drain", DrainView, body={"target": target})

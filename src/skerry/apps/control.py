@@ -74,6 +74,7 @@ class Parts:
             self.placer,
             self.clock,
             load_catalogue=_load_catalogue,
+            rollouts=self.rollouts,
             suffix=config.suffix,
             public_port=config.public_port,
         )

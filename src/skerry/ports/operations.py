@@ -4,11 +4,11 @@ All answers are those of one moment. `account` None is the operator, who sees ev
 what belongs to that account is in the answer, and another's app does not exist.
 """
 
-from typing import Protocol
+from typing import Literal, Protocol
 
 from skerry.core.types.change import Change
 from skerry.core.types.ids import AccountId, AppName, SiteId
-from skerry.core.types.view import AppMap, DrainView, Explanation, PlanDifference, Status
+from skerry.core.types.view import AppMap, DrainView, Explanation, PlanDifference, RolloutDetail, Status
 
 
 class OperationError(Exception):
@@ -59,4 +59,12 @@ class Operations(Protocol):
 
     async def app_map(self, account: AccountId, app: AppName) -> AppMap:
         """Where it answers and how far its users are from there. `NotFound`."""
+        ...
+
+    async def rollout(self, account: AccountId, app: AppName) -> RolloutDetail:
+        """How far its latest release is: waves, cities, the health gate's numbers. `NotFound`."""
+        ...
+
+    async def change_rollout(self, account: AccountId, app: AppName, word: Literal["pause", "resume", "abort"]) -> RolloutDetail:
+        """Hold it, go on, or go back; idempotent. `NotFound`; `Conflict` when none is under way."""
         ...

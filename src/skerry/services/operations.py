@@ -22,6 +22,7 @@ from skerry.core.types.view import (
     InstanceView,
     NodeView,
     PlanDifference,
+    RolloutDetail,
     RolloutView,
     SiteView,
     Status,
@@ -36,7 +37,8 @@ from skerry.services.control.dry_run import DryRun
 from skerry.services.control.mirror import Mirror
 from skerry.services.control.observed import Observed
 from skerry.services.control.placer import Placer
-from skerry.services.control.rollouts import ROLLBACK_SOURCE
+from skerry.services.control.rollout_view import rollout_detail
+from skerry.services.control.rollouts import ROLLBACK_SOURCE, NothingToChange, Rollouts, Word
 
 if TYPE_CHECKING:
     from skerry.core.worlds.generate import Catalogue
@@ -56,6 +58,7 @@ class PlatformOperations:
         clock: Clock,
         *,
         load_catalogue: "Callable[[], Catalogue]",
+        rollouts: Rollouts,
         suffix: str,
         public_port: int,
     ) -> None:
@@ -63,6 +66,7 @@ class PlatformOperations:
         self._mirror = mirror
         self._observed = observed
         self._placer = placer
+        self._rollouts = rollouts
         self._clock = clock
         self._dry_run = DryRun(mirror, placer, clock)
         self._load_catalogue = load_catalogue  # of cities and their users
@@ -93,9 +97,7 @@ class PlatformOperations:
 
     async def explain(self, account: AccountId, app: AppName, site: SiteId | None) -> Explanation:
         key = (account, app)
-        record_of_app = self._mirror.get(keys.app(*key), App)
-        if record_of_app is None:
-            raise Missing(f"there is no app {app} in this account", hint="`skerry apps` lists them")
+        record_of_app = self._app(account, app)
         if site is not None and self._mirror.get(keys.site(site), SiteIntent) is None:
             raise Missing(f"there is no site {site}", hint="`skerry sites` lists them")
         head = self._mirror.get(keys.plan_head(*key), PlanHead)
@@ -133,6 +135,33 @@ class PlatformOperations:
             catalogue=self._load_catalogue(),
             now_ms=self._clock.now_ms(),
         )
+
+    async def rollout(self, account: AccountId, app: AppName) -> RolloutDetail:
+        found = self._app(account, app)
+        release = self._mirror.get(keys.release(account, app), Release)
+        short = self._rollout(found)
+        if release is None:
+            return RolloutDetail(account=account, app=app, rollout=short)
+        return rollout_detail(self._rollouts, release, short)
+
+    async def change_rollout(self, account: AccountId, app: AppName, word: Word) -> RolloutDetail:
+        self._app(account, app)
+        for _ in range(TRIES_MAX):
+            try:
+                await self._rollouts.say((account, app), word)
+            except Conflict:
+                await self._mirror.wait_beyond(self._mirror.revision, wait_ms=100)
+            except NothingToChange as error:
+                raise NotNow(str(error), hint="`skerry apps` shows how far each rollout is") from error
+            else:
+                return await self.rollout(account, app)
+        raise NotNow(f"the rollout of {app} is moving", hint="try again")
+
+    def _app(self, account: AccountId, app: AppName) -> App:
+        found = self._mirror.get(keys.app(account, app), App)
+        if found is None:
+            raise Missing(f"there is no app {app} in this account", hint="`skerry apps` lists them")
+        return found
 
     def _site_view(self, intent: SiteIntent) -> SiteView:
         site = intent.site
@@ -240,7 +269,8 @@ class PlatformOperations:
             detail = "; ".join(f"{r.place}: {reason_sentence(r)}" for r in blocked.rejections)
             return RolloutView(state="blocked", wave=len(release.waves), waves=len(release.waves), detail=detail)
         wave = min(release.wave + 1, len(release.waves))
-        return RolloutView(state=release.state, wave=wave, waves=len(release.waves), detail=release.detail)
+        state = "paused" if release.paused and release.state == "running" else release.state
+        return RolloutView(state=state, wave=wave, waves=len(release.waves), detail=release.detail)
 
     def _rolled_back(self, app: App) -> str:
         """Why what serves now is what served before; empty when the latest deployment is its author's own."""

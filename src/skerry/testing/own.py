@@ -33,12 +33,13 @@ from skerry.core.types.view import (
     PlacementView,
     PlanDifference,
     RegionWay,
+    RolloutDetail,
     RolloutView,
     SiteVerdict,
     SiteView,
     Status,
 )
-from skerry.ports.operations import NotFound
+from skerry.ports.operations import Conflict, NotFound
 from skerry.services.accounts import Accounts
 from skerry.services.app_map import make_app_map
 from skerry.services.control.declare import declare_sites
@@ -67,6 +68,7 @@ class FakeOperations:
         self._copies = tuple(cities)[:: EVERY if len(cities) > EVERY else 1]
         self.states: dict[str, PlaceState] = {}  # of sites that are neither up nor draining
         self._draining: set[str] = set()
+        self.paused = False
         self.raises: Exception | None = None
 
     async def status(self, account: AccountId | None) -> Status:
@@ -159,6 +161,18 @@ class FakeOperations:
             serving=len(self._copies),
             modified_ms=NOW_MS,
         )
+
+    async def rollout(self, account: AccountId, app: AppName) -> RolloutDetail:
+        if app != "hello":
+            raise NotFound(f"there is no app {app} in this account", hint="`skerry apps` lists them")
+        state = "paused" if self.paused else "running"
+        return RolloutDetail(account=account, app=app, rollout=RolloutView(state=state, wave=1, waves=2), gated=True)
+
+    async def change_rollout(self, account: AccountId, app: AppName, word: Literal["pause", "resume", "abort"]) -> RolloutDetail:
+        if word == "abort":
+            raise Conflict("there is nothing to go back to")
+        self.paused = word == "pause"
+        return await self.rollout(account, app)
 
     def _kind(self, target: str) -> Literal["site", "node"]:
         if target in self._cities:

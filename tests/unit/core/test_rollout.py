@@ -2,11 +2,12 @@
 
 from msgspec.structs import replace
 
-from skerry.core.machines.rollout import RolloutSettings, SiteFacts, brings_new_version, step, waves
+from skerry.core.machines.rollout import RolloutSettings, SiteFacts, abort, brings_new_version, pause, resume, step, waves
 from skerry.core.placement.executed import executed_plan
 from skerry.core.placement.simple import place
 from skerry.core.placement.world import World
 from skerry.core.types.app import Scale, Version
+from skerry.core.types.gate import VersionFacts
 from skerry.core.types.ids import PlanId, SiteId
 from skerry.core.types.plan import Plan, Release
 from skerry.testing.builders import ACCOUNT, make_app, make_evaluation, make_site, make_version, make_view
@@ -84,7 +85,7 @@ def test_many_sites_go_in_growing_shares_each_once() -> None:
     names = [f"s{n:02d}" for n in range(40)]
     first, second = plan_of(V1, *names), plan_of(V2, *names)
     groups = waves(second, first, tuple(make_site(name) for name in names))
-    assert [len(group) for group in groups] == [1, 4, 12, 23]
+    assert [len(group) for group in groups] == [1, 3, 11, 25]
     assert sorted(site for group in groups for site in group) == names
 
 
@@ -169,3 +170,95 @@ def test_with_nothing_to_go_back_to_what_works_goes_on() -> None:
     release = replace(release_of(only, None), state="rolled_back")
     assert executed_plan(release, SiteId("lhr")) == only.id
     assert executed_plan(replace(release, previous=PlanId("p0")), SiteId("lhr")) == "p0"
+
+
+FORTY = tuple(f"s{n:02d}" for n in range(40))
+
+
+def forty(**changes: object) -> Release:
+    first, second = plan_of(V1, *FORTY), plan_of(V2, *FORTY)
+    sites = tuple(make_site(name) for name in FORTY)
+    return replace(release_of(second, first), waves=waves(second, first, sites), **changes)
+
+
+def counted(release: Release, *, failing: float = 0.0, requests: int = 500) -> dict[SiteId, SiteFacts]:
+    """All ready; every city has had 5,000 requests to the old version, and those released so many to the new."""
+    released = {site for wave in release.waves[: release.wave + 1] for site in wave}
+    old = VersionFacts(requests=5_000, errors=5, latency_ms_sum=1e5)
+    new = VersionFacts(requests=requests, errors=int(requests * failing), latency_ms_sum=requests * 20.0)
+    known = facts(*FORTY)
+    return {
+        site: replace(known[site], old=old, new=new if site in released else VersionFacts(), ready=site in released)
+        for site in known
+    }
+
+
+def at_its_beginning(release: Release) -> Release:
+    return step(release, counted(release, requests=0), now_ms=0, settings=SETTINGS)
+
+
+def test_waves_grow_by_share_of_demand_and_the_canary_is_small_but_busy() -> None:
+    demand = {SiteId(name): 1.0 + (40.0 if name == "s07" else 3.0 if name == "s11" else 0.0) for name in FORTY}
+    first, second = plan_of(V1, *FORTY), plan_of(V2, *FORTY)
+    groups = waves(second, first, tuple(make_site(name) for name in FORTY), demand)
+    whole = sum(demand.values())
+    shares = [sum(demand[site] for site in group) / whole for group in groups]
+    assert groups[0] == ("s11",), "the busiest city under a twentieth of the demand"
+    assert shares == sorted(shares)
+    assert all(share <= limit + 1e-9 for share, limit in zip(shares[1:-1], (0.1, 0.3), strict=True))
+    assert "s07" in groups[-1], "half of all users wait for the last wave"
+
+
+def test_hundreds_of_cities_have_a_small_wave_more() -> None:
+    names = [f"s{n:03d}" for n in range(340)]
+    groups = waves(plan_of(V2, *names), plan_of(V1, *names), tuple(make_site(name) for name in names))
+    assert [len(group) for group in groups] == [1, 10, 33, 101, 195]
+
+
+def test_a_version_that_fails_its_users_goes_back_from_the_canary() -> None:
+    release = at_its_beginning(forty())
+    assert len(release.marks) == 40
+    back = step(release, counted(release, failing=0.4), now_ms=500, settings=SETTINGS)
+    assert back.state == "rolled_back"
+    assert "40.00 % of 500 requests failed" in back.detail
+
+
+def test_a_wave_with_traffic_waits_until_the_new_version_is_shown_to_be_good() -> None:
+    release = at_its_beginning(forty())
+    few = counted(release, requests=20)
+    waiting = step(release, few, now_ms=500, settings=SETTINGS)
+    assert step(waiting, few, now_ms=10_000, settings=SETTINGS).wave == 0
+    assert step(waiting, counted(release, requests=3_000), now_ms=10_000, settings=SETTINGS).wave == 1
+    assert step(waiting, few, now_ms=30_500, settings=SETTINGS).wave == 1, "it does not wait for ever"
+
+
+def test_a_version_that_comes_back_is_not_judged_by_what_it_did_before() -> None:
+    release = forty()
+    stained = {site: replace(fact, new=VersionFacts(requests=1_000, errors=900)) for site, fact in counted(release).items()}
+    release = step(release, stained, now_ms=0, settings=SETTINGS)
+    assert step(release, stained, now_ms=100, settings=SETTINGS).state == "running"
+
+
+def test_a_pause_means_that_nothing_moves_until_it_is_resumed() -> None:
+    held = pause(at_its_beginning(forty()))
+    for now_ms in (0, 1_000, 100_000):
+        for given in (counted(held), counted(held, failing=1.0), facts(*FORTY, ready=False, failed=True)):
+            assert step(held, given, now_ms=now_ms, settings=SETTINGS) == held
+    resumed = resume(held, 100_000)
+    assert (resumed.paused, resumed.wave_since_ms) == (False, 100_000)
+    assert step(resumed, facts(*FORTY, ready=False), now_ms=100_001, settings=SETTINGS).state == "running", "it is not late"
+
+
+def test_an_abort_goes_back_also_from_a_pause() -> None:
+    back = abort(pause(forty()), "aborted by an operator")
+    assert (back.state, back.detail, back.paused) == ("rolled_back", "aborted by an operator", False)
+    without = forty(gated=False)
+    assert abort(without, "why") == without
+
+
+def test_a_release_that_was_made_while_it_was_held_begins_with_its_first_wave() -> None:
+    held = forty(wave=-1, paused=True)
+    assert executed_plan(held, held.waves[0][0]) == held.previous
+    begun = resume(held, 0)
+    settled = step(step(begun, {}, now_ms=0, settings=SETTINGS), {}, now_ms=200, settings=SETTINGS)
+    assert (settled.wave, settled.state) == (0, "running")

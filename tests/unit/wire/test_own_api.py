@@ -18,7 +18,8 @@ async def platform() -> OwnPlatform:
 EVERYTHING = [
     ("GET", "/metrics"), ("GET", "/v1/whoami"), ("GET", "/v1/status"), ("GET", "/v1/sites"), ("GET", "/v1/nodes"),
     ("GET", "/v1/apps"), ("GET", "/v1/apps/default/hello/explain"), ("GET", "/v1/apps/default/hello/scale"),
-    ("PATCH", "/v1/apps/default/hello/scale"), ("POST", "/v1/plan"), ("POST", "/v1/drain"), ("POST", "/v1/undrain"),
+    ("PATCH", "/v1/apps/default/hello/scale"), ("GET", "/v1/apps/default/hello/rollout"),
+    ("POST", "/v1/apps/default/hello/rollout"), ("POST", "/v1/plan"), ("POST", "/v1/drain"), ("POST", "/v1/undrain"),
     ("GET", "/v1/map"), ("GET", "/v1/map/default/hello"),
     ("GET", "/v1/accounts"), ("POST", "/v1/accounts"), ("GET", "/v1/tokens"), ("POST", "/v1/tokens"),
     ("DELETE", "/v1/tokens/00112233445566778899aabbccddeeff"),
@@ -247,3 +248,19 @@ async def test_the_page_of_the_map_runs_nothing_but_its_own_script(platform: Own
     assert (policy["default-src"], policy["connect-src"], policy["frame-ancestors"]) == ("'none'", "'self'", "'none'")
     assert {"{{", "innerHTML", "style="} & set(re.findall(r"{{|innerHTML|style=", answer.text)) == set()
     assert set(re.findall(r"https?://[^\s\"'/]+", answer.text)) <= {"http://www.w3.org"}, "nothing from elsewhere"
+
+
+async def test_a_rollout_is_shown_held_and_resumed_by_those_who_may_deploy(platform: OwnPlatform) -> None:
+    path = "/v1/apps/default/hello/rollout"
+    async with platform.client(platform.token) as client:
+        assert (await client.get(path)).json()["rollout"]["state"] == "running"
+        assert (await client.post(path, json={"action": "pause"})).json()["rollout"]["state"] == "paused"
+        assert (await client.post(path, json={"action": "resume"})).json()["rollout"]["state"] == "running"
+        refused = await client.post(path, json={"action": "abort"})
+        assert (refused.status_code, refused.json()["error"]["code"]) == (409, "conflict")
+        assert (await client.post(path, json={"action": "stop"})).status_code == 400
+        assert (await client.get("/v1/apps/default/goodbye/rollout")).status_code == 404
+        assert (await client.get("/v1/apps/other/hello/rollout")).status_code == 404
+    async with platform.client(platform.overseer) as client:
+        assert (await client.get(path)).status_code == 200
+        assert (await client.post(path, json={"action": "pause"})).status_code == 403

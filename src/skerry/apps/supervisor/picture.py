@@ -17,6 +17,7 @@ STYLES = {
     "done": "green",
     "running": "cyan",
     "pending": "yellow",
+    "paused": "yellow",
     "draining": "yellow",
     "blocked": "yellow",
     "down": "bold red",

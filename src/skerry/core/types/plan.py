@@ -3,6 +3,7 @@
 from enum import StrEnum
 from typing import Literal
 
+from skerry.core.types.gate import CityMark
 from skerry.core.types.ids import AccountId, AppName, DeploymentId, EvaluationId, PlanId, SiteId, VersionId
 from skerry.core.types.resources import Resources
 from skerry.kit.record import Record
@@ -125,7 +126,9 @@ class Release(Record):
 
     A release belongs to an app; there is one at a time. `wave_since_ms` is when the last wave began,
     `ready_ms` since when all of its sites have been ready. `gated` False: the plan brings no new version, so that
-    trouble in a site says nothing against the plan, and is no reason to go back.
+    trouble in a site says nothing against the plan, and is no reason to go back. `wave` -1: no site yet (it was held when it
+    was made). `paused`: an operator holds it; nothing moves until it is resumed. `marks`: the health gate's counters as they
+    were at its beginning, of the cities that had any.
     """
 
     account: AccountId
@@ -139,3 +142,5 @@ class Release(Record):
     detail: str = ""
     ready_ms: int | None = None
     gated: bool = True
+    paused: bool = False
+    marks: tuple[CityMark, ...] = ()

@@ -6,6 +6,7 @@ not know, so that an older client understands a newer platform.
 
 from typing import Any, Literal
 
+from skerry.core.types.gate import GateNumbers
 from skerry.core.types.ids import AccountId, AppName, InstanceId, NodeId, SiteId, TokenId, VersionId
 from skerry.core.types.place import PlaceState
 from skerry.core.types.plan import Rejection
@@ -83,7 +84,7 @@ class InstanceView(View):
     detail: str = ""
 
 
-RolloutState = Literal["none", "pending", "running", "done", "rolled_back", "blocked"]
+RolloutState = Literal["none", "pending", "running", "paused", "done", "rolled_back", "blocked"]
 """none: nothing is deployed. pending: not decided yet. blocked: some of it found no place."""
 
 
@@ -94,6 +95,46 @@ class RolloutView(View):
     wave: int = 0  # counts from 1
     waves: int = 0
     detail: str = ""
+
+
+WaveState = Literal["done", "current", "waiting"]
+
+
+class RolloutSiteView(View):
+    """One city of a wave. `released`: it runs what the rollout brings, or is about to. `share` of the app's demand, 0 to 1."""
+
+    site: SiteId
+    wave: int
+    released: bool
+    ready: bool
+    detail: str = ""
+    share: float = 0.0
+
+
+class WaveView(View):
+    """`wave` counts from 1; `share` of the app's demand, 0 to 1."""
+
+    wave: int
+    state: WaveState
+    sites: tuple[SiteId, ...]
+    share: float
+
+
+class RolloutDetail(View):
+    """All of `skerry rollout APP`: how far each city is, and what the health gate has counted."""
+
+    account: AccountId
+    app: AppName
+    rollout: RolloutView
+    generation: int = 0  # of the plan that is released
+    gated: bool = False  # False: it brings no new version, so nothing is held against one
+    counts_requests: bool = False  # False: the gate is readiness and crashes alone
+    old_versions: tuple[VersionId, ...] = ()
+    new_versions: tuple[VersionId, ...] = ()
+    waves: tuple[WaveView, ...] = ()
+    sites: tuple[RolloutSiteView, ...] = ()
+    gate: GateNumbers = GateNumbers()
+    since_ms: int | None = None  # when the current wave began
 
 
 class AppView(View):

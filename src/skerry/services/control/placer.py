@@ -10,7 +10,7 @@ import structlog
 from msgspec.structs import replace
 
 from skerry.core.checks.plan import plan_violations
-from skerry.core.machines.rollout import brings_new_version, waves
+from skerry.core.machines.rollout import brings_new_version, planned_demand, waves
 from skerry.core.placement.executed import released_sites
 from skerry.core.placement.ledger import reservations
 from skerry.core.placement.simple import blocking, place, same_decision
@@ -253,9 +253,12 @@ class Placer:
         if proven is not None and not proven.placements:
             proven = None  # one that ran nothing is nothing to go back to
         executed = proven or (parent if continues else None)
-        steps = waves(plan, executed, tuple(view.site for view in snapshot.world.sites))
+        steps = waves(plan, executed, tuple(view.site for view in snapshot.world.sites), planned_demand(plan))
+        held = False
         if continues and before is not None and before.state == "running":
             steps = _continued(steps, plan, released_sites(before))
+            held = before.paused
+        begun = not held or (before is not None and bool(released_sites(before) & _sites_of(plan)))
         return Release(
             account=plan.account,
             app=plan.app,
@@ -263,9 +266,10 @@ class Placer:
             previous=executed.id if executed else None,
             state="running",
             waves=steps,
-            wave=0,
+            wave=0 if begun else -1,
             wave_since_ms=self._clock.now_ms(),
             gated=proven is None or brings_new_version(plan, proven),
+            paused=held,
         )
 
     def _plan_by_id(self, key: AppKey, plan_id: PlanId) -> Plan | None:
@@ -298,9 +302,13 @@ def previous_plan(release: Release | None, *, continues: bool) -> PlanId | None:
 
 def _continued(steps: Waves, plan: Plan, released: frozenset[SiteId]) -> Waves:
     """Sites that run the new versions already go on with them; the others follow in their order."""
-    going_on = released & {placement.site for placement in plan.placements}
+    going_on = released & _sites_of(plan)
     rest = (tuple(site for site in wave if site not in going_on) for wave in steps)
     return tuple(wave for wave in (tuple(sorted(going_on)), *rest) if wave)
+
+
+def _sites_of(plan: Plan) -> frozenset[SiteId]:
+    return frozenset(placement.site for placement in plan.placements)
 
 
 def _answered(evaluations: tuple[Evaluation, ...]) -> list[Op]:

@@ -2,18 +2,22 @@
 
 A rollback of a deployment is a deployment: the one that served before becomes the app's intent again, so that
 what is wanted and what runs never differ in silence. A `Release` that is rolled back without a predecessor
-stays as it is, for people to see.
+stays as it is, for people to see. What operators say (pause, resume, abort) is written into the release, under the same
+compare-and-set as its own steps, so that it holds for every control and over restarts.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Literal
 
 import structlog
 from msgspec.structs import replace
 
-from skerry.core.machines.rollout import RolloutSettings, SiteFacts, step
+from skerry.core.machines.gate import total
+from skerry.core.machines.rollout import RolloutSettings, SiteFacts, abort, pause, resume, step, versions_of
 from skerry.core.placement.ledger import reservations
 from skerry.core.types.app import App, Deployment, Version
-from skerry.core.types.ids import AccountId, AppName, DeploymentId, EvaluationId, PlanId, SiteId
+from skerry.core.types.gate import VersionFacts
+from skerry.core.types.ids import AccountId, AppName, DeploymentId, EvaluationId, PlanId, SiteId, VersionId
 from skerry.core.types.plan import Evaluation, Plan, Release
 from skerry.core.types.slices import SERVING_STATES, ObservedInstance
 from skerry.kit import record
@@ -35,17 +39,38 @@ RETRY_DELAY_MS = 200
 
 
 AppKey = tuple[AccountId, AppName]
+Word = Literal["pause", "resume", "abort"]
+Counts = Callable[[SiteId, AccountId, AppName], Mapping[VersionId, VersionFacts]]
+"""What a site counted of an app's requests, by version. Empty: nothing, so the gate is readiness alone."""
+
+
+class NothingToChange(Exception):
+    """No rollout is under way, or it has nowhere to go back to; the text says which."""
+
+
+def uncounted(site: SiteId, account: AccountId, app: AppName) -> Mapping[VersionId, VersionFacts]:
+    """For sites that count nothing."""
+    return {}
 
 
 class Rollouts:
     def __init__(
-        self, store: Store, mirror: Mirror, observed: Observed, clock: Clock, settings: RolloutSettings | None = None
+        self,
+        store: Store,
+        mirror: Mirror,
+        observed: Observed,
+        clock: Clock,
+        *,
+        settings: RolloutSettings | None = None,
+        counts: Counts | None = None,
     ) -> None:
+        self._counts = counts or uncounted
+        self.counts_requests = counts is not None
         self._store = store
         self._mirror = mirror
         self._observed = observed
         self._clock = clock
-        self._settings = settings or RolloutSettings()
+        self.settings = settings or RolloutSettings()
 
     async def run(self) -> None:
         while True:
@@ -66,7 +91,8 @@ class Rollouts:
 
     async def step(self) -> bool:
         """Look at every release that is under way; whether there is any. Raises `StoreError`."""
-        running = [(r.account, r.app) for r in self._mirror.select(keys.RELEASES, Release) if r.state == "running"]
+        releases = self._mirror.select(keys.RELEASES, Release)
+        running = [(r.account, r.app) for r in releases if r.state == "running" and not r.paused]
         for key in running:
             await self._advance(key)
         return bool(running)
@@ -74,12 +100,28 @@ class Rollouts:
     async def _advance(self, key: AppKey) -> None:
         """From reading the release to asking for its revision nothing is awaited: it is this one that is replaced."""
         release = self._mirror.get(keys.release(*key), Release)
-        plan = self._plan(release, release.plan) if release else None
+        plan = self.plan(release, release.plan) if release else None
         if release is None or plan is None:
             return
-        facts = self._facts(plan, gated=release.gated)
-        after = step(release, facts, now_ms=self._clock.now_ms(), settings=self._settings)
+        facts = self.facts(release, plan)
+        after = step(release, facts, now_ms=self._clock.now_ms(), settings=self.settings)
         if after != release:
+            await self._commit(release, after, plan)
+
+    async def say(self, key: AppKey, word: Word) -> None:
+        """An operator's word about the release that is under way. Raises `NothingToChange` and `StoreError`."""
+        release = self._mirror.get(keys.release(*key), Release)
+        plan = self.plan(release, release.plan) if release else None
+        if release is None or plan is None or release.state != "running":
+            raise NothingToChange(f"no rollout of {key[1]} is under way")
+        if word == "abort":
+            after = abort(release, "aborted by an operator")
+            if after == release:
+                raise NothingToChange(f"this rollout of {key[1]} brings no new version: there is nothing to go back to")
+        else:
+            after = pause(release) if word == "pause" else resume(release, self._clock.now_ms())
+        if after != release:
+            log.info("rollout_told", account=key[0], app=key[1], word=word)
             await self._commit(release, after, plan)
 
     async def _commit(self, before: Release, after: Release, plan: Plan) -> None:
@@ -91,7 +133,7 @@ class Rollouts:
             log.warning("rolled_back", account=key[0], app=key[1], plan=before.plan, detail=after.detail)
             reverting = self._revert_ops(after, plan)
             ops += reverting
-            final = None if reverting else self._plan(after, after.previous or after.plan)
+            final = None if reverting else self.plan(after, after.previous or after.plan)
         checks = [self._mirror.check(guard) for guard in guarded]
         if final is not None:
             more_checks, more_ops = self._give_back(final)
@@ -112,7 +154,7 @@ class Rollouts:
         """Make the deployment of the previous plan the app's intent again, if the failed one still is."""
         key = (release.account, release.app)
         app = self._mirror.get(keys.app(*key), App)
-        good = self._plan(release, release.previous) if release.previous else None
+        good = self.plan(release, release.previous) if release.previous else None
         if app is None or good is None or good.deployment in (None, plan.deployment) or app.deployment != plan.deployment:
             return []
         shares, failed = self._shares(key, good.deployment), self._shares(key, plan.deployment)
@@ -143,24 +185,37 @@ class Rollouts:
             Put(key=keys.evaluation(*key, evaluation.id), value=record.encode(evaluation)),
         ]
 
-    def _facts(self, plan: Plan, *, gated: bool) -> Mapping[SiteId, SiteFacts]:
+    def facts(self, release: Release, plan: Plan) -> dict[SiteId, SiteFacts]:
         """What sites say about the plan's instances. One that has yet to be heard is not ready.
 
         A lost site says nothing, and nobody waits for it; but it cannot vouch for a new version: that waits for the next
         plan, which will be without the site.
         """
-        sites: dict[SiteId, list[tuple[str, int]]] = {}
+        previous = self.plan(release, release.previous) if release.previous else None
+        sites: dict[SiteId, list[tuple[VersionId, int]]] = {}
         for placement in plan.placements:
             sites.setdefault(placement.site, []).append((placement.version, placement.count))
         return {
-            site: self._site_facts(plan, site, wanted)
+            site: self._with_counts(self._site_facts(plan, site, wanted), plan, previous)
             if self._observed.is_known(site) and not self._observed.is_lost(site)
             else SiteFacts(site=site, ready=False, failed=False, detail="it does not answer")
             for site, wanted in sites.items()
-            if gated or not self._observed.is_lost(site)
+            if release.gated or not self._observed.is_lost(site)
         }
 
-    def _site_facts(self, plan: Plan, site: SiteId, wanted: list[tuple[str, int]]) -> SiteFacts:
+    def _with_counts(self, facts: SiteFacts, plan: Plan, previous: Plan | None) -> SiteFacts:
+        counted = self._counts(facts.site, plan.account, plan.app)
+        if not counted or previous is None:
+            return facts
+        before = versions_of(previous)
+        new = versions_of(plan) - before
+        return replace(
+            facts,
+            old=total(counted[version] for version in sorted(before) if version in counted),
+            new=total(counted[version] for version in sorted(new) if version in counted),
+        )
+
+    def _site_facts(self, plan: Plan, site: SiteId, wanted: list[tuple[VersionId, int]]) -> SiteFacts:
         own = [
             h.instance for h in self._observed.instances(site) if (h.instance.account, h.instance.app) == (plan.account, plan.app)
         ]
@@ -173,7 +228,7 @@ class Rollouts:
                 failed, detail = True, broken.detail or broken.state
         return SiteFacts(site=site, ready=ready, failed=failed, detail=detail)
 
-    def _plan(self, release: Release, plan_id: PlanId) -> Plan | None:
+    def plan(self, release: Release, plan_id: PlanId) -> Plan | None:
         found = self._mirror.select(f"{keys.PLANS}{release.account}/{release.app}/", Plan)
         return next((plan for plan in found if plan.id == plan_id), None)
 

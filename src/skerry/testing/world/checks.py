@@ -4,6 +4,8 @@ tables of the ingresses, never from what a plane says of itself."""
 from collections.abc import Iterable
 from typing import TypeVar, final
 
+from msgspec.structs import replace
+
 from skerry.adapters.store.base import Batch
 from skerry.core.checks.slices import slice_violations
 from skerry.core.reconcile.site_types import DRAIN_MAX_MS, SiteMemory
@@ -54,6 +56,7 @@ class Checks:
     def _transaction(self, batch: Batch) -> None:
         touched: set[str] = set()
         self._ground.note(f"commit {batch[0].revision} " + " ".join(_brief(change.key, change.value) for change in batch))
+        releases = {change.key: self._entries.get(change.key) for change in batch if change.key.startswith(keys.RELEASES)}
         heads = {change.key: self._entries.get(change.key) for change in batch if change.key.startswith(keys.PLAN_HEADS)}
         for change in batch:
             touched |= _site_of(change.key)
@@ -65,7 +68,7 @@ class Checks:
             self._plan_chain(key, before)
         for change in batch:
             if change.key.startswith(keys.RELEASES) and change.value is not None:
-                self._release(record.decode(change.value, Release))
+                self._release(record.decode(change.value, Release), releases[change.key])
         for site in sorted(touched):
             self._ledger(SiteId(site))
 
@@ -105,8 +108,16 @@ class Checks:
             if names & set(scale.deny) or (scale.allow and not names & set(scale.allow)):
                 self._ground.violate(2, f"{plan.app}: plan {plan.generation} runs in {site.id}, which its policy forbids")
 
-    def _release(self, release: Release) -> None:
-        """What is released is the plan in force: no late word about an older one."""
+    def _release(self, release: Release, raw: bytes | None) -> None:
+        """What is released is the plan in force: no late word about an older one. Waves follow one another; held, none does."""
+        before = record.decode(raw, Release) if raw else None
+        if before is not None and before.plan == release.plan:
+            if release.wave not in (before.wave, before.wave + 1) and release.gated:
+                self._ground.violate(5, f"{release.app}: wave {release.wave} follows wave {before.wave}")
+            if before.paused and release.paused and replace(before, marks=release.marks) != release:
+                self._ground.violate(5, f"{release.app}: its rollout is held, and goes from {before.wave} to {release.wave}")
+            if before.state == "rolled_back" and release.state != "rolled_back":
+                self._ground.violate(5, f"{release.app}: a plan that was rolled back is {release.state}")
         head = self._entries.get(keys.plan_head(release.account, release.app))
         if head is None or record.decode(head, PlanHead).plan != release.plan:
             self._ground.violate(6, f"{release.app}: {release.plan} is released, which is not the plan in force")

@@ -12,6 +12,7 @@ from skerry.adapters.store.simulated import Engine
 from skerry.adapters.store.simulated import Faults as StoreFaults
 from skerry.core.types.ids import NodeId, SiteId
 from skerry.core.types.resources import Resources
+from skerry.services.control.rollouts import Counts
 from skerry.testing.dialect import seeded
 from skerry.testing.world.promises import PLANE, Violation
 
@@ -72,6 +73,7 @@ class Ground:
         self.trace = Trace(keep=trace_lines)
         self.violations: list[Violation] = []
         self.lost_sites: set[str] = set()
+        self.counts: Counts | None = None
         self.hosts: dict[str, Host] = {}
         self.ingresses: dict[str, SimulatedIngress] = {}
 

@@ -119,6 +119,7 @@ class SimControl(SimPlane):
         self.observed = Observed(ground.clock)
         self.slices = Slices(self.mirror, suffix=SUFFIX)
         self.placer = Placer(self.store, self.mirror, self.observed, self.slices, ground.clock)
+        self.rollouts = Rollouts(self.store, self.mirror, self.observed, ground.clock, counts=ground.counts)
         self.operations = PlatformOperations(
             self.store,
             self.mirror,
@@ -126,6 +127,7 @@ class SimControl(SimPlane):
             self.placer,
             ground.clock,
             load_catalogue=load_catalogue,
+            rollouts=self.rollouts,
             suffix=SUFFIX,
             public_port=80,
         )
@@ -152,10 +154,9 @@ class SimControl(SimPlane):
             except StoreError as error:
                 ground.note(f"{self.name} cannot start: {error}")
                 await ground.clock.sleep_ms(SUPERVISED_MS)
-        rollouts = Rollouts(self.store, self.mirror, self.observed, ground.clock)
         watcher = Watcher(self.store, self.mirror, self.observed, self.placer, ground.clock)
         async with asyncio.TaskGroup() as group:
-            for work in (self.mirror.run(), self.placer.run(), rollouts.run(), watcher.run()):
+            for work in (self.mirror.run(), self.placer.run(), self.rollouts.run(), watcher.run()):
                 group.create_task(work)
 
     async def call(self, work: Coroutine[Any, Any, T]) -> T:

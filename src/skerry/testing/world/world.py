@@ -17,6 +17,7 @@ from skerry.core.types.view import AppView, Explanation
 from skerry.kit.hashing import content_digest
 from skerry.services.accounts import Accounts
 from skerry.services.control import keys
+from skerry.services.control.rollouts import Word
 from skerry.services.intents.upload import ModulePart, Upload
 from skerry.testing.builders import make_node
 from skerry.testing.virtual_loop import run_virtual
@@ -233,6 +234,9 @@ class World(Estate):
 
     async def undrain(self, target: str) -> None:
         await self.control.call(self.control.operations.undrain(target))
+
+    async def change_rollout(self, app: str, word: Word) -> None:
+        await self.control.call(self.control.operations.change_rollout(self.account.id, AppName(app), word))
 
     def breaks(self, code: str, text: str, *, own_fault: bool = False) -> str:
         """From now on a version of this code does not start; returns the code."""

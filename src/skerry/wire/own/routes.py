@@ -11,6 +11,7 @@
     GET  /v1/map                               sites and apps, as the world map draws them
     GET  /v1/map/{account}/{app}               where the app answers, and its users' round trips by metro and region
     GET  /map                                  the world map as a page (no token: it asks for one)
+    GET  /v1/apps/{account}/{app}/rollout      waves, cities, the gate's numbers; POST {"action": "pause" | "resume" | "abort"}
     POST /v1/drain   /v1/undrain               {"target": "lhr" | "lhr-1"}
     GET  /v1/accounts            POST {"name"}
     GET  /v1/tokens  ?account=   POST {"name", "scope", "account"?, "expires_ms"?}   DELETE /v1/tokens/{id}
@@ -58,6 +59,10 @@ class ScaleBody(Record):
     scale: dict[str, Any]
 
 
+class RolloutBody(Record):
+    action: Literal["pause", "resume", "abort"]
+
+
 class AccountBody(Record):
     name: str
 
@@ -89,6 +94,8 @@ def own_app(operations: Operations, accounts: Accounts, apps: Apps) -> Starlette
         Route("/v1/map", api.counted(api.world_map), methods=["GET"]),
         Route("/v1/map/{account}/{app}", api.counted(api.app_map), methods=["GET"]),
         Route("/map", api.counted(api.map_page), methods=["GET"]),
+        Route("/v1/apps/{account}/{app}/rollout", api.counted(api.rollout), methods=["GET"]),
+        Route("/v1/apps/{account}/{app}/rollout", api.counted(api.change_rollout), methods=["POST"]),
         Route("/v1/drain", api.counted(api.drain), methods=["POST"]),
         Route("/v1/undrain", api.counted(api.undrain), methods=["POST"]),
         Route("/v1/accounts", api.counted(api.list_accounts), methods=["GET"]),
@@ -192,6 +199,16 @@ class _Api:
 
     async def map_page(self, _request: Request) -> object:
         return map_page()
+
+    async def rollout(self, request: Request) -> object:
+        principal = await self._who(request)
+        account = await border.account_id(self._accounts, request.path_params["account"], principal)
+        return await self._operations.rollout(account, border.app_of(request))
+
+    async def change_rollout(self, request: Request) -> object:
+        account = await border.writer(request, self._accounts)
+        asked = await border.body(request, RolloutBody)
+        return await self._operations.change_rollout(account, border.app_of(request), asked.action)
 
     async def drain(self, request: Request) -> object:
         await border.operator(request, self._accounts)
