@@ -1,5 +1,6 @@
 """The commands of `skerry sim`."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -43,3 +44,67 @@ def fuzz(
     else:
         print_fuzz(report)
     raise typer.Exit(1 if report.broken else 0)
+
+
+@app.command(epilog="Example: skerry sim run city-lost --baseline all")
+def run(
+    scenario: Annotated[str, typer.Argument(help="A file, or the name of a shipped scenario (`skerry sim list`).")],
+    *,
+    world: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="A world directory instead of the scenario's.", show_default=False),
+    ] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Of the made world, instead of the scenario's.")] = None,
+    baseline: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Play this too: karmada, nomad, nearest, everywhere, or all. May be repeated."),
+    ] = None,
+    json: JsonOption = False,
+) -> None:
+    """Play a scenario in virtual time. Exit status 1: something is not as the scenario expects."""
+    from msgspec.structs import replace
+
+    from skerry.apps.sim import run as module
+    from skerry.apps.sim.progress import progress
+    from skerry.apps.sim.scenario import find, read
+    from skerry.apps.sim.text import print_report
+
+    found = read(find(scenario))
+    found = replace(found, world=replace(found.world, seed=found.world.seed if seed is None else seed))
+    methods = module.methods_of(tuple(baseline or ()))
+    problem = module.world_of(found.world, world)
+    with progress(found.name, float(len(methods)), quiet=json) as bar:
+        report = module.play(found, problem, methods, lambda name, share: bar.advance(share, f"{found.name}: {name}"))
+    if json:
+        print(encode(report).decode(), flush=True)
+    else:
+        print_report(report)
+    raise typer.Exit(1 if report.failed else 0)
+
+
+@app.command("list", epilog="Example: skerry sim list")
+def list_(json: JsonOption = False) -> None:
+    """List the shipped scenarios."""
+    from skerry.apps.sim.scenario import read, shipped
+    from skerry.apps.sim.text import print_scenarios
+
+    found = [read(path) for path in shipped()]
+    if json:
+        print(encode(found).decode(), flush=True)
+    else:
+        print_scenarios(found)
+
+
+@app.command(epilog="Example: skerry sim show city-lost")
+def show(
+    scenario: Annotated[str, typer.Argument(help="A file, or the name of a shipped scenario.")], json: JsonOption = False
+) -> None:
+    """Check a scenario and tell what is in it."""
+    from skerry.apps.sim.scenario import find, read
+    from skerry.apps.sim.text import print_scenario
+
+    found = read(find(scenario))
+    if json:
+        print(encode(found).decode(), flush=True)
+    else:
+        print_scenario(found)

@@ -2,10 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
-
-import msgspec
 
 from skerry.adapters.worlds import read_plan, read_world, write_plan
 from skerry.apps.sim.progress import progress
@@ -18,7 +15,7 @@ from skerry.core.placement.solve.solution import Solution
 from skerry.core.placement.solve.whole import place_all
 from skerry.core.types.problem import Problem
 from skerry.core.worlds.events import apply_event
-from skerry.core.worlds.plans import ObjectiveLine, format_plan, modelled_pairs, objective_line
+from skerry.core.worlds.plans import ObjectiveLine, format_plan, modelled_pairs, objective_line, with_homes
 from skerry.kit.record import Record, encode
 
 SHORT_SHOWN_MAX = 5
@@ -49,7 +46,7 @@ def place(world: Path, out: Path, before: Path | None, events: Sequence[str], *,
     problem = read_world(world)
     running = read_plan(before, problem) if before is not None else None
     if running is not None:
-        problem = _with_homes(problem, running)
+        problem = with_homes(problem, running.homes)
     for event in events:
         problem = apply_event(problem, event)
     began = time.perf_counter()
@@ -71,13 +68,6 @@ def _decided(problem: Problem, running: Solution | None, *, quiet: bool) -> Solu
                 bar.advance(len(part))
 
         return place_all(problem, spread=spread)
-
-
-def _with_homes(problem: Problem, running: Solution) -> Problem:
-    """Data is where the plan put it."""
-    sites = [problem.sites[int(at)].id for at in running.homes]
-    data = [msgspec.structs.replace(item, home=home) for item, home in zip(problem.data, sites, strict=True)]
-    return replace(problem, data=tuple(data))
 
 
 def _counts(problem: Problem, solution: Solution, running: Solution | None, out: Path, seconds: float) -> Placed:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import NoReturn
 
 import msgspec
@@ -95,6 +96,13 @@ def format_plan(
 def modelled_pairs(problem: Problem) -> int:
     """Round trips between two places that nobody measured."""
     return int((~problem.rtt_measured).sum() + (~problem.site_rtt_measured & ~np.eye(len(problem.sites), dtype=np.bool_)).sum())
+
+
+def with_homes(problem: Problem, homes: Ints) -> Problem:
+    """The problem with its data where a plan put it: what the next decision goes on from."""
+    sites = [problem.sites[int(at)].id for at in homes]
+    data = (msgspec.structs.replace(item, home=home) for item, home in zip(problem.data, sites, strict=True))
+    return replace(problem, data=tuple(data))
 
 
 def parse_plan(file: str, text: bytes, problem: Problem) -> Solution:
