@@ -92,6 +92,7 @@ def recovery(title: str, at_ms: int, until_ms: int, points: list[Point]) -> Reco
     """`points` cover the run in order; the event is watched from `at_ms` to `until_ms`."""
     before = [point for point in points if point.at_ms < at_ms][-1:] or points[:1]
     after = [point for point in points if at_ms <= point.at_ms < until_ms]
+    last = [point for point in points if point.at_ms < until_ms][-1:] or before  # points are where something changed
     limit = _refused(before[0]) + REFUSED_MORE if before else REFUSED_MORE
     worst = max((_refused(point) for point in after), default=0.0)
     bad = [at for at, point in enumerate(after) if _refused(point) > limit]
@@ -104,7 +105,7 @@ def recovery(title: str, at_ms: int, until_ms: int, points: list[Point]) -> Reco
         refused_share_max=round(worst, 6),
         recover_ms=recover,
         mean_before_ms=before[0].latency.mean_ms if before else 0.0,
-        mean_after_ms=after[-1].latency.mean_ms if after else 0.0,
+        mean_after_ms=last[0].latency.mean_ms if last else 0.0,
     )
 
 
