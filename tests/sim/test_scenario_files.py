@@ -49,7 +49,7 @@ def test_every_event_is_borne_and_ends(tmp_path: Path, kind: str) -> None:
     if kind == "lost":
         assert 0.0 < event.refused_share_max < 1.0
     if kind == "deploy":
-        assert event.mean_after_ms == event.mean_before_ms > 0.0
+        assert min(event.mean_before_ms, event.mean_after_ms) > 0.0
         assert {outcome.state for outcome in report.outcomes} == {"rolled_back"}
     if kind == "slow":
         assert report.latency.mean_ms > calm.latency.mean_ms
