@@ -95,7 +95,7 @@ async def test_two_signals_end_it_at_once(platform: Platform) -> None:
     process = platform.process
     process.send_signal(signal.SIGINT)
     await asyncio.sleep(0.05)
-    assert await platform.stop() == 0
+    assert await platform.stop() == 0, platform.log()[-2000:]
     assert footprint.left() == []
 
 
@@ -149,7 +149,7 @@ async def test_everything_killed_in_any_order(platform: Platform, seed: int) -> 
 
 @pytest.mark.parametrize("moment", ["platform.json", "control", "lhr-1", "all"])
 async def test_ctrl_c_while_it_starts(platform: Platform, moment: str) -> None:
-    assert await platform.stop() == 0
+    assert await platform.stop() == 0, platform.log()[-2000:]
     said_before = len(platform.log())
 
     async def reached() -> bool:
@@ -164,7 +164,7 @@ async def test_ctrl_c_while_it_starts(platform: Platform, moment: str) -> None:
     await platform.until(reached, what=platform.log)
     footprint = Footprint(platform.data)
     began_s = time.monotonic()
-    assert await platform.stop() == 0
+    assert await platform.stop() == 0, platform.log()[-2000:]
     assert time.monotonic() - began_s < END_S_MAX
     assert footprint.left() == []
 
