@@ -18,7 +18,6 @@ from skerry.core.types.view import (
     AccountView,
     AppMap,
     AppView,
-    DemandView,
     DrainView,
     Explanation,
     NodeView,
@@ -85,10 +84,6 @@ class Nodes(Record, forbid_unknown_fields=False):
 
 class Apps(Record, forbid_unknown_fields=False):
     apps: tuple[AppView, ...]
-
-
-class Demands(Record, forbid_unknown_fields=False):
-    demand: tuple[DemandView, ...]
 
 
 class AccountList(Record, forbid_unknown_fields=False):
@@ -177,12 +172,6 @@ class Client:
     def explain(self, account: str, app: str, site: str | None) -> Explanation:
         query = {} if site is None else {"site": site}
         return self._call("GET", f"/v1/apps/{_segment(account)}/{_segment(app)}/explain", Explanation, query=query)
-
-    def demand(self, account: str, app: str) -> DemandView:
-        return self._call("GET", f"/v1/apps/{_segment(account)}/{_segment(app)}/demand", DemandView)
-
-    def demands(self) -> tuple[DemandView, ...]:
-        return self._call("GET", "/v1/demand", Demands).demand
 
     def scale(self, account: str, app: str) -> ScaleView:
         return self._call("GET", f"/v1/apps/{_segment(account)}/{_segment(app)}/scale", ScaleView)

@@ -20,7 +20,7 @@ EVERYTHING = [
     ("GET", "/v1/apps"), ("GET", "/v1/apps/default/hello/explain"), ("GET", "/v1/apps/default/hello/scale"),
     ("PATCH", "/v1/apps/default/hello/scale"), ("GET", "/v1/apps/default/hello/rollout"),
     ("POST", "/v1/apps/default/hello/rollout"), ("POST", "/v1/plan"), ("POST", "/v1/drain"), ("POST", "/v1/undrain"),
-    ("GET", "/v1/map"), ("GET", "/v1/map/default/hello"), ("GET", "/v1/apps/default/hello/demand"), ("GET", "/v1/demand"),
+    ("GET", "/v1/map"), ("GET", "/v1/map/default/hello"),
     ("GET", "/v1/accounts"), ("POST", "/v1/accounts"), ("GET", "/v1/tokens"), ("POST", "/v1/tokens"),
     ("DELETE", "/v1/tokens/00112233445566778899aabbccddeeff"),
 ]  # fmt: skip
