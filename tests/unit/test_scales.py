@@ -62,8 +62,11 @@ async def test_a_change_asks_for_a_plan_and_no_change_does_not(dialect: Dialect)
 
 async def test_a_version_without_a_deployment_leaves_the_scale(dialect: Dialect) -> None:
     await put(dialect)
-    assert (await put(dialect, {"max_total": 1}, path="/workers/scripts/hello/versions"))[0] == 200
+    asked = {"max_total": 1, "resources": {"memory_mib": 64}}
+    assert (await put(dialect, asked, path="/workers/scripts/hello/versions"))[0] == 200
     assert await scale_of(dialect) == Scale()
+    newest = (await dialect.use_cases.apps.state(dialect.account.id, "hello")).versions[0]
+    assert newest.limits.reserve.memory_mib == 12
 
 
 async def test_resources_hold_from_the_next_version_on(dialect: Dialect) -> None:

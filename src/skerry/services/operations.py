@@ -120,8 +120,7 @@ class PlatformOperations:
         # Imported at the first map, as NumPy is slow to import.
         from skerry.services.app_map import copies_of, make_app_map
 
-        if self._mirror.get(keys.app(account, app), App) is None:
-            raise Missing(f"there is no app {app} in this account", hint="`skerry apps` lists them")
+        self._app(account, app)
         intents = [i for i in self._mirror.select(keys.SITES, SiteIntent) if not self._observed.is_lost(i.site.id)]
         held = {intent.site.id: self._observed.instances(intent.site.id) for intent in intents}
         name = self._account_name(account)

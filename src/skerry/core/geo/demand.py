@@ -1,7 +1,7 @@
 """Where users are, and when: users of each edge city by country and time zone, and how active they are in an hour.
 
 users(place) = people × share of its country that is online; every place belongs to the edge city with the lowest round
-trip. The table ships with the package (`data/metro-users.csv`); `skerry world fit` makes it.
+trip. The table ships with the package (`data/metro-users.csv`; `data/README.md` says what it was made of).
 """
 
 import csv

@@ -228,7 +228,9 @@ class Apps:
             state = await self.state(account, app_name) if held.app else None
             if state is not None:
                 held = Held(app=state.app, revision=state.revision)
-            scale = await self.scales.changed(held.app.scale if held.app else Scale(), upload.scale or {})
+            before = held.app.scale if held.app else Scale()
+            asked = await self.scales.changed(before, upload.scale or {})
+            scale = asked if deploy else before  # a version alone changes nothing of the app
             version = self._draft(account, app_name, upload, stored, state, scale=scale, source=source, author=author)
             check = await self._check(version, checked)
             version = msgspec.structs.replace(version, startup_time_ms=check.startup_time_ms, handlers=check.handlers)

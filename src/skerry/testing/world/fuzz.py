@@ -250,7 +250,7 @@ async def heal(world: World) -> None:
     for control in world.controls:
         if not control.alive:
             control.start()
-    for site in tuple(world.lost_sites):
+    for site in sorted(world.lost_sites):
         world.return_site(site)
     for plane in (*world.sites.values(), *world.nodes.values()):
         if not plane.alive:

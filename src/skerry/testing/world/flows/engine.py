@@ -14,7 +14,6 @@ import numpy as np
 from msgspec.structs import replace as changed
 
 from skerry.core.types.app import Version
-from skerry.core.types.ids import DeploymentId
 from skerry.core.types.problem import Demand, Floats, Problem, ProblemSite
 from skerry.core.types.resources import Resources
 from skerry.testing.builders import make_version
@@ -26,7 +25,6 @@ from skerry.testing.world.flows.plane import Plane, Wanted
 from skerry.testing.world.flows.story import Happening, Pace, Story
 from skerry.testing.world.flows.traffic import Sums, Traffic
 
-DEPLOYMENT = DeploymentId("d1")
 FULL = 0.98  # of an app's capacity; above, it is decided again before the next round
 REFUSED_TOO_MUCH = 0.001
 SETTLED_MS = 2_000  # after new instances are ready, old ones go

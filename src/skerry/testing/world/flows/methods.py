@@ -9,12 +9,14 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
+from msgspec.structs import replace as changed
 from numpy.typing import NDArray
 
 from skerry.core.placement.solve.again import place_again, rebalance
+from skerry.core.placement.solve.columns import place_reason
 from skerry.core.placement.solve.solution import Solution
 from skerry.core.placement.solve.whole import place_all
-from skerry.core.types.problem import Bools, Floats, Problem, ProblemApp, ProblemSite
+from skerry.core.types.problem import Bools, Floats, Problem, ProblemSite
 from skerry.core.worlds.plans import with_homes
 
 Ints = NDArray[np.int64]
@@ -217,21 +219,14 @@ def largest_remainders(weight: Floats, total: int) -> Ints:
 
 def allowed(problem: Problem) -> Bools:
     """A × S: where policy, features, jurisdiction and the size of nodes let an app run."""
-    rows = [[_may_run(app, site) for site in problem.sites] for app in problem.apps]
+    sites = [changed(site, state="up") for site in problem.sites]  # states come and go
+    rows = [[place_reason(site, app) is None and app.reserve.fits_in(site.node) for site in sites] for app in problem.apps]
     return np.array(rows, dtype=np.bool_).reshape(len(problem.apps), len(problem.sites))
 
 
 def names(place: str, site: ProblemSite) -> bool:
     """Whether a place's name (a site id, `country:GB`, `region:weur` or `*`) means the site."""
     return place in ("*", site.id, f"country:{site.country}", f"region:{site.region}")
-
-
-def _may_run(app: ProblemApp, site: ProblemSite) -> bool:
-    if any(names(place, site) for place in app.deny) or (app.allow and not any(names(place, site) for place in app.allow)):
-        return False
-    if app.jurisdiction is not None and app.jurisdiction not in site.jurisdictions:
-        return False
-    return set(app.features) <= set(site.features) and app.reserve.fits_in(site.node)
 
 
 def _up(sites: tuple[ProblemSite, ...]) -> Bools:

@@ -2,14 +2,14 @@
 
 import numpy as np
 
-from skerry.core.machines.rollout import RolloutSettings, SiteFacts, step, waves
+from skerry.core.machines.rollout import RolloutSettings, SiteFacts, planned_demand, step, waves
 from skerry.core.placement.executed import released_sites
 from skerry.core.types.ids import AppName, DeploymentId, EvaluationId, PlanId, SiteId, VersionId
-from skerry.core.types.place import Site
 from skerry.core.types.plan import Placement, Plan, Release
 from skerry.kit.record import Record
 from skerry.testing.builders import ACCOUNT
 from skerry.testing.world.flows.engine import FlowWorld
+from skerry.testing.world.flows.routing import site_of
 from skerry.testing.world.flows.story import VersionKind
 
 TICK_MS = 200
@@ -68,27 +68,15 @@ class Releases:
         name = world.problem.apps[app].app
         placed = {world.problem.sites[int(at)].id: int(counts[at]) for at in np.flatnonzero(counts)}
         old, new = _plan(name, placed, "1", None), _plan(name, placed, "2", "1")
-        sites = tuple(
-            Site(
-                id=SiteId(site.id),
-                city=site.name,
-                country=site.country,
-                region=site.region,
-                lat=site.lat,
-                lon=site.lon,
-                address="",
-                peer_address="",
-                state="down" if site.id in world.belief.lost else "up",
-            )
-            for site in world.problem.sites
-        )
+        lost = world.belief.lost
+        sites = tuple(site_of(site, "down" if site.id in lost else "up") for site in world.problem.sites)
         release = Release(
             account=ACCOUNT,
             app=AppName(name),
             plan=new.id,
             previous=old.id,
             state="running",
-            waves=waves(new, old, sites),
+            waves=waves(new, old, sites, planned_demand(new)),
             wave=0,
             wave_since_ms=world.now_ms,
         )

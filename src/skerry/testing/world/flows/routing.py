@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from skerry.core.placement.order import fallback_order
 from skerry.core.types.ids import SiteId
-from skerry.core.types.place import Site
+from skerry.core.types.place import PlaceState, Site
 from skerry.core.types.problem import Floats, ProblemSite
 
 Ints = NDArray[np.int64]
@@ -27,7 +27,7 @@ class Served:
 
 def positions(sites: tuple[ProblemSite, ...]) -> Ints:
     """S × S: at which place of its order a city asks another; 0 is itself."""
-    places = tuple(_site(site) for site in sites)
+    places = tuple(site_of(site) for site in sites)
     index = {site.id: at for at, site in enumerate(places)}
     found = np.zeros((len(places), len(places)), dtype=np.int64)
     for at, site in enumerate(places):
@@ -76,7 +76,8 @@ def _joined(metro: Ints, entry: Ints, parts: list[tuple[Ints, Ints, Floats]], un
     return Served(metro=metro[rows], entry=entry[rows], site=site, rps=rps, unserved=unserved)
 
 
-def _site(site: ProblemSite) -> Site:
+def site_of(site: ProblemSite, state: PlaceState = "up") -> Site:
+    """As the platform's own code knows it; nobody asks for its addresses."""
     return Site(
         id=SiteId(site.id),
         city=site.name,
@@ -86,4 +87,6 @@ def _site(site: ProblemSite) -> Site:
         lon=site.lon,
         address="",
         peer_address="",
+        state=state,
+        jurisdictions=site.jurisdictions,
     )
