@@ -14,6 +14,8 @@ Contract (suite: `skerry.testing.contracts.runtime`):
 - `sleep` squeezes the instance's memory; the next request wakes it by itself. Where the capability
   is absent it does nothing.
 - no instance sees, signals or reaches another, the host's files, loopback or private addresses.
+- what an isolation class can do besides (exec, files, pause, snapshots, …) is in `Capabilities.classes`; what is absent raises
+  `Unsupported`, and an instance that is not there or has no process `NoSuchInstance`.
 - errors: `StartFailed` is never raised by `start` (it is a state); `Unavailable` when the machine lacks what
   is needed (engine, memory, file descriptors), with what to do in the text.
 """
@@ -22,8 +24,10 @@ from collections.abc import AsyncIterator
 from typing import Literal, Protocol
 
 from skerry.core.types.app import Version
+from skerry.core.types.program import IsolationClass
 from skerry.core.types.slices import NodeInstance, ObservedInstance
 from skerry.kit.record import Record
+from skerry.ports.sandbox import EngineFacts, ExecSession, ExecSpec, SandboxLimits, SandboxStats
 
 
 class RuntimeFault(Exception):
@@ -34,14 +38,26 @@ class Unavailable(RuntimeFault):
     """The machine lacks something; the text says what, and how to get it."""
 
 
+class Unsupported(RuntimeFault):
+    """This isolation class cannot do that here; the text says which can."""
+
+
+class NoSuchInstance(RuntimeFault):
+    """It is not on this node, or nothing of it runs."""
+
+
 class Capabilities(Record):
-    """What this runtime can do on this machine. `missing` names what it cannot, with the reason."""
+    """What this runtime can do on this machine. `missing` names what it cannot, with the reason.
+
+    `classes`: the isolation classes that it offers, each with its engine; a node's features follow from them.
+    """
 
     isolation: Literal["none", "namespace", "namespace+uid"]
     limits: bool  # memory and CPU limits are enforced
     sleep: bool
     egress: bool
     missing: tuple[tuple[str, str], ...] = ()
+    classes: tuple[tuple[IsolationClass, EngineFacts], ...] = ()
 
 
 class Runtime(Protocol):
@@ -69,6 +85,79 @@ class Runtime(Protocol):
     async def aclose(self, *, stop_instances: bool) -> None:
         """Detach; with `stop_instances` leave nothing behind."""
         ...
+
+    def stats(self, instance_id: str) -> SandboxStats:
+        """Cheap. Zeros for what has no process."""
+        ...
+
+    def logs(self, instance_id: str, *, tail_bytes: int, follow: bool) -> AsyncIterator[bytes]:
+        """The end of what it wrote, over its restarts; with `follow` also what comes, until the reader stops or it is removed."""
+        ...
+
+    async def exec(self, instance_id: str, spec: ExecSpec) -> ExecSession: ...
+
+    async def copy_out(self, instance_id: str, path: str) -> AsyncIterator[bytes]:
+        """A tar archive of a file or directory inside."""
+        ...
+
+    async def copy_in(self, instance_id: str, directory: str, archive: AsyncIterator[bytes]) -> None: ...
+
+    async def pause(self, instance_id: str) -> None: ...
+
+    async def resume(self, instance_id: str) -> None: ...
+
+    async def resize(self, instance_id: str, limits: SandboxLimits) -> None: ...
+
+    async def snapshot(self, instance_id: str) -> str:
+        """Its whole state, kept on the node under the name that is returned; it goes on."""
+        ...
+
+    async def clone(self, snapshot: str, instance: NodeInstance) -> ObservedInstance:
+        """As `start`, from the state of a snapshot (with the same instance's id: a restore)."""
+        ...
+
+    async def forget_snapshot(self, snapshot: str) -> None: ...
+
+
+class Plain:
+    """The abilities of a runtime that has none: a base for adapters, which override what they can."""
+
+    def stats(self, instance_id: str) -> SandboxStats:
+        return SandboxStats()
+
+    def logs(self, instance_id: str, *, tail_bytes: int, follow: bool) -> AsyncIterator[bytes]:
+        raise _unsupported("logs")
+
+    async def exec(self, instance_id: str, spec: ExecSpec) -> ExecSession:
+        raise _unsupported("exec")
+
+    async def copy_out(self, instance_id: str, path: str) -> AsyncIterator[bytes]:
+        raise _unsupported("copying files")
+
+    async def copy_in(self, instance_id: str, directory: str, archive: AsyncIterator[bytes]) -> None:
+        raise _unsupported("copying files")
+
+    async def pause(self, instance_id: str) -> None:
+        raise _unsupported("pause")
+
+    async def resume(self, instance_id: str) -> None:
+        raise _unsupported("resume")
+
+    async def resize(self, instance_id: str, limits: SandboxLimits) -> None:
+        raise _unsupported("resize")
+
+    async def snapshot(self, instance_id: str) -> str:
+        raise _unsupported("snapshots")
+
+    async def clone(self, snapshot: str, instance: NodeInstance) -> ObservedInstance:
+        raise _unsupported("clones")
+
+    async def forget_snapshot(self, snapshot: str) -> None:
+        raise _unsupported("snapshots")
+
+
+def _unsupported(what: str) -> Unsupported:
+    return Unsupported(f"{what}: not for a worker; containers and microVMs can")
 
 
 class Checked(Record):

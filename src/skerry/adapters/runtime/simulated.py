@@ -18,7 +18,7 @@ from skerry.core.machines.instance import Backoff, Event, Life
 from skerry.core.types.ids import Digest, InstanceId, VersionId
 from skerry.core.types.slices import NodeInstance, ObservedInstance
 from skerry.ports.clock import Clock
-from skerry.ports.runtime import Capabilities, Unavailable
+from skerry.ports.runtime import Capabilities, Plain, Unavailable
 
 FIRST_PID, FIRST_PORT = 1000, 20_000
 
@@ -94,7 +94,7 @@ class SimulatedMachine:
             cell.tell()
 
 
-class SimulatedRuntime:
+class SimulatedRuntime(Plain):
     """See the port for the contract. `request` stands for a client at the instance's address."""
 
     def __init__(self, sim: SimulatedMachine, clock: Clock, *, backoff: Backoff | None = None, can_sleep: bool = True) -> None:

@@ -1,8 +1,9 @@
-"""What a developer deploys: app, version, deployment, and the worker inside a version."""
+"""What a developer deploys: app, version, deployment, and the worker or program inside a version."""
 
 from typing import Literal
 
 from skerry.core.types.ids import AccountId, AppName, DeploymentId, Digest, SiteId, VersionId
+from skerry.core.types.program import IsolationClass, Program
 from skerry.core.types.resources import Resources
 from skerry.kit.record import Record
 
@@ -105,7 +106,11 @@ class Limits(Record):
 
 
 class Version(Record):
-    """One immutable upload of an app. `number` counts from 1 inside the app."""
+    """One immutable upload of an app. `number` counts from 1 inside the app.
+
+    It has either a worker, assets or both, or a program. `isolation` is "sandbox" or "gvisor" for a worker, any but
+    "sandbox" for a program. Text and secret bindings of a program are its environment.
+    """
 
     id: VersionId
     account: AccountId
@@ -117,6 +122,8 @@ class Version(Record):
     compatibility_flags: tuple[str, ...] = ()
     worker: Worker | None = None
     assets: Assets | None = None
+    program: Program | None = None
+    isolation: IsolationClass = "sandbox"
     bindings: tuple[Binding, ...] = ()
     limits: Limits = Limits()
     etag: str = ""
@@ -129,10 +136,11 @@ class Version(Record):
     recorded: str = ""  # JSON object of settings that are shown again but not acted on (placement, cpu_ms)
 
     def process_digests(self) -> frozenset[Digest]:
-        """Blobs that a process of this version starts from: modules and bindings, not assets."""
+        """Blobs that an instance of this version starts from: modules and bindings, or its image; not assets."""
         modules = self.worker.modules if self.worker else ()
         bindings = [binding.digest for binding in self.bindings if isinstance(binding, BlobBinding)]
-        return frozenset((*(module.digest for module in modules), *bindings))
+        image = self.program.image.blobs() if self.program else frozenset[Digest]()
+        return frozenset((*(module.digest for module in modules), *bindings)) | image
 
 
 class Share(Record):

@@ -44,7 +44,7 @@ from skerry.core.machines.instance import Life
 from skerry.core.types.ids import Digest, InstanceId, NodeId
 from skerry.core.types.slices import NodeInstance, ObservedInstance
 from skerry.kit.record import Record, decode, encode
-from skerry.ports.runtime import Capabilities, Unavailable
+from skerry.ports.runtime import Capabilities, Plain, Unavailable
 
 log = structlog.get_logger()
 
@@ -63,7 +63,7 @@ class Kept(Record):
     stopping: bool = False
 
 
-class WorkerdRuntime:
+class WorkerdRuntime(Plain):
     """See the port for the contract. One per node; `data_dir` is its own, `run_dir` too and short (Unix sockets)."""
 
     def __init__(
