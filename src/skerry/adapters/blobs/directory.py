@@ -6,11 +6,12 @@ refreshes it shares a lock that a sweep has alone, so that nothing is removed th
 """
 
 import fcntl
+import hashlib
 import os
 import re
 import secrets
 import time
-from collections.abc import Callable, Generator
+from collections.abc import AsyncIterator, Callable, Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar, final
@@ -21,11 +22,12 @@ import anyio.to_thread
 from skerry.adapters.files import DIRECTORY_MODE, FILE_MODE, make_private_directory, sync_directory, write_all
 from skerry.core.types.ids import Digest
 from skerry.kit.hashing import content_digest
-from skerry.ports.blobs import Corrupt, NotFound, Unavailable
+from skerry.ports.blobs import Corrupt, NotFound, TooLarge, Unavailable
 
 THREADS_MAX = 8  # of one adapter: waiting for a disk, or hashing
 TEMPORARIES = "tmp"
 SWEEP_LOCK = "sweep.lock"
+STREAM_BYTES = 1 << 20  # of one piece
 REFRESH_AFTER_S = 600.0  # a younger file is young enough: asking for blobs does not write
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -52,8 +54,46 @@ class DirectoryBlobs:
     async def put(self, data: bytes) -> Digest:
         return await self._in_thread(lambda: self._put(data))
 
+    async def put_stream(self, chunks: AsyncIterator[bytes], *, digest: Digest, bytes_max: int) -> int:
+        self._path(digest)
+        temporary, descriptor = await self._in_thread(self._new_temporary)
+        hasher, size = hashlib.sha256(), 0
+
+        def write(chunk: bytes) -> None:
+            hasher.update(chunk)
+            write_all(descriptor, chunk)
+
+        try:
+            async for chunk in chunks:
+                size += len(chunk)
+                if size > bytes_max:
+                    raise TooLarge(f"more than {bytes_max:,} bytes")
+                await self._in_thread(lambda chunk=chunk: write(chunk))
+            if hasher.hexdigest() != digest:
+                raise Corrupt(f"what came has the digest {hasher.hexdigest()}, not {digest[:80]}")
+            await self._in_thread(lambda: self._finish(temporary, descriptor, digest))
+        finally:
+            temporary.unlink(missing_ok=True)
+            os.close(descriptor)
+        return size
+
     async def get(self, digest: Digest) -> bytes:
         return await self._in_thread(lambda: self._get(digest))
+
+    async def stream(self, digest: Digest) -> AsyncIterator[bytes]:
+        descriptor = await self._in_thread(lambda: self._open(digest))
+        hasher, last = hashlib.sha256(), b""
+        try:
+            while chunk := await self._in_thread(lambda: os.read(descriptor, STREAM_BYTES)):
+                hasher.update(chunk)
+                if last:
+                    yield last
+                last = chunk
+        finally:
+            os.close(descriptor)
+        if hasher.hexdigest() != digest:
+            raise Corrupt(f"the file of blob {digest} holds the content of {hasher.hexdigest()}")
+        yield last
 
     async def has(self, digest: Digest) -> bool:
         return not await self.missing(frozenset((digest,)))
@@ -105,6 +145,19 @@ class DirectoryBlobs:
             raise
         finally:
             os.close(descriptor)
+
+    def _finish(self, temporary: Path, descriptor: int, digest: Digest) -> None:
+        os.fsync(descriptor)
+        path = self._path(digest)
+        with self._locked(fcntl.LOCK_SH):
+            temporary.replace(path)
+        sync_directory(path.parent)
+
+    def _open(self, digest: Digest) -> int:
+        try:
+            return os.open(self._path(digest), os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            raise NotFound(f"there is no blob {digest}") from None
 
     def _new_temporary(self) -> tuple[Path, int]:
         """A file that is locked by us; another process may clean up between its creation and its lock."""

@@ -1,5 +1,6 @@
 """Blobs in memory, with faults on demand. What it holds outlives its handles, as a disk outlives a process."""
 
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import final
 
@@ -8,7 +9,7 @@ import anyio.lowlevel
 
 from skerry.core.types.ids import Digest
 from skerry.kit.hashing import content_digest
-from skerry.ports.blobs import Corrupt, NotFound, Unavailable
+from skerry.ports.blobs import Corrupt, NotFound, TooLarge, Unavailable
 
 
 @dataclass
@@ -46,6 +47,22 @@ class SimulatedBlobs:
             raise Unavailable("simulated: written, but the answer was lost")
         await anyio.lowlevel.checkpoint()
         return digest
+
+    async def put_stream(self, chunks: AsyncIterator[bytes], *, digest: Digest, bytes_max: int) -> int:
+        if len(digest) != len(content_digest(b"")):
+            raise NotFound(f"this is not the name of a blob: {digest[:80]!r}")
+        data = bytearray()
+        async for chunk in chunks:
+            data += chunk
+            if len(data) > bytes_max:
+                raise TooLarge(f"more than {bytes_max} bytes")
+        if content_digest(bytes(data)) != digest:
+            raise Corrupt("what came has another digest")
+        await self.put(bytes(data))
+        return len(data)
+
+    async def stream(self, digest: Digest) -> AsyncIterator[bytes]:
+        yield await self.get(digest)
 
     async def get(self, digest: Digest) -> bytes:
         await self._before_read()

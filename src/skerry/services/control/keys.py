@@ -1,6 +1,6 @@
 """The keys of control's records. One function per kind; nothing else spells a key."""
 
-from skerry.core.types.ids import AccountId, AppName, DeploymentId, EvaluationId, NodeId, SiteId, VersionId
+from skerry.core.types.ids import AccountId, AppName, DeploymentId, Digest, EvaluationId, NodeId, SiteId, VersionId
 
 APPS = "apps/"
 VERSIONS = "versions/"
@@ -14,6 +14,7 @@ SITES = "sites/"
 LEDGERS = "site-ledgers/"
 RESERVATIONS = "reservations/"
 ACCOUNTS = "accounts/"
+IMAGE_BLOBS = "image-blobs/"
 
 
 def app(account: AccountId, name: AppName) -> str:
@@ -63,3 +64,7 @@ def reservation(site_id: SiteId, account: AccountId, name: AppName) -> str:
 
 def site_of_node(node: NodeId) -> SiteId:
     return SiteId(node.rpartition("-")[0])
+
+
+def image_blob(account: AccountId, digest: Digest) -> str:
+    return f"{IMAGE_BLOBS}{account}/{digest}"

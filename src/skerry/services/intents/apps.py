@@ -1,37 +1,31 @@
 """The use cases of developers on their apps."""
 
 from collections.abc import Callable
-from typing import TypeVar, final
+from typing import Any, TypeVar, final
 
 import anyio.to_thread
 import msgspec
 
 from skerry.core.policy.scale import instance_limits
 from skerry.core.types.app import App, Binding, BlobBinding, Deployment, Module, Scale, Share, Version, Worker
-from skerry.core.types.ids import AccountId, AppName, Digest, VersionId
+from skerry.core.types.ids import AccountId, AppName, Digest
 from skerry.ports import blobs as blobs_port
 from skerry.ports import runtime as runtime_port
 from skerry.ports import store as store_port
 from skerry.ports.blobs import Blobs
 from skerry.ports.clock import Clock
 from skerry.ports.runtime import Checked, Checker
-from skerry.ports.store import Delete, Op, Store
-from skerry.services.accounts import DNS_LABEL
+from skerry.ports.store import Store
 from skerry.services.control import keys
 from skerry.services.ids import Ids, RandomBytes
 from skerry.services.intents import draft, limits
 from skerry.services.intents.assets import AssetSessions, check_config
+from skerry.services.intents.commits import Commits, deployment_key, prune
+from skerry.services.intents.draft import check_app_name
 from skerry.services.intents.errors import IntentError, Refusal
-from skerry.services.intents.repository import (
-    AppState,
-    Held,
-    Repository,
-    changed_app,
-    not_found,
-    now_after,
-    put_deployment,
-    put_version,
-)
+from skerry.services.intents.images import Images
+from skerry.services.intents.programs import Programs
+from skerry.services.intents.repository import AppState, Held, Repository, changed_app, not_found, put_deployment
 from skerry.services.intents.scales import Scales
 from skerry.services.intents.upload import PartBinding, SecretsPatch, Upload, check_size, code_etag, content_bytes
 
@@ -60,7 +54,9 @@ class Apps:
         self._checker = checker
         self._assets = assets
         self._repository = Repository(store, clock, Ids(random_bytes))
+        self._commits = Commits(self._repository, clock)
         self.scales = Scales(self._repository, clock)
+        self.programs = Programs(Images(store, blobs, clock), self._repository, self._commits, self.scales)
 
     async def list_apps(self, account: AccountId) -> tuple[App, ...]:
         """By name."""
@@ -100,10 +96,10 @@ class Apps:
             state = await self.state(account, name)
             for share in shares:
                 state.version(share.version)
-            made = self._deployment(state.app, shares, source=source, author=author, message=message)
+            made = self._commits.deployment(state.app, shares, source=source, author=author, message=message)
             app = changed_app(state.app, at_ms=made.created_ms, deployment=made.id)
-            ops = [put_deployment(made), self._evaluation(made), *_prune(state, keep=frozenset(s.version for s in shares))]
-            await self._repository.commit(app, state.revision, ops, proof=_deployment_key(made))
+            ops = [put_deployment(made), self._commits.evaluation(made), *prune(state, keep=frozenset(s.version for s in shares))]
+            await self._repository.commit(app, state.revision, ops, proof=deployment_key(made))
             return made
 
         return await self._repository.until_committed(attempt)
@@ -154,7 +150,7 @@ class Apps:
                     base,
                     id=self._repository.new_version_id(),
                     number=state.app.next_number,
-                    created_ms=self._after(state.app),
+                    created_ms=self._commits.after(state.app),
                     bindings=change(base.bindings),
                     source=source,
                     author=author,
@@ -162,7 +158,7 @@ class Apps:
                     tag=tag,
                 )
             )
-            await self._commit_version(Held(app=state.app, revision=state.revision), state, version, deploy=deploy)
+            await self._commits.version(Held(app=state.app, revision=state.revision), state, version, deploy=deploy)
             return version
 
         return await self._repository.until_committed(attempt)
@@ -193,7 +189,7 @@ class Apps:
             )
             if app == old:
                 return old
-            app = changed_app(app, at_ms=self._after(old))
+            app = changed_app(app, at_ms=self._commits.after(old))
             if app.enabled == old.enabled:
                 await self._repository.put_app(app, held.revision)
                 return app
@@ -224,17 +220,19 @@ class Apps:
         async def attempt() -> Version:
             held = await self._repository.held(account, app_name)
             if held.app is None:
-                await self._make_room(account, app_name)
+                await self._commits.make_room(account, app_name)
             state = await self.state(account, app_name) if held.app else None
             if state is not None:
                 held = Held(app=state.app, revision=state.revision)
+                if state.latest is not None and state.latest.program is not None:
+                    raise draft.invalid(f"{app_name} runs an image; deploy the Worker under another name, or delete it first.")
             before = held.app.scale if held.app else Scale()
             asked = await self.scales.changed(before, upload.scale or {})
             scale = asked if deploy else before  # a version alone changes nothing of the app
             version = self._draft(account, app_name, upload, stored, state, scale=scale, source=source, author=author)
             check = await self._check(version, checked)
             version = msgspec.structs.replace(version, startup_time_ms=check.startup_time_ms, handlers=check.handlers)
-            await self._commit_version(held, state, version, deploy=deploy, upload=upload, scale=scale)
+            await self._commits.version(held, state, version, deploy=deploy, changes=_app_changes(upload, scale, deploy=deploy))
             return version
 
         return await self._repository.until_committed(attempt)
@@ -287,7 +285,7 @@ class Apps:
                 account=account,
                 app=app,
                 number=state.app.next_number if state else 1,
-                created_ms=self._after(state.app if state else None),
+                created_ms=self._commits.after(state.app if state else None),
                 digest=Digest(""),
                 compatibility_date=upload.compatibility_date or draft.COMPATIBILITY_DATE_DEFAULT,
                 compatibility_flags=upload.compatibility_flags,
@@ -315,68 +313,6 @@ class Apps:
                 raise IntentError(Refusal.STARTUP, str(error)) from error
         return checked[version.digest]
 
-    async def _commit_version(
-        self,
-        held: Held,
-        state: AppState | None,
-        version: Version,
-        *,
-        deploy: bool,
-        upload: Upload | None = None,
-        scale: Scale | None = None,
-    ) -> None:
-        """Version, app and (with `deploy`) scale, deployment and evaluation: all or nothing. Raises `Conflict`."""
-        app = held.app or self._repository.new_app(version.account, version.app, now_ms=version.created_ms)
-        ops: list[Op] = [put_version(version)]
-        if deploy:
-            made = self._deployment(
-                app,
-                (Share(version=version.id, percent=100),),
-                source=version.source,
-                author=version.author,
-                message=version.message,
-                at_ms=version.created_ms,
-            )
-            ops += [put_deployment(made), self._evaluation(made)]
-            app = msgspec.structs.replace(app, deployment=made.id, scale=scale or app.scale)
-        if upload is not None and upload.observability is not None:
-            app = msgspec.structs.replace(app, observability=upload.observability)
-        if upload is not None and upload.tags is not None:
-            app = msgspec.structs.replace(app, tags=upload.tags)
-        app = changed_app(app, at_ms=version.created_ms, next_number=version.number + 1)
-        if state is not None:
-            ops += _prune(state, keep=frozenset((version.id,)), new_versions=1)
-        proof = keys.version(version.account, version.app, version.id)
-        await self._repository.commit(app, held.revision, ops, proof=proof)
-
-    async def _make_room(self, account: AccountId, name: AppName) -> None:
-        """Before an app is made: within the account's number, and without remains of one that was deleted."""
-        if len(await self._repository.keys_under(f"{keys.APPS}{account}/")) >= limits.APPS_MAX:
-            raise IntentError(Refusal.TOO_MANY, f"An account has at most {limits.APPS_MAX} Workers.")
-        await self._repository.sweep(account, name)
-
-    def _deployment(
-        self, app: App, shares: tuple[Share, ...], *, source: str, author: str, message: str, at_ms: int | None = None
-    ) -> Deployment:
-        return Deployment(
-            id=self._repository.new_deployment_id(),
-            account=app.account,
-            app=app.name,
-            created_ms=self._after(app) if at_ms is None else at_ms,
-            shares=shares,
-            source=source,
-            author=author,
-            message=message,
-        )
-
-    def _evaluation(self, deployment: Deployment) -> Op:
-        return self._repository.evaluation(
-            deployment.account, deployment.app, "deploy", at_ms=deployment.created_ms, detail=deployment.id
-        )
-
-    def _after(self, app: App | None) -> int:
-        return now_after(app, self._clock.now_ms())
-
 
 async def _aside(work: Callable[[Upload], T], upload: Upload) -> T:
     """Do it here if the upload is small, else on a thread."""
@@ -385,14 +321,14 @@ async def _aside(work: Callable[[Upload], T], upload: Upload) -> T:
     return await anyio.to_thread.run_sync(work, upload)
 
 
-def check_app_name(name: str) -> AppName:
-    if not DNS_LABEL.match(name):
-        raise IntentError(
-            Refusal.NAME_INVALID,
-            "A Worker's name is 1 to 63 lower-case letters, digits and hyphens, with a hyphen at neither end: "
-            "it is a part of its host name.",
-        )
-    return AppName(name)
+def _app_changes(upload: Upload, scale: Scale, *, deploy: bool) -> dict[str, Any]:
+    """Fields of the app that an upload changes."""
+    changes: dict[str, Any] = {"scale": scale} if deploy else {}
+    if upload.observability is not None:
+        changes["observability"] = upload.observability
+    if upload.tags is not None:
+        changes["tags"] = upload.tags
+    return changes
 
 
 def check_main_type(upload: Upload) -> None:
@@ -429,25 +365,6 @@ def _base_of_change(state: AppState, *, deploy: bool) -> Version:
             "changed in place. Deploy it first, or change the secrets in a new version (wrangler versions secret).",
         )
     return latest
-
-
-def _prune(state: AppState, *, keep: frozenset[VersionId], new_versions: int = 0) -> list[Op]:
-    """Deletes of the oldest versions and deployments above their numbers; whatever a kept deployment names stays."""
-    deployments = state.deployments[: limits.DEPLOYMENTS_KEPT - 1]
-    named = {share.version for deployment in deployments for share in deployment.shares} | keep
-    ops: list[Op] = [
-        Delete(key=_deployment_key(d)) for d in state.deployments[limits.DEPLOYMENTS_KEPT - 1 :] if d.id != state.app.deployment
-    ]
-    ops += [
-        Delete(key=keys.version(v.account, v.app, v.id))
-        for v in state.versions[limits.VERSIONS_KEPT - new_versions :]
-        if v.id not in named
-    ]
-    return ops[:64]  # far below the store's limit; the rest goes with the next change
-
-
-def _deployment_key(deployment: Deployment) -> str:
-    return keys.deployment(deployment.account, deployment.app, deployment.created_ms, deployment.id)
 
 
 PLATFORM_FAULTS = (store_port.StoreError, blobs_port.BlobError, runtime_port.Unavailable)

@@ -17,11 +17,12 @@ from skerry.core.types.app import (
     VersionMetadataBinding,
     Worker,
 )
-from skerry.core.types.ids import Digest
+from skerry.core.types.ids import AppName, Digest
 from skerry.kit import record
 from skerry.kit.hashing import content_digest
 from skerry.kit.record import Record
 from skerry.ports.store import VALUE_BYTES_MAX
+from skerry.services.accounts import DNS_LABEL
 from skerry.services.intents import limits
 from skerry.services.intents.errors import IntentError, Refusal
 from skerry.services.intents.upload import BindingKind, InheritBinding, SecretsPatch, Upload
@@ -105,6 +106,16 @@ def check_modules(upload: Upload) -> None:
             raise invalid("The upload has neither a main module nor assets.")
     elif upload.main_module not in names:
         raise invalid(f"The main module {upload.main_module[:100]!r} is not among the uploaded parts.")
+
+
+def check_app_name(name: str) -> AppName:
+    if not DNS_LABEL.match(name):
+        raise IntentError(
+            Refusal.NAME_INVALID,
+            "An app's name is 1 to 63 lower-case letters, digits and hyphens, with a hyphen at neither end: "
+            "it is a part of its host name.",
+        )
+    return AppName(name)
 
 
 def check_texts(message: str, tag: str) -> None:
@@ -216,6 +227,8 @@ def behaviour_digest(version: Version) -> Digest:
         version.bindings,
         version.limits,
     ]
+    if version.program is not None or version.isolation != "sandbox":
+        parts.append([version.program, version.isolation])
     if any(isinstance(binding, VersionMetadataBinding) for binding in version.bindings):
         parts.append([version.id, version.tag, version.created_ms])
     return Digest(content_digest(record.encode(parts)))

@@ -34,3 +34,9 @@ VERSIONS_KEPT = 100  # Cloudflare's: rollback reaches the 100 newest
 DEPLOYMENTS_KEPT = 20  # their versions are kept too
 SHARES_MAX = 2  # Cloudflare's: a deployment splits traffic between two versions at most
 ATTEMPTS_MAX = 10  # of a transaction that others got in between
+
+IMAGE_LAYERS_MAX = 127  # OverlayFS takes 128 layers from one mount option page, one of them the instance's
+IMAGE_BLOB_BYTES_MAX = 4 << 30  # one layer
+IMAGE_BYTES_MAX = 16 << 30  # all layers, as they are sent
+IMAGE_JSON_BYTES_MAX = 4 * MIB  # a manifest or a configuration; the OCI distribution specification's
+IMAGE_NAME_CHARS_MAX = 512

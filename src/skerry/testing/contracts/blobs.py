@@ -1,13 +1,14 @@
 """The contract of `skerry.ports.blobs`, as tests. Subclass it and give it a `harness` fixture."""
 
 import hashlib
+from collections.abc import AsyncIterator
 from typing import Protocol
 
 import anyio
 import pytest
 
 from skerry.core.types.ids import Digest
-from skerry.ports.blobs import Blobs, Corrupt, NotFound
+from skerry.ports.blobs import Blobs, Corrupt, NotFound, TooLarge
 
 EMPTY = Digest("e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855")
 ABSENT = Digest("0" * 64)
@@ -23,6 +24,17 @@ NO_DIGESTS = (
     "0" * 64 + "\n",
     "\ud800" * 64,
 )
+
+
+async def pieces(data: bytes, *, of: int = 65_536, breaks: bool = False) -> AsyncIterator[bytes]:
+    for start in range(0, len(data), of):
+        yield data[start : start + of]
+    if breaks:
+        raise ConnectionResetError("the sender is gone")
+
+
+async def joined(stream: AsyncIterator[bytes]) -> bytes:
+    return b"".join([piece async for piece in stream])
 
 
 class BlobsHarness(Protocol):
@@ -104,6 +116,34 @@ class BlobsContract:
         await harness.damage(digest)
         assert await blobs.put(b"good") == digest
         assert await blobs.get(digest) == b"good"
+
+    @pytest.mark.parametrize("data", [b"", b"a", bytes(range(256)) * 20_000], ids=len)
+    async def test_what_was_streamed_in_is_streamed_out(self, blobs: Blobs, data: bytes) -> None:
+        digest = Digest(hashlib.sha256(data).hexdigest())
+        assert await blobs.put_stream(pieces(data), digest=digest, bytes_max=len(data)) == len(data)
+        assert await joined(blobs.stream(digest)) == data
+        assert await blobs.get(digest) == data
+        assert await blobs.put_stream(pieces(data), digest=digest, bytes_max=len(data)) == len(data)
+
+    async def test_a_stream_of_other_bytes_keeps_nothing(self, blobs: Blobs) -> None:
+        digest, other = (Digest(hashlib.sha256(data).hexdigest()) for data in (b"asked", b"came"))
+        with pytest.raises(Corrupt):
+            await blobs.put_stream(pieces(b"came"), digest=digest, bytes_max=100)
+        with pytest.raises(TooLarge):
+            await blobs.put_stream(pieces(b"asked", of=2), digest=digest, bytes_max=4)
+        with pytest.raises(ConnectionResetError):
+            await blobs.put_stream(pieces(b"asked", breaks=True), digest=digest, bytes_max=100)
+        with pytest.raises(NotFound):
+            await blobs.put_stream(pieces(b""), digest=Digest("../x"), bytes_max=100)
+        assert await blobs.missing(frozenset((digest, other))) == {digest, other}
+
+    async def test_no_reader_gets_to_the_end_of_a_damaged_stream(self, blobs: Blobs, harness: BlobsHarness) -> None:
+        digest = await blobs.put(b"good" * 1000)
+        await harness.damage(digest)
+        with pytest.raises(Corrupt):
+            await joined(blobs.stream(digest))
+        with pytest.raises(NotFound):
+            await joined(blobs.stream(ABSENT))
 
     async def test_the_empty_blob(self, blobs: Blobs) -> None:
         assert await blobs.put(b"") == EMPTY

@@ -6,8 +6,8 @@ import binascii
 import msgspec
 from starlette.responses import Response
 
-from skerry.services.intents.apps import check_app_name
 from skerry.services.intents.assets import AssetUpload, ManifestFile
+from skerry.services.intents.draft import check_app_name
 from skerry.wire.cloudflare.body import ASSET_UPLOAD_BYTES_MAX, MANIFEST_BYTES_MAX, json_body
 from skerry.wire.cloudflare.call import Call, bearer
 from skerry.wire.cloudflare.envelope import ok
