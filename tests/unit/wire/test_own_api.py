@@ -19,6 +19,8 @@ EVERYTHING = [
     ("GET", "/metrics"), ("GET", "/v1/whoami"), ("GET", "/v1/status"), ("GET", "/v1/sites"), ("GET", "/v1/nodes"),
     ("GET", "/v1/apps"), ("GET", "/v1/apps/default/hello/explain"), ("GET", "/v1/apps/default/hello/scale"),
     ("PATCH", "/v1/apps/default/hello/scale"), ("GET", "/v1/apps/default/hello/rollout"),
+    ("PUT", "/v1/apps/default/web/program"), ("DELETE", "/v1/apps/default/hello"),
+    ("POST", "/v1/images/default/missing"), ("PUT", f"/v1/images/default/blobs/{'0' * 64}"),
     ("POST", "/v1/apps/default/hello/rollout"), ("POST", "/v1/plan"), ("POST", "/v1/drain"), ("POST", "/v1/undrain"),
     ("GET", "/v1/map"), ("GET", "/v1/map/default/hello"),
     ("GET", "/v1/accounts"), ("POST", "/v1/accounts"), ("GET", "/v1/tokens"), ("POST", "/v1/tokens"),

@@ -7,9 +7,10 @@ not know, so that an older client understands a newer platform.
 from typing import Any, Literal
 
 from skerry.core.types.gate import GateNumbers
-from skerry.core.types.ids import AccountId, AppName, InstanceId, NodeId, SiteId, TokenId, VersionId
+from skerry.core.types.ids import AccountId, AppName, Digest, InstanceId, NodeId, SiteId, TokenId, VersionId
 from skerry.core.types.place import PlaceState
 from skerry.core.types.plan import Rejection
+from skerry.core.types.program import IsolationClass
 from skerry.core.types.resources import Resources
 from skerry.core.types.slices import InstanceState
 from skerry.kit.record import Record
@@ -82,6 +83,20 @@ class InstanceView(View):
     restarts: int = 0
     memory_bytes: int = 0
     detail: str = ""
+
+
+class VersionView(View):
+    """A version without what it holds. `image` is its deployer's name for it, None for a Worker."""
+
+    account: AccountId
+    app: AppName
+    version: VersionId
+    number: int
+    created_ms: int
+    isolation: IsolationClass
+    image: str | None = None
+    image_digest: Digest | None = None
+    port: int | None = None
 
 
 RolloutState = Literal["none", "pending", "running", "paused", "done", "rolled_back", "blocked"]

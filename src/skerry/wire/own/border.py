@@ -11,7 +11,7 @@ from skerry.kit.record import Record, decode
 from skerry.services.accounts import DNS_LABEL, Accounts, Principal, Unauthenticated
 from skerry.wire.own.errors import Refusal
 
-BODY_BYTES_MAX = 64 * 1024  # the largest request of this API is a few names
+BODY_BYTES_MAX = 64 * 1024  # of most requests: a few names
 TARGET_CHARS_MAX = 128
 ACCOUNT_ID = re.compile(r"[0-9a-f]{32}\Z")
 PLACE = re.compile(r"[a-z0-9][a-z0-9-]{0,62}\Z")
@@ -50,14 +50,14 @@ async def overseer(request: Request, accounts: Accounts) -> Principal:
     return principal
 
 
-async def body(request: Request, as_type: type[B]) -> B:
+async def body(request: Request, as_type: type[B], *, bytes_max: int = BODY_BYTES_MAX) -> B:
     """The JSON body, strictly as `as_type`; raises `Refusal` 400 or 413. Never reads more than the limit."""
     data = bytearray()
     try:
         async for chunk in request.stream():
             data += chunk
-            if len(data) > BODY_BYTES_MAX:
-                raise Refusal(413, "too_large", f"the body is larger than {BODY_BYTES_MAX} bytes")
+            if len(data) > bytes_max:
+                raise Refusal(413, "too_large", f"the body is larger than {bytes_max} bytes")
     except ClientDisconnect:
         raise Refusal(400, "invalid", "the body ended early") from None
     try:
@@ -70,11 +70,16 @@ async def body(request: Request, as_type: type[B]) -> B:
 
 async def writer(request: Request, accounts: Accounts) -> AccountId:
     """The account of the path, for who may change its apps; raises `Refusal` 403 or 404."""
+    return (await author(request, accounts))[1]
+
+
+async def author(request: Request, accounts: Accounts) -> tuple[Principal, AccountId]:
+    """As `writer`, with who it is."""
     principal = await authenticated(request, accounts)
     account = await account_id(accounts, request.path_params["account"], principal)
     if not principal.may_write(account):
         raise Refusal(403, "forbidden", "this token may only read", hint="`skerry token create --scope write` makes another")
-    return account
+    return principal, account
 
 
 def place(text: str) -> str:

@@ -3,6 +3,7 @@
 from starlette.responses import Response
 
 from skerry.kit.record import Record, encode
+from skerry.ports import blobs as blobs_port
 from skerry.ports import operations
 from skerry.ports import store as store_port
 from skerry.services import accounts
@@ -43,9 +44,11 @@ _BY_TYPE: tuple[tuple[type[Exception], int, str, str], ...] = (
     (store_port.Conflict, 409, "conflict", "try again"),
     (store_port.Unavailable, 503, "unavailable", "try again in a moment"),
     (store_port.StoreError, 503, "unavailable", "try again in a moment"),
+    (blobs_port.BlobError, 503, "unavailable", "try again in a moment"),
 )
 _OF_INTENTS: dict[IntentRefusal, tuple[int, str, str]] = {
     IntentRefusal.APP_NOT_FOUND: (404, "not_found", "`skerry apps` lists them"),
+    IntentRefusal.TOO_LARGE: (413, "too_large", ""),
     IntentRefusal.BUSY: (409, "conflict", "try again"),
     IntentRefusal.UNAVAILABLE: (503, "unavailable", "try again in a moment"),
 }
@@ -53,6 +56,7 @@ ERROR_TYPES: tuple[type[Exception], ...] = (
     operations.OperationError,
     accounts.AccountsError,
     store_port.StoreError,
+    blobs_port.BlobError,
     IntentError,
     Refusal,
 )
@@ -68,8 +72,11 @@ def refusal_of(error: Exception) -> Refusal:
     for kind, status, code, hint in _BY_TYPE:
         if isinstance(error, kind):
             said = getattr(error, "hint", "") or hint
-            # A store's own words name keys and revisions: those are ours.
-            text = "the store does not take it now" if isinstance(error, store_port.StoreError) else str(error)
+            text = (
+                "the store does not take it now"
+                if isinstance(error, store_port.StoreError | blobs_port.BlobError)
+                else str(error)
+            )
             return Refusal(status, code, text, hint=said)
     return Refusal(500, "internal", "the platform failed to answer", hint="control's log says why")
 

@@ -45,6 +45,7 @@ from skerry.wire.own import border
 from skerry.wire.own.errors import ERROR_TYPES, Refusal, answer, refusal_of
 from skerry.wire.own.map import map_page, world_map
 from skerry.wire.own.metrics import CONTENT_TYPE, exposition
+from skerry.wire.own.programs import ProgramsApi
 
 Handler = Callable[[Request], Awaitable[object]]
 
@@ -79,6 +80,7 @@ class TokenBody(Record):
 def own_app(operations: Operations, accounts: Accounts, apps: Apps) -> Starlette:
     """The whole dialect as an ASGI application; mount it at the root, behind the other dialects."""
     api = _Api(operations, accounts, apps)
+    programs = ProgramsApi(accounts, apps)
     routes = [
         Route("/healthz", api.counted(api.healthz), methods=["GET"]),
         Route("/metrics", api.counted(api.metrics), methods=["GET"]),
@@ -90,6 +92,10 @@ def own_app(operations: Operations, accounts: Accounts, apps: Apps) -> Starlette
         Route("/v1/apps/{account}/{app}/explain", api.counted(api.explain), methods=["GET"]),
         Route("/v1/apps/{account}/{app}/scale", api.counted(api.scale), methods=["GET"]),
         Route("/v1/apps/{account}/{app}/scale", api.counted(api.change_scale), methods=["PATCH"]),
+        Route("/v1/apps/{account}/{app}/program", api.counted(programs.put_program), methods=["PUT"]),
+        Route("/v1/apps/{account}/{app}", api.counted(programs.delete_app), methods=["DELETE"]),
+        Route("/v1/images/{account}/missing", api.counted(programs.missing_blobs), methods=["POST"]),
+        Route("/v1/images/{account}/blobs/{digest}", api.counted(programs.put_blob), methods=["PUT"]),
         Route("/v1/plan", api.counted(api.plan), methods=["POST"]),
         Route("/v1/map", api.counted(api.world_map), methods=["GET"]),
         Route("/v1/map/{account}/{app}", api.counted(api.app_map), methods=["GET"]),
