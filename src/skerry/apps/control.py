@@ -28,6 +28,7 @@ from skerry.core.types.slices import SiteReport, SiteSlice
 from skerry.ports.blobs import Blobs, NotFound
 from skerry.ports.store import Store
 from skerry.services.accounts import Accounts
+from skerry.services.calls.exchange import Exchange
 from skerry.services.control import keys
 from skerry.services.control.collector import Collector
 from skerry.services.control.declare import declare_sites
@@ -37,6 +38,7 @@ from skerry.services.control.placer import Placer
 from skerry.services.control.rollouts import Rollouts
 from skerry.services.control.slices import Slices
 from skerry.services.control.watcher import Watcher
+from skerry.services.ids import Ids
 from skerry.services.intents.apps import Apps
 from skerry.services.intents.assets import AssetSessions
 from skerry.services.operations import PlatformOperations
@@ -44,6 +46,7 @@ from skerry.wire.cloudflare.app import make_app
 from skerry.wire.cloudflare.use_cases import Addresses, UseCases
 from skerry.wire.internal.routes import link_app
 from skerry.wire.own.routes import own_app
+from skerry.wire.own.talk import TalkApi
 
 if TYPE_CHECKING:
     from skerry.core.worlds.generate import Catalogue
@@ -67,6 +70,7 @@ class Parts:
         self.rollouts = Rollouts(store, self.mirror, self.observed, self.clock)
         self.watcher = Watcher(store, self.mirror, self.observed, self.placer, self.clock)
         self.collector = Collector(store, self.mirror, blobs, self.clock)
+        self.exchange = Exchange()
         self.operations = PlatformOperations(
             store,
             self.mirror,
@@ -129,13 +133,14 @@ def _app(config: ControlConfig, parts: Parts) -> Starlette:
         assets=assets,
         random_bytes=random_bytes,
     )
+    talk = TalkApi(parts.operations, parts.accounts, parts.exchange, Ids(random_bytes))
     addresses = Addresses(suffix=config.suffix, port=config.public_port)
     use_cases = UseCases(accounts=parts.accounts, apps=apps, assets=assets, addresses=addresses)
     return Starlette(
         routes=[
             Mount("/client/v4", app=make_app(use_cases)),
             Mount("/internal/v1", app=_links(config, parts)),
-            Mount("/", app=own_app(parts.operations, parts.accounts, apps)),
+            Mount("/", app=own_app(parts.operations, parts.accounts, apps, talk)),
         ]
     )
 
@@ -159,6 +164,7 @@ def _links(config: ControlConfig, parts: Parts) -> Starlette:
         hear=parts.observed.hear,
         next_slice=next_slice,
         blob=blob,
+        exchange=parts.exchange,
     )
 
 

@@ -21,7 +21,9 @@ from skerry.apps.logs import configure_logs
 from skerry.apps.plane import Plane, read_secret, run_plane
 from skerry.apps.tasks import running
 from skerry.core.types.slices import NodeSlice
+from skerry.services.calls.answering import answer_calls
 from skerry.services.node.agent import Agent
+from skerry.services.node.talk import Talk
 
 REQUEST_CF_HEADER = "x-skerry-cf"  # set by the ingress, which removes a client's own
 LOOK_MS_MIN = 200
@@ -30,6 +32,7 @@ LOOK_MS_MIN = 200
 async def serve(config: NodeConfig, plane: Plane) -> None:
     configure_logs()
     data = Path(config.data_dir)
+    clock = SystemClock()
     link = HttpSiteLink(config.site_url, config.node.id, read_secret(config.join_secret_path))
     runtime = WorkerdRuntime(
         node=config.node.id,
@@ -45,13 +48,13 @@ async def serve(config: NodeConfig, plane: Plane) -> None:
         config.node,
         runtime,
         link,
-        SystemClock(),
+        clock,
         JsonFile(data / "slice.json", NodeSlice),
         epoch=secrets.token_hex(8),
     )
     try:
         await runtime.attach()
-        async with running(agent.run()):
+        async with running(agent.run(), answer_calls(link, Talk(runtime), clock)):
             plane.ready()
             await plane.ended()
     finally:

@@ -8,6 +8,8 @@ from typing import Any
 
 import uvicorn
 
+from skerry.wire.pipes import SOCKET_BYTES_MAX
+
 BACKLOG = 512
 KEEP_ALIVE_S = 75
 SHUTDOWN_S = 1  # long polls are cut; whoever polls asks again
@@ -37,6 +39,9 @@ async def serving(app: Callable[..., Coroutine[Any, Any, None]], listener: socke
     config = uvicorn.Config(
         app,
         http="httptools",
+        ws="websockets-sansio",
+        ws_max_size=SOCKET_BYTES_MAX,
+        ws_per_message_deflate=False,
         loop="none",
         lifespan="off",
         access_log=False,

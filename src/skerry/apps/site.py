@@ -26,6 +26,8 @@ from skerry.core.reconcile.site_types import SiteMemory
 from skerry.core.types.ids import NodeId
 from skerry.core.types.slices import NodeReport, NodeSlice, SiteSlice
 from skerry.kit.hashing import stable_id
+from skerry.services.calls.answering import answer_calls, passing_on
+from skerry.services.calls.exchange import Exchange
 from skerry.services.site.controller import ControllerSettings, SiteController
 from skerry.services.site.nodes import Nodes
 from skerry.wire.internal.routes import link_app
@@ -57,7 +59,9 @@ async def serve(config: SiteConfig, plane: Plane) -> None:
     )
     try:
         await controller.start()
-        async with running(controller.run()), serving(_app(controller, copies, secret), listener):
+        exchange = Exchange()
+        calls = answer_calls(link, passing_on(exchange, lambda call: controller.node_of(call.instance)), clock)
+        async with running(controller.run(), calls), serving(_app(controller, copies, secret, exchange), listener):
             plane.ready()
             await plane.ended()
     finally:
@@ -65,7 +69,7 @@ async def serve(config: SiteConfig, plane: Plane) -> None:
         await link.aclose()
 
 
-def _app(controller: SiteController, copies: SiteCopies, secret: str) -> Starlette:
+def _app(controller: SiteController, copies: SiteCopies, secret: str, exchange: Exchange) -> Starlette:
     async def next_slice(node: str, after: int, wait_ms: int) -> NodeSlice | None:
         return await controller.next_slice(NodeId(node), after=after, wait_ms=wait_ms)
 
@@ -78,6 +82,7 @@ def _app(controller: SiteController, copies: SiteCopies, secret: str) -> Starlet
         hear=controller.hear,
         next_slice=next_slice,
         blob=copies.get,
+        exchange=exchange,
     )
     return Starlette(routes=[Mount("/internal/v1", app=links)])
 

@@ -8,7 +8,7 @@ from typing import Literal, Protocol
 
 from skerry.core.types.change import Change
 from skerry.core.types.ids import AccountId, AppName, SiteId
-from skerry.core.types.view import AppMap, DrainView, Explanation, PlanDifference, RolloutDetail, Status
+from skerry.core.types.view import AppMap, DrainView, Explanation, InstanceView, PlanDifference, RolloutDetail, Status
 
 
 class OperationError(Exception):
@@ -39,6 +39,10 @@ class Unavailable(OperationError):
 class Operations(Protocol):
     async def status(self, account: AccountId | None) -> Status:
         """Everything the caller may see. For a tenant: its apps and instances, the sites, and no nodes."""
+        ...
+
+    async def instances(self, account: AccountId, app: AppName) -> tuple[InstanceView, ...]:
+        """Of one app, where they were last seen. `NotFound`."""
         ...
 
     async def drain(self, target: str) -> DrainView:

@@ -89,6 +89,14 @@ class PlatformOperations:
             now_ms=self._clock.now_ms(),
         )
 
+    async def instances(self, account: AccountId, app: AppName) -> tuple[InstanceView, ...]:
+        self._app(account, app)
+        sites = [intent.site.id for intent in self._mirror.select(keys.SITES, SiteIntent)]
+        held = [(site, item) for site in sites for item in self._observed.instances(site)]
+        return tuple(
+            self._instance_view(site, item) for site, item in held if (item.instance.account, item.instance.app) == (account, app)
+        )
+
     async def drain(self, target: str) -> DrainView:
         return await self._set_draining(target, draining=True)
 

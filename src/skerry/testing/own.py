@@ -42,13 +42,16 @@ from skerry.core.types.view import (
 from skerry.ports.operations import Conflict, NotFound
 from skerry.services.accounts import Accounts
 from skerry.services.app_map import make_app_map
+from skerry.services.calls.exchange import Exchange
 from skerry.services.control.declare import declare_sites
+from skerry.services.ids import Ids
 from skerry.services.intents.apps import Apps
 from skerry.services.intents.assets import AssetSessions
 from skerry.services.intents.upload import ModulePart, Upload
 from skerry.testing.builders import make_site
 from skerry.testing.dialect import MAIN, seeded
 from skerry.wire.own.routes import own_app
+from skerry.wire.own.talk import TalkApi
 
 NOW_MS = 1_790_000_000_000
 VERSION = VersionId("0d6f5a52-1b4f-4c8f-9b77-0f2f6a0d7a11")
@@ -82,6 +85,12 @@ class FakeOperations:
             apps=tuple(self._app(item) for item in seen),
             now_ms=NOW_MS,
         )
+
+    async def instances(self, account: AccountId, app: AppName) -> tuple[InstanceView, ...]:
+        if app != self._name:
+            raise NotFound(f"there is no app {app} in this account", hint="`skerry apps` lists them")
+        found = next(item for item in self._accounts if item.id == account)
+        return tuple(_instance(found, site) for site in self._copies)
 
     async def drain(self, target: str) -> DrainView:
         kind = self._kind(target)
@@ -237,6 +246,7 @@ class OwnPlatform:
     """`app` is an ASGI application; accounts `default` and `other` are there, with a token each."""
 
     app: Starlette
+    exchange: Exchange
     operations: FakeOperations
     accounts: Accounts
     apps: Apps
@@ -263,9 +273,10 @@ async def make_own_platform(cities: Mapping[str, int] = CITIES, *, app: str = "h
     apps = Apps(store=store, blobs=blobs, clock=clock, checker=SimulatedChecker(blobs), assets=assets, random_bytes=random_bytes)
     await declare_sites(store, SITES)
     account, other = await accounts.create_account("default"), await accounts.create_account("other")
-    operations = FakeOperations((account, other), cities, app=app)
+    operations, exchange = FakeOperations((account, other), cities, app=app), Exchange()
     return OwnPlatform(
-        app=own_app(operations, accounts, apps),
+        app=own_app(operations, accounts, apps, TalkApi(operations, accounts, exchange, Ids(random_bytes))),
+        exchange=exchange,
         operations=operations,
         accounts=accounts,
         apps=apps,
@@ -287,7 +298,7 @@ class ServedOwn:
         self._listener = socket.socket()
         self._listener.bind(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
-        self._server = uvicorn.Server(uvicorn.Config(platform.app, lifespan="off", log_config=None))
+        self._server = uvicorn.Server(uvicorn.Config(platform.app, lifespan="off", log_config=None, ws="websockets-sansio"))
         self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [self._listener]})
         self._listener.listen()
         self._thread.start()

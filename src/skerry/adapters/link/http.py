@@ -2,6 +2,8 @@
 
     POST /internal/v1/<kind>/<id>/report                     204
     GET  /internal/v1/<kind>/<id>/slice?after=G&wait_ms=W    200 a slice, 204 none newer
+    GET  /internal/v1/<kind>/<id>/calls?wait_ms=W            200 calls, 204 none
+    GET  /internal/v1/<kind>/<id>/calls/<call>               101 a WebSocket: the conversation
     GET  /internal/v1/blobs/<digest>                         200 the bytes
 
 `kind` is `sites` (towards control) or `nodes` (towards a site). 401, 403 and 404 mean that the upper plane does
@@ -17,6 +19,7 @@ import msgspec
 from skerry.core.types.ids import Digest
 from skerry.core.types.slices import NodeReport, NodeSlice, SiteReport, SiteSlice
 from skerry.kit import record
+from skerry.ports.calls import Call, Calls, Pipe
 from skerry.ports.links import Refused, Unreachable
 
 T = TypeVar("T", bound=record.Record)
@@ -45,6 +48,23 @@ class _HttpLink:
         if hashlib.sha256(body).hexdigest() != digest:
             raise Unreachable(f"blob {digest}: what came has another hash")
         return body
+
+    async def next_calls(self, *, wait_ms: int) -> tuple[Call, ...]:
+        status, body = await self._call("GET", f"{self._own}/calls?wait_ms={wait_ms}", held_s=wait_ms / 1000)
+        if status == 204:
+            return ()
+        if status != 200:
+            raise Unreachable(f"calls: status {status}")
+        try:
+            return record.decode(body, Calls).calls
+        except msgspec.DecodeError as error:
+            raise Unreachable(f"calls: {error}") from error
+
+    async def answer(self, call_id: str) -> Pipe:
+        # Imported at the first call: most planes of most platforms never have one.
+        from skerry.adapters.link.pipe import open_pipe
+
+        return await open_pipe(f"{self._own}/calls/{call_id}", self._headers)
 
     async def _report(self, report: record.Record) -> None:
         status, _ = await self._call("POST", f"{self._own}/report", body=record.encode(report))

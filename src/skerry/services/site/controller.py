@@ -115,6 +115,12 @@ class SiteController:
     def known(self, node: NodeId) -> bool:
         return node in self._nodes.expected
 
+    def node_of(self, instance: InstanceId) -> NodeId | None:
+        """Where the instance runs, retiring ones too; None: not in this site."""
+        memory = self._memory
+        held = (*memory.held, *(entry.held for entry in memory.retiring)) if memory else ()
+        return next((item.node for item in held if item.instance == instance), None)
+
     def hear(self, report: NodeReport) -> None:
         """A node's report, by its API."""
         news = self._nodes.hear(report)

@@ -1,4 +1,4 @@
-"""The server side of both links (see `skerry.adapters.link.http`): reports in, slices and blobs out."""
+"""The server side of both links (see `skerry.adapters.link.http`): reports in; slices, blobs and calls out."""
 
 import hmac
 import re
@@ -7,13 +7,17 @@ from typing import TypeVar
 
 import msgspec
 from starlette.applications import Starlette
-from starlette.requests import Request
+from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import Route, WebSocketRoute
+from starlette.websockets import WebSocket
 
 from skerry.core.types.ids import Digest
 from skerry.core.types.slices import NodeReport, SiteReport
 from skerry.kit import record
+from skerry.ports.calls import Calls
+from skerry.services.calls.exchange import Exchange
+from skerry.wire.pipes import POLICY_VIOLATION, SocketPipe
 
 REPORT_BYTES_MAX = 64 << 20  # ten thousand instances at a few hundred bytes each, with room
 WAIT_MS_MAX = 60_000
@@ -42,6 +46,7 @@ def link_app(
     hear: Callable[[R], None],
     next_slice: Callable[[str, int, int], Awaitable[record.Record | None]],
     blob: Callable[[Digest], Awaitable[bytes | None]],
+    exchange: Exchange,
 ) -> Starlette:
     """`kind` is "sites" or "nodes"; `next_slice(caller, after, wait_ms)` answers as the links' port says."""
 
@@ -64,6 +69,24 @@ def link_app(
             return Response(status_code=204)
         return Response(record.encode(found), media_type="application/json")
 
+    async def calls(request: Request) -> Response:
+        caller = _caller(request, secret, known)
+        found = await exchange.next_calls(caller, min(_number(request, "wait_ms"), WAIT_MS_MAX))
+        if not found:
+            return Response(status_code=204)
+        return Response(record.encode(Calls(calls=found)), media_type="application/json")
+
+    async def answer(socket: WebSocket) -> None:
+        try:
+            caller = _caller(socket, secret, known)
+        except Refusal:
+            await socket.close(code=POLICY_VIOLATION)
+            return
+        await socket.accept()
+        pipe = SocketPipe(socket)
+        if not await exchange.meet(caller, str(socket.path_params["call"]), pipe):
+            await pipe.aclose()
+
     async def get_blob(request: Request) -> Response:
         _authorize(request, secret)
         digest = request.path_params["digest"]
@@ -82,19 +105,21 @@ def link_app(
         routes=[
             Route(f"/{kind}/{{caller}}/report", report, methods=["POST"]),
             Route(f"/{kind}/{{caller}}/slice", slice_, methods=["GET"]),
+            Route(f"/{kind}/{{caller}}/calls", calls, methods=["GET"]),
+            WebSocketRoute(f"/{kind}/{{caller}}/calls/{{call}}", answer),
             Route("/blobs/{digest}", get_blob, methods=["GET"]),
         ],
         exception_handlers={Refusal: refuse},
     )
 
 
-def _authorize(request: Request, secret: str) -> None:
+def _authorize(request: HTTPConnection, secret: str) -> None:
     given = request.headers.get("authorization", "")
     if not hmac.compare_digest(given.encode(), f"Bearer {secret}".encode()):
         raise Refusal(401, "the join secret is another one")
 
 
-def _caller(request: Request, secret: str, known: Callable[[str], bool]) -> str:
+def _caller(request: HTTPConnection, secret: str, known: Callable[[str], bool]) -> str:
     _authorize(request, secret)
     caller = str(request.path_params["caller"])
     if not CALLER.fullmatch(caller) or not known(caller):

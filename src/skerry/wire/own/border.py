@@ -4,7 +4,7 @@ import re
 from typing import TypeVar
 
 import msgspec
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import ClientDisconnect, HTTPConnection, Request
 
 from skerry.core.types.ids import AccountId, AppName, SiteId
 from skerry.kit.record import Record, decode
@@ -19,7 +19,7 @@ PLACE = re.compile(r"[a-z0-9][a-z0-9-]{0,62}\Z")
 B = TypeVar("B", bound=Record)
 
 
-async def authenticated(request: Request, accounts: Accounts) -> Principal:
+async def authenticated(request: HTTPConnection, accounts: Accounts) -> Principal:
     """The caller, by `Authorization: Bearer …`; raises `Refusal` 401."""
     scheme, _, secret = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() != "bearer" or not secret.strip():
@@ -73,7 +73,7 @@ async def writer(request: Request, accounts: Accounts) -> AccountId:
     return (await author(request, accounts))[1]
 
 
-async def author(request: Request, accounts: Accounts) -> tuple[Principal, AccountId]:
+async def author(request: HTTPConnection, accounts: Accounts) -> tuple[Principal, AccountId]:
     """As `writer`, with who it is."""
     principal = await authenticated(request, accounts)
     account = await account_id(accounts, request.path_params["account"], principal)
@@ -95,7 +95,7 @@ def site_of(request: Request) -> SiteId | None:
     return None if text is None else SiteId(place(text))
 
 
-def app_of(request: Request) -> AppName:
+def app_of(request: HTTPConnection) -> AppName:
     """`{app}` of the path; raises `Refusal` 404."""
     name = request.path_params["app"]
     if not DNS_LABEL.match(name):

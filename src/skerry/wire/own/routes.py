@@ -28,7 +28,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.types import ExceptionHandler
 
 from skerry.core.policy.scale_changes import FIELDS, not_default
@@ -46,6 +46,7 @@ from skerry.wire.own.errors import ERROR_TYPES, Refusal, answer, refusal_of
 from skerry.wire.own.map import map_page, world_map
 from skerry.wire.own.metrics import CONTENT_TYPE, exposition
 from skerry.wire.own.programs import ProgramsApi
+from skerry.wire.own.talk import TalkApi
 
 Handler = Callable[[Request], Awaitable[object]]
 
@@ -77,11 +78,11 @@ class TokenBody(Record):
     expires_ms: int | None = None
 
 
-def own_app(operations: Operations, accounts: Accounts, apps: Apps) -> Starlette:
+def own_app(operations: Operations, accounts: Accounts, apps: Apps, talk: TalkApi) -> Starlette:
     """The whole dialect as an ASGI application; mount it at the root, behind the other dialects."""
     api = _Api(operations, accounts, apps)
     programs = ProgramsApi(accounts, apps)
-    routes = [
+    routes: list[BaseRoute] = [
         Route("/healthz", api.counted(api.healthz), methods=["GET"]),
         Route("/metrics", api.counted(api.metrics), methods=["GET"]),
         Route("/v1/whoami", api.counted(api.whoami), methods=["GET"]),
@@ -94,6 +95,8 @@ def own_app(operations: Operations, accounts: Accounts, apps: Apps) -> Starlette
         Route("/v1/apps/{account}/{app}/scale", api.counted(api.change_scale), methods=["PATCH"]),
         Route("/v1/apps/{account}/{app}/program", api.counted(programs.put_program), methods=["PUT"]),
         Route("/v1/apps/{account}/{app}", api.counted(programs.delete_app), methods=["DELETE"]),
+        Route("/v1/apps/{account}/{app}/instances", api.counted(api.instances), methods=["GET"]),
+        WebSocketRoute("/v1/apps/{account}/{app}/instances/{instance}/talk", talk.talk),
         Route("/v1/images/{account}/missing", api.counted(programs.missing_blobs), methods=["POST"]),
         Route("/v1/images/{account}/blobs/{digest}", api.counted(programs.put_blob), methods=["PUT"]),
         Route("/v1/plan", api.counted(api.plan), methods=["POST"]),
@@ -172,6 +175,11 @@ class _Api:
     async def apps(self, request: Request) -> object:
         principal = await self._who(request)
         return {"apps": (await self._operations.status(principal.account)).apps}
+
+    async def instances(self, request: Request) -> object:
+        principal = await self._who(request)
+        account = await border.account_id(self._accounts, request.path_params["account"], principal)
+        return {"instances": await self._operations.instances(account, border.app_of(request))}
 
     async def explain(self, request: Request) -> object:
         principal = await self._who(request)
