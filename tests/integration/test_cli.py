@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from skerry.testing.images import File, build
 from skerry.testing.own import ServedOwn, make_own_platform
 
 
@@ -268,3 +269,51 @@ def test_wranglers_failure_is_ours(skerry, wrangler_env) -> None:
     done = skerry("wrangler", "whoami", env=wrangler_env)
     assert done.returncode == 7
     assert "answers at" not in done.stdout
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    return build([{"bin/web": File(content=b"\x7fELF", mode=0o755)}], command=("/bin/web",)).save(tmp_path / "web.oci.tar")
+
+
+def test_an_image_is_sent_once_and_run(skerry, served: ServedOwn, image: Path) -> None:
+    first = skerry("run", str(image), "--port", "8080", "--memory", "64M", "--env", "A=1", "--no-wait", "--json")
+    assert first.returncode == 0, first.stderr
+    version = json.loads(first.stdout)
+    assert (version["app"], version["number"], version["isolation"]) == ("web", 1, "container")
+    again = skerry("run", str(image), "--isolation", "gvisor", "--no-wait")
+    assert "web: version 2 (gvisor)" in again.stdout
+    state = asyncio.run(served.platform.apps.state(served.platform.account.id, "web"))
+    assert state.latest is not None and state.latest.number == 2
+    assert skerry("delete", "web", "--yes").stdout == "web is deleted.\n"
+
+
+def test_a_secret_is_never_on_a_command_line(skerry, image: Path) -> None:
+    refused = skerry("run", str(image), "--secret", "KEY=value", "--no-wait")
+    assert refused.returncode == 1
+    assert "give the name alone" in refused.stderr
+    assert skerry("run", str(image), "--secret", "KEY", "--no-wait", env={"KEY": "hidden"}).returncode == 0
+    assert skerry("delete", "web", "--yes").returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("run", "nowhere.tar"), "nowhere.tar"),
+        (("run", "IMAGE", "--isolation", "chroot"), "isolation"),
+        (("run", "IMAGE", "--memory", "4M"), "a container has 8"),
+        (("run", "IMAGE", "--name", "No_Name"), "lower-case"),
+        (("deploy", "nowhere"), "No such file"),
+        (("logs", "nothing"), "there is no app"),
+        (("exec", "nothing", "--", "ls"), "there is no app"),
+        (("cp", "a", "b"), "APP:/path"),
+        (("delete", "nothing", "--yes"), "not exist"),
+        (("instances", "nothing"), "there is no app"),
+    ],
+)
+def test_what_cannot_be_done_with_images_is_said(skerry, image: Path, arguments: tuple[str, ...], said: str) -> None:
+    words = [str(image) if word == "IMAGE" else word for word in arguments]
+    refused = skerry(*words)
+    assert refused.returncode == 1
+    assert said in refused.stderr
+    assert "Traceback" not in refused.stderr

@@ -5,7 +5,7 @@ SKERRY_API_URL and SKERRY_API_TOKEN      another machine's platform
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
@@ -20,6 +20,7 @@ from skerry.core.types.view import (
     AppView,
     DrainView,
     Explanation,
+    InstanceView,
     NodeView,
     PlanDifference,
     RolloutDetail,
@@ -27,6 +28,7 @@ from skerry.core.types.view import (
     SiteView,
     Status,
     TokenView,
+    VersionView,
     WhoView,
     WorldMap,
 )
@@ -88,6 +90,22 @@ class Apps(Record, forbid_unknown_fields=False):
 
 class AccountList(Record, forbid_unknown_fields=False):
     accounts: tuple[AccountView, ...]
+
+
+class Instances(Record, forbid_unknown_fields=False):
+    instances: tuple[InstanceView, ...]
+
+
+class Missing(Record, forbid_unknown_fields=False):
+    missing: tuple[str, ...]
+
+
+class PutBlob(Record, forbid_unknown_fields=False):
+    digest: str
+
+
+class Deleted(Record, forbid_unknown_fields=False):
+    deleted: str
 
 
 class TokenList(Record, forbid_unknown_fields=False):
@@ -197,6 +215,25 @@ class Client:
         path = f"/v1/apps/{_segment(account)}/{_segment(app)}/rollout"
         return self._call("POST", path, RolloutDetail, body={"action": action})
 
+    def instances(self, account: str, app: str) -> tuple[InstanceView, ...]:
+        return self._call("GET", f"/v1/apps/{_segment(account)}/{_segment(app)}/instances", Instances).instances
+
+    def missing_blobs(self, account: str, digests: Sequence[str]) -> tuple[str, ...]:
+        return self._call("POST", f"/v1/images/{_segment(account)}/missing", Missing, body={"digests": list(digests)}).missing
+
+    def put_blob(self, account: str, digest: str, chunks: Iterable[bytes]) -> None:
+        """A blob of any size, as it comes."""
+        self._call("PUT", f"/v1/images/{_segment(account)}/blobs/{_segment(digest)}", PutBlob, chunks=chunks)
+
+    def put_program(self, account: str, app: str, program: Mapping[str, object], *, deploy: bool = True) -> VersionView:
+        query = {"deploy": "true" if deploy else "false"}
+        return self._call(
+            "PUT", f"/v1/apps/{_segment(account)}/{_segment(app)}/program", VersionView, query=query, body=dict(program)
+        )
+
+    def delete_app(self, account: str, app: str) -> None:
+        self._call("DELETE", f"/v1/apps/{_segment(account)}/{_segment(app)}", Deleted)
+
     def drain(self, target: str) -> DrainView:
         return self._call("POST", "/v1/drain", DrainView, body={"target": target})
 
@@ -220,10 +257,20 @@ class Client:
     def revoke_token(self, token: str) -> TokenView:
         return self._call("DELETE", f"/v1/tokens/{_segment(token)}", TokenView)
 
-    def _call(self, method: str, path: str, as_type: type[T], *, query: dict[str, str] | None = None, body: object = None) -> T:
-        content = None if body is None else encode(body)
+    def _call(
+        self,
+        method: str,
+        path: str,
+        as_type: type[T],
+        *,
+        query: dict[str, str] | None = None,
+        body: object = None,
+        chunks: Iterable[bytes] | None = None,
+    ) -> T:
+        content = chunks if chunks is not None else None if body is None else encode(body)
+        kind = "application/json" if chunks is None else "application/octet-stream"
         try:
-            answer = self._http.request(method, path, params=query, content=content, headers={"content-type": "application/json"})
+            answer = self._http.request(method, path, params=query, content=content, headers={"content-type": kind})
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise NotReachable(
                 f"{self.target.api_url} does not answer: {error}", hint="is the platform running? `skerry up` starts it"

@@ -123,6 +123,9 @@ def print_instances(instances: Sequence[InstanceView], now_ms: int) -> None:
             str(item.restarts) if item.restarts else "",
         )
     console().print(table)
+    for item in instances:
+        if item.detail:
+            console().print(f"{item.instance[:ID_CHARS_SHOWN]} on {item.node}: {item.detail}", markup=False)
 
 
 def print_explanation(said: Explanation) -> None:

@@ -46,7 +46,7 @@ class ProgramsApi:
         upload = await border.body(request, ProgramUpload, bytes_max=PROGRAM_BYTES_MAX)
         version = await self._apps.programs.deploy(
             account,
-            border.app_of(request),
+            request.path_params["app"],  # judged there: the app may be new
             upload,
             source="skerry",
             author=principal.name[:AUTHOR_CHARS_MAX],

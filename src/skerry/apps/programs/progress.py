@@ -1,0 +1,78 @@
+"""What people see while an image is sent, and until its app serves. On stderr: stdout is for results."""
+
+import sys
+import time
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
+
+from skerry.apps.client import Client, ClientError
+from skerry.core.types.view import InstanceView
+
+LOOK_S = 0.3
+BAD_STATES = ("failed", "backoff")
+BAD_S = 8.0  # so long an instance that keeps failing is given, since a first crash is often mended by a second try
+
+
+class Bar:
+    """How much of an image has been sent; nothing where nobody looks."""
+
+    def __init__(self, *, quiet: bool) -> None:
+        console = Console(file=sys.stderr, quiet=quiet)
+        columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+        self._progress = Progress(*columns, console=console, transient=True, disable=quiet or not console.is_terminal)
+        self._tasks: dict[str, TaskID] = {}
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._progress.stop()
+
+    def tell(self, name: str, done: int, total: int) -> None:
+        task = self._tasks.get(name)
+        if task is None:
+            task = self._tasks[name] = self._progress.add_task(f"sending {name}", total=total)
+        self._progress.update(task, completed=done, total=total)
+
+
+def wait_until_served(client: Client, account: str, app: str, version: str, *, seconds: float, quiet: bool) -> None:
+    """Until an instance of the version serves. Raises `ClientError` with what keeps it from that."""
+    deadline, bad_since, said = time.monotonic() + seconds, 0.0, ""
+    while True:
+        seen = [instance for instance in client.instances(account, app) if instance.version == version]
+        if any(instance.state in ("running", "asleep") for instance in seen):
+            return
+        news = _describe(seen)
+        if news != said and not quiet:
+            print(f"  {news}", file=sys.stderr, flush=True)
+            said = news
+        now = time.monotonic()
+        bad_since = (bad_since or now) if seen and all(instance.state in BAD_STATES for instance in seen) else 0.0
+        if (bad_since and now - bad_since > BAD_S) or any(instance.state == "failed" for instance in seen):
+            raise ClientError(f"{app} does not start: {_worst(seen)}", hint=f"`skerry logs {app}` has what it wrote")
+        if now > deadline:
+            _give_up(client, account, app, seen, seconds)
+        time.sleep(LOOK_S)
+
+
+def _give_up(client: Client, account: str, app: str, seen: list[InstanceView], seconds: float) -> None:
+    state = next((item.rollout for item in client.apps() if (item.account, item.app) == (account, app)), None)
+    why = _worst(seen) if seen else (state.detail if state and state.detail else "no city runs it yet")
+    raise ClientError(
+        f"{app} does not serve after {seconds:.0f} s: {why}", hint=f"`skerry explain {app}` tells where it may run and why"
+    )
+
+
+def _describe(seen: list[InstanceView]) -> str:
+    if not seen:
+        return "deciding where it runs"
+    parts = [f"{item.node} {item.state}" + (f" ({item.detail})" if item.detail else "") for item in seen[:3]]
+    return "; ".join(parts) + (f"; and {len(seen) - 3} more" if len(seen) > 3 else "")
+
+
+def _worst(seen: list[InstanceView]) -> str:
+    return next((f"{item.node}: {item.detail}" for item in seen if item.detail), _describe(seen))
