@@ -23,7 +23,7 @@ class SimulatedHarness:
         self._sim = SimulatedMachine(faults=Faults(start_ms_default=5))
 
     async def open(self) -> Runtime:
-        self._runtime = SimulatedRuntime(self._sim, SystemClock(), backoff=Backoff(first_ms=50))
+        self._runtime = SimulatedRuntime(self._sim, SystemClock(), fetch=self._shop.fetch, backoff=Backoff(first_ms=50))
         await self._runtime.attach()
         return self._runtime
 
@@ -37,6 +37,12 @@ class SimulatedHarness:
         instance = self._shop.instance(name)
         self._sim.faults.own_fault[instance.version.id] = "boom"
         return instance
+
+    def cut_off(self, is_so: bool) -> None:
+        self._shop.reachable = not is_so
+
+    def fetches(self) -> int:
+        return len(self._shop.fetched)
 
     async def request(self, address: str) -> int:
         return (await self._runtime.request(address)).status

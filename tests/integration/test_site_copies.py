@@ -2,13 +2,18 @@
 
 from pathlib import Path
 
+import httpx
+import pytest
+
 from skerry.adapters.blobs.sitecopies import SiteCopies
 from skerry.core.types.app import AssetFile, Assets, Version
 from skerry.core.types.ids import Digest
+from skerry.core.types.slices import NodeReport
 from skerry.kit.hashing import content_digest
 from skerry.kit.record import encode
 from skerry.ports.links import Unreachable
 from skerry.testing.builders import make_version
+from skerry.wire.internal.routes import link_app
 
 PAGE = b"<h1>hello</h1>"
 MANIFEST = encode((AssetFile(path="/index.html", digest=Digest(content_digest(PAGE)), size=len(PAGE)),))
@@ -41,7 +46,8 @@ async def test_what_a_site_was_told_to_run_is_there_when_it_is_cut_off(tmp_path:
     above.reachable = False
     assert await copies.get(Digest(content_digest(PAGE))) == PAGE
     assert await SiteCopies(tmp_path / "blobs", above.fetch).get(Digest(content_digest(MANIFEST))) == MANIFEST
-    assert await copies.get(Digest(content_digest(b"other"))) is None
+    with pytest.raises(Unreachable, match="cut off"):
+        await copies.get(Digest(content_digest(b"other")))
 
 
 async def test_what_nothing_refers_to_any_more_goes(tmp_path: Path) -> None:
@@ -59,3 +65,30 @@ async def test_copies_stay_while_their_number_cannot_be_known(tmp_path: Path) ->
     above.reachable = False
     await copies.follow([version_with_assets()])
     assert await copies.get(Digest(content_digest(b"other"))) == b"other"
+
+
+async def test_a_node_is_told_not_now_of_what_its_site_cannot_ask_for_and_never_that_it_is_not_there(tmp_path: Path) -> None:
+    above = Above()
+    copies = SiteCopies(tmp_path / "blobs", above.fetch)
+
+    async def no_slice(node: str, after: int, wait_ms: int) -> None: ...
+
+    app = link_app(
+        "nodes",
+        NodeReport,
+        secret="joined",
+        known=lambda node: True,
+        caller_of=lambda report: report.node.id,
+        hear=lambda report: None,
+        next_slice=no_slice,
+        blob=copies.get,
+    )
+    async with httpx.AsyncClient(
+        transport=httpx.ASGITransport(app=app), base_url="http://site", headers={"authorization": "Bearer joined"}
+    ) as node:
+        above.reachable = False
+        refused = await node.get(f"/blobs/{content_digest(b'other')}")
+        assert refused.status_code == 503
+        assert "cut off" in refused.text
+        above.reachable = True
+        assert (await node.get(f"/blobs/{content_digest(b'other')}")).content == b"other"

@@ -7,6 +7,8 @@ Contract (suite: `skerry.testing.contracts.runtime`):
   answers or is known to have failed (then it gets a 503 at once). `observe` tells how far it is.
 - a start-up error leaves the state `failed` (the code's own fault: an exception, a syntax error) or
   `backoff` (a crash: it is restarted after a delay that doubles up to a cap); the text is in `detail`.
+- files that cannot be had now are no fault and no crash: `backoff` without a restart that counts, tried again until they
+  can be had.
 - an instance outlives the runtime's process: after `attach` in a new process, `observe` tells of every instance
   that the dead one had started, with the same pid and address; what cannot be taken over is removed.
 - `stop` is idempotent and safe to run without a start, and after half of one. When it returns no process,

@@ -53,6 +53,12 @@ class WorkerdNode:
     def broken(self, name: str) -> NodeInstance:
         return self.shop.instance(name, "throw new Error('boom');")
 
+    def cut_off(self, is_so: bool) -> None:
+        self.shop.reachable = not is_so
+
+    def fetches(self) -> int:
+        return len(self.shop.fetched)
+
     async def request(self, address: str, path: str = "/", *, headers: str = "", method: str = "GET") -> int:
         return int((await self.exchange(address, path, headers=headers, method=method))[0].split()[1])
 

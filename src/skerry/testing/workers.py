@@ -7,20 +7,24 @@ from skerry.core.types.ids import AccountId, AppName, Digest, InstanceId, Versio
 from skerry.core.types.slices import NodeInstance
 from skerry.kit.hashing import stable_id
 from skerry.kit.record import encode
+from skerry.ports.links import Unreachable
 
 HELLO = "export default { fetch(request, env) { return new Response('hello ' + new URL(request.url).pathname); } };"
 DATE = "2026-01-01"
 
 
 class WorkerShop:
-    """Makes instances of versions; `fetch` is what a runtime gets its blobs by."""
+    """Makes instances of versions; `fetch` is what a runtime gets its blobs by, unless nobody can be reached."""
 
     def __init__(self) -> None:
         self.blobs: dict[Digest, bytes] = {}
         self.fetched: list[Digest] = []
+        self.reachable = True
 
     async def fetch(self, digest: Digest) -> bytes:
         self.fetched.append(digest)
+        if not self.reachable:
+            raise Unreachable("cut off")
         return self.blobs[digest]
 
     def put(self, data: bytes) -> Digest:

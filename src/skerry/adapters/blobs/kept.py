@@ -57,9 +57,13 @@ class KeptBlobs:
         return path
 
     async def ensure_all(self, digests: Iterable[Digest]) -> None:
-        async with asyncio.TaskGroup() as group:
-            for digest in sorted(set(digests)):
-                group.create_task(self.ensure(digest))
+        """Raises what the first one raised that could not be had."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                for digest in sorted(set(digests)):
+                    group.create_task(self.ensure(digest))
+        except ExceptionGroup as errors:
+            raise errors.exceptions[0] from errors
 
     def keep_only(self, digests: frozenset[Digest]) -> None:
         """Remove the rest, and what a killed agent left half written. Files of asset trees are linked there, and kept."""

@@ -11,7 +11,7 @@ from skerry.adapters.blobs.kept import BadBlob, Fetch, KeptBlobs
 from skerry.core.types.app import AssetFile, Version
 from skerry.core.types.ids import Digest
 from skerry.kit import record
-from skerry.ports.links import LinkError
+from skerry.ports.links import LinkError, Unreachable
 
 log = structlog.get_logger()
 
@@ -23,13 +23,13 @@ class SiteCopies:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._kept = KeptBlobs(directory, fetch)
 
-    async def get(self, digest: Digest) -> bytes | None:
-        """None if it is neither here nor to be had."""
+    async def get(self, digest: Digest) -> bytes:
+        """Raises `LinkError` if it is neither here nor to be had now."""
         try:
             return await self._kept.get(digest)
         except (BadBlob, LinkError) as error:
             log.warning("blob_missing", digest=digest, error=str(error))
-            return None
+            raise Unreachable(f"the site has no copy, and control gave none: {error}") from error
 
     async def follow(self, versions: Iterable[Version]) -> None:
         """Fetch what is missing, remove what nothing refers to. What cannot be fetched now is fetched when a node asks."""

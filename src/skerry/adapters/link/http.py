@@ -4,7 +4,7 @@
     GET  /internal/v1/<kind>/<id>/slice?after=G&wait_ms=W    200 a slice, 204 none newer
     GET  /internal/v1/<kind>/<id>/calls?wait_ms=W            200 calls, 204 none
     GET  /internal/v1/<kind>/<id>/calls/<call>               101 a WebSocket: the conversation
-    GET  /internal/v1/blobs/<digest>                         200 the bytes
+    GET  /internal/v1/blobs/<digest>                         200 the bytes, 404 none such, 503 not to be had now
 
 `kind` is `sites` (towards control) or `nodes` (towards a site). 401, 403 and 404 mean that the upper plane does
 not know this caller (`Refused`); everything else that is no answer is `Unreachable`.
@@ -28,6 +28,8 @@ CONNECT_S_MAX = 2.0
 ANSWER_S_MAX = 10.0  # beyond the time that a call asks to be held
 BODY_BYTES_MAX = 256 << 20  # a site's slice with ten thousand apps is far below
 CONNECTIONS_MAX = 16
+SAID_BYTES_MAX = 300  # of why a blob is not to be had
+DIGITS_SAID = 12
 
 
 class _HttpLink:
@@ -44,9 +46,11 @@ class _HttpLink:
         """The bytes, checked against their name."""
         status, body = await self._call("GET", f"{self._base}/blobs/{digest}")
         if status != 200:
-            raise Unreachable(f"blob {digest}: status {status}")
+            raise Unreachable(
+                f"blob {digest[:DIGITS_SAID]}: status {status} {body[:SAID_BYTES_MAX].decode(errors='replace')}".rstrip()
+            )
         if hashlib.sha256(body).hexdigest() != digest:
-            raise Unreachable(f"blob {digest}: what came has another hash")
+            raise Unreachable(f"blob {digest[:DIGITS_SAID]}: what came has another hash")
         return body
 
     async def next_calls(self, *, wait_ms: int) -> tuple[Call, ...]:

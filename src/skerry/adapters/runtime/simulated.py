@@ -6,7 +6,7 @@ attaches to what the first one started. Instances follow the same machine as the
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +18,7 @@ from skerry.core.machines.instance import Backoff, Event, Life
 from skerry.core.types.ids import Digest, InstanceId, VersionId
 from skerry.core.types.slices import NodeInstance, ObservedInstance
 from skerry.ports.clock import Clock
+from skerry.ports.links import LinkError
 from skerry.ports.runtime import Capabilities, Plain, Unavailable
 
 FIRST_PID, FIRST_PORT = 1000, 20_000
@@ -69,6 +70,7 @@ class SimulatedMachine:
     address: str = "127.0.0.1"
     faults: Faults = field(default_factory=Faults)
     cells: dict[InstanceId, _Cell] = field(default_factory=dict[InstanceId, _Cell])
+    blobs: set[Digest] = field(default_factory=set[Digest])  # on its disk
     crashed: dict[InstanceId, str] = field(default_factory=dict[InstanceId, str])  # not yet noticed by a runtime
     pids: "itertools.count[int]" = field(default_factory=lambda: itertools.count(FIRST_PID))
     ports: "itertools.count[int]" = field(default_factory=lambda: itertools.count(FIRST_PORT))
@@ -95,11 +97,20 @@ class SimulatedMachine:
 
 
 class SimulatedRuntime(Plain):
-    """See the port for the contract. `request` stands for a client at the instance's address."""
+    """See the port for the contract. `request` stands for a client at the instance's address; `fetch` gets blobs."""
 
-    def __init__(self, sim: SimulatedMachine, clock: Clock, *, backoff: Backoff | None = None, can_sleep: bool = True) -> None:
+    def __init__(
+        self,
+        sim: SimulatedMachine,
+        clock: Clock,
+        *,
+        fetch: Callable[[Digest], Awaitable[bytes]],
+        backoff: Backoff | None = None,
+        can_sleep: bool = True,
+    ) -> None:
         self._sim = sim
         self._clock = clock
+        self._fetch = fetch
         self._backoff = backoff or Backoff()
         self._can_sleep = can_sleep
         self._changes = Changes()
@@ -208,9 +219,8 @@ class SimulatedRuntime(Plain):
     def _execute(self, cell: _Cell, command: machine.Command) -> None:
         match command:
             case machine.Launch():
-                cell.pid = next(self._sim.pids)
                 cell.process += 1
-                self._spawn(self._become_ready(cell, cell.process))
+                self._spawn(self._begin(cell, cell.process))
             case machine.End():
                 cell.pid = None
                 cell.process += 1
@@ -221,10 +231,26 @@ class SimulatedRuntime(Plain):
             case machine.Refuse() | machine.Hold() | machine.Watch():
                 pass  # `request` looks at the state
 
+    async def _begin(self, cell: _Cell, process: int) -> None:
+        try:
+            for digest in sorted(cell.instance.version.process_digests() - self._sim.blobs):
+                await self._fetch(digest)
+                self._sim.blobs.add(digest)
+        except LinkError as error:
+            if self._is_current(cell, process):
+                self._feed(cell, machine.Lacking(reason=f"its files cannot be had: {error}"))
+            return
+        if self._is_current(cell, process):
+            cell.pid = next(self._sim.pids)
+            await self._become_ready(cell, process)
+
+    def _is_current(self, cell: _Cell, process: int) -> bool:
+        return cell.process == process and self._sim.cells.get(cell.instance.id) is cell
+
     async def _become_ready(self, cell: _Cell, process: int) -> None:
         faults, version = self._sim.faults, cell.instance.version.id
         await self._clock.sleep_ms(faults.start_ms.get(version, faults.start_ms_default))
-        if cell.process != process or self._sim.cells.get(cell.instance.id) is not cell:
+        if not self._is_current(cell, process):
             return
         if (reason := _fault(faults.own_fault, cell)) is not None:
             cell.pid = None

@@ -7,7 +7,7 @@
   |  |   \\ own fault     | crash
   |  |    v              v
   |  |   failed      starting (first crash in a while) or backoff (the next ones) --due--> starting
-  |  +-- crash -----> backoff
+  |  +-- crash, or files that cannot be had -----> backoff
   |
  dead <--- dropped --- running, asleep            any ---stop---> stopping
 ```
@@ -25,29 +25,40 @@ from skerry.kit.record import Record
 
 
 class Backoff(Record):
-    """How long to wait before a restart. A run of `healthy_after_ms` makes earlier crashes forgotten."""
+    """How long to wait before a restart. A run of `healthy_after_ms` makes earlier crashes forgotten.
+
+    `lack_ms_max`: the cap where nothing crashed, but files cannot be had: whoever keeps them is soon back.
+    """
 
     first_ms: int = 250
     factor: int = 2
     max_ms: int = 30_000
     healthy_after_ms: int = 10_000
+    lack_ms_max: int = 2_000
 
     def delay_ms(self, crashes: int) -> int:
         """0 for the first crash in a row, then doubling up to the cap."""
         if crashes <= 1:
             return 0
-        doublings = min(crashes - 2, 32)  # 2^32 times anything is over the cap
-        return min(self.max_ms, self.first_ms * self.factor**doublings)
+        return min(self.max_ms, self._doubled(crashes - 2))
+
+    def lack_ms(self, lacks: int) -> int:
+        """After so many tries in a row, 1 for the first."""
+        return min(self.lack_ms_max, self._doubled(lacks - 1))
+
+    def _doubled(self, times: int) -> int:
+        return self.first_ms * self.factor ** min(times, 32)  # 2^32 times anything is over the cap
 
 
 class Life(Record):
-    """Where an instance is. `crashes` counts those in a row, `restarts` all of them."""
+    """Where an instance is. `crashes` counts those in a row, `restarts` all of them, `lacks` tries in a row without its files."""
 
     state: InstanceState
     since_ms: int
     ready_ms: int = 0  # when its process last became ready
     crashes: int = 0
     restarts: int = 0
+    lacks: int = 0
     detail: str = ""
 
 
@@ -64,6 +75,12 @@ class Exited(Record, tag=True):
 
     reason: str
     own_fault: bool = False
+
+
+class Lacking(Record, tag=True):
+    """What it is started from cannot be had now. Nothing ran, so nothing crashed: it says nothing about the version."""
+
+    reason: str
 
 
 class Due(Record, tag=True):
@@ -92,7 +109,7 @@ class Stop(Record, tag=True):
     """It has to go."""
 
 
-Event = Launched | Ready | Exited | Due | Squeezed | Activity | Dropped | Demand | Stop
+Event = Launched | Ready | Exited | Lacking | Due | Squeezed | Activity | Dropped | Demand | Stop
 
 
 class Launch(Record, tag=True):
@@ -154,7 +171,7 @@ def _launch(life: Life, event: Event, now_ms: int, backoff: Backoff) -> Step:
 
 
 def _ready(life: Life, event: Event, now_ms: int, backoff: Backoff) -> Step:
-    return msgspec.structs.replace(_to(life, "running", now_ms), ready_ms=now_ms), ()
+    return msgspec.structs.replace(_to(life, "running", now_ms), ready_ms=now_ms, lacks=0), ()
 
 
 def _squeezed(life: Life, event: Event, now_ms: int, backoff: Backoff) -> Step:
@@ -187,6 +204,12 @@ def _crash(life: Life, event: Event, now_ms: int, backoff: Backoff) -> Step:
     return _to(life, "backoff", now_ms, detail=event.reason), (Refuse(), Wait(delay_ms=delay_ms))
 
 
+def _lacking(life: Life, event: Event, now_ms: int, backoff: Backoff) -> Step:
+    assert isinstance(event, Lacking)
+    life = msgspec.structs.replace(life, lacks=life.lacks + 1)
+    return _to(life, "backoff", now_ms, detail=event.reason), (Refuse(), Wait(delay_ms=backoff.lack_ms(life.lacks)))
+
+
 def _to(life: Life, state: InstanceState, now_ms: int, *, detail: str = "") -> Life:
     return msgspec.structs.replace(life, state=state, since_ms=now_ms, detail=detail)
 
@@ -199,6 +222,7 @@ _TABLE: dict[tuple[InstanceState, type[Event]], Callable[[Life, Event, int, Back
     ("failed", Launched): _launch,
     ("starting", Ready): _ready,
     ("starting", Exited): _crash,
+    ("starting", Lacking): _lacking,
     **{(state, Exited): _crash for state in _ALIVE},
     ("backoff", Due): _launch,
     ("running", Squeezed): _squeezed,
@@ -213,5 +237,6 @@ _TABLE: dict[tuple[InstanceState, type[Event]], Callable[[Life, Event, int, Back
     **{(state, Dropped): _ignore for state in ("starting", "dead", "backoff", "failed", "stopping")},
     **{(state, Demand): _ignore for state in ("starting", "running", "asleep", "backoff", "failed", "stopping")},
     ("stopping", Exited): _ignore,
+    ("stopping", Lacking): _ignore,
     ("stopping", Stop): _ignore,
 }

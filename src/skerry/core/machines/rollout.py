@@ -105,11 +105,13 @@ def demand_shares(sites: set[SiteId] | frozenset[SiteId], demand: Demand | None)
     return {site: value / whole if whole > 0 else 1 / len(known) for site, value in known.items()}
 
 
-def step(release: Release, facts: Mapping[SiteId, SiteFacts], *, now_ms: int, settings: RolloutSettings) -> Release:
+def step(
+    release: Release, facts: Mapping[SiteId, SiteFacts], *, now_ms: int, settings: RolloutSettings, looking_since_ms: int = 0
+) -> Release:
     """Move a release on as far as the facts allow; the same release when nothing changes.
 
     A site without facts (down, or only losing the app) holds nothing up. A release that is not `gated` never goes back: it
-    is done when its sites are ready, or late.
+    is done when its sites are ready, or late. `looking_since_ms`: time in which nobody looked makes no wave late.
     """
     if release.state != "running" or release.paused:
         return release
@@ -122,7 +124,7 @@ def step(release: Release, facts: Mapping[SiteId, SiteFacts], *, now_ms: int, se
     if wrong:
         return _back(release, wrong)
     waiting = [fact for fact in known if not fact.ready]
-    if waiting and now_ms - release.wave_since_ms >= settings.wave_timeout_ms:
+    if waiting and now_ms - max(release.wave_since_ms, looking_since_ms) >= settings.wave_timeout_ms:
         return _late(release, waiting, settings)
     if waiting:
         return replace(release, ready_ms=None)

@@ -71,7 +71,7 @@ class NodeSlice(Record):
 
 InstanceState = Literal["starting", "running", "asleep", "dead", "backoff", "failed", "stopping"]
 """starting: not ready yet. running: awake. asleep: process alive, memory squeezed. dead: no process, a
-request starts it. backoff: crashed, waits to restart. failed: will not be restarted by itself."""
+request starts it. backoff: crashed, or its files cannot be had; waits to try again. failed: will not be restarted by itself."""
 
 SERVING_STATES: frozenset[InstanceState] = frozenset(("running", "asleep", "dead"))
 """In these a request sent to the instance's address is answered (after a wake, if need be)."""

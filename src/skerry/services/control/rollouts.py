@@ -70,6 +70,7 @@ class Rollouts:
         self._mirror = mirror
         self._observed = observed
         self._clock = clock
+        self._looking_since_ms = clock.now_ms()
         self.settings = settings or RolloutSettings()
 
     async def run(self) -> None:
@@ -104,7 +105,8 @@ class Rollouts:
         if release is None or plan is None:
             return
         facts = self.facts(release, plan)
-        after = step(release, facts, now_ms=self._clock.now_ms(), settings=self.settings)
+        now_ms = self._clock.now_ms()
+        after = step(release, facts, now_ms=now_ms, settings=self.settings, looking_since_ms=self._looking_since_ms)
         if after != release:
             await self._commit(release, after, plan)
 
@@ -222,7 +224,9 @@ class Rollouts:
         ready, failed, detail = True, False, ""
         for version, count in wanted:
             of_version = [i for i in own if i.version == version]
-            ready = ready and sum(i.state in SERVING_STATES for i in of_version) >= count
+            if sum(i.state in SERVING_STATES for i in of_version) < count:
+                ready = False
+                detail = next((i.detail for i in of_version if i.detail and i.state not in SERVING_STATES), detail)
             broken = next((i for i in of_version if _is_broken(i)), None)
             if broken is not None:
                 failed, detail = True, broken.detail or broken.state

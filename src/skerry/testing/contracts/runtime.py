@@ -8,6 +8,7 @@ import pytest
 from skerry.core.types.ids import InstanceId
 from skerry.core.types.slices import SERVING_STATES, NodeInstance, ObservedInstance
 from skerry.ports.runtime import Runtime
+from skerry.testing.waiting import eventually
 
 DEADLINE_S = 60  # for what would otherwise wait for ever when the contract is broken
 GRACE_MS = 1000
@@ -30,6 +31,14 @@ class RuntimeHarness(Protocol):
 
     def broken(self, name: str) -> NodeInstance:
         """An instance of a version whose code throws `boom` at start-up."""
+        ...
+
+    def cut_off(self, is_so: bool) -> None:
+        """Whether files that the node does not have cannot be had."""
+        ...
+
+    def fetches(self) -> int:
+        """How often files were asked for."""
         ...
 
     async def request(self, address: str) -> int:
@@ -102,6 +111,31 @@ class RuntimeContract:
         assert "boom" in failed.detail
         assert failed.pid is None
         assert await harness.request(address_of(seen)) == 503
+
+    async def test_files_that_cannot_be_had_are_no_crash_and_are_tried_again(
+        self, runtime: Runtime, harness: RuntimeHarness
+    ) -> None:
+        wanted = harness.good("a")
+        harness.cut_off(True)
+        await runtime.start(wanted)
+        await eventually(lambda: harness.fetches() >= 4)
+        held = await becomes(runtime, wanted.id, "backoff")
+        assert (held.restarts, held.pid) == (0, None)
+        assert "cut off" in held.detail
+        assert await harness.request(address_of(held)) == 503
+        harness.cut_off(False)
+        seen = await becomes(runtime, wanted.id, "running")
+        assert (seen.restarts, seen.detail) == (0, "")
+        assert await harness.request(address_of(seen)) == 200
+
+    async def test_stop_while_its_files_cannot_be_had(self, runtime: Runtime, harness: RuntimeHarness) -> None:
+        wanted = harness.good("a")
+        harness.cut_off(True)
+        await runtime.start(wanted)
+        await becomes(runtime, wanted.id, "backoff")
+        await runtime.stop(wanted.id, grace_ms=0)
+        assert find(runtime, wanted.id) is None
+        assert await harness.leftovers() == []
 
     async def test_stop_leaves_nothing_and_may_come_twice(self, runtime: Runtime, harness: RuntimeHarness) -> None:
         wanted = harness.good("a")

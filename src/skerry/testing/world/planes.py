@@ -5,6 +5,7 @@ memory files) and what it started (machines, ingress) stays. Whoever waited for 
 """
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Coroutine
 from typing import Any, Generic, TypeVar, final
 
@@ -15,13 +16,14 @@ from skerry.adapters.runtime.simulated_checker import SimulatedChecker
 from skerry.adapters.store.simulated import SimulatedStore
 from skerry.adapters.worlds import load_catalogue
 from skerry.core.reconcile.site_types import SiteMemory
+from skerry.core.types.app import Version
 from skerry.core.types.ids import Digest, NodeId, SiteId
 from skerry.core.types.place import Node
 from skerry.core.types.routes import RouteTable
 from skerry.core.types.slices import NodeSlice, SiteReport, SiteSlice
 from skerry.kit.record import Record
 from skerry.ports.ingress import TargetStats
-from skerry.ports.links import Unreachable
+from skerry.ports.links import LinkError, Unreachable
 from skerry.ports.store import StoreError
 from skerry.services.control.declare import declare_sites
 from skerry.services.control.mirror import Mirror
@@ -233,22 +235,25 @@ class SimSite(SimPlane):
         self.wire = Wire(ground.clock, latency_ms=5)
         self.slice_file = MemoryFile[SiteSlice](checks.on_slice)
         self.memory_file = MemoryFile[SiteMemory](lambda before, after: checks.on_memory(self.id, after))
+        self.copies: dict[Digest, bytes] = {}  # on its disk
         self.start()
 
     def start(self) -> None:
         ground = self._ground
         self._epochs += 1
+        self._link = FanOut(self.wire, self.id, self._controls, self._checks)
         self.controller = SiteController(
             self.id,
             self.ingress,
-            FanOut(self.wire, self.id, self._controls, self._checks),
+            self._link,
             nodes=Nodes(self._expected, ground.clock, self._network.accepts),
             clock=ground.clock,
             slice_file=self.slice_file,
             memory_file=self.memory_file,
             epoch=f"{self.id}-{self._epochs}",
+            follow=self._follow,
         )
-        self.side = SiteSide(self.controller.hear, self._next_slice, ground.blobs.get, ground.fault_of(self.name))
+        self.side = SiteSide(self.controller.hear, self._next_slice, self._blob, ground.fault_of(self.name))
         self._begin(self._main())
 
     def kill(self) -> None:
@@ -272,6 +277,17 @@ class SimSite(SimPlane):
 
     async def _next_slice(self, node: NodeId, after: int, wait_ms: int) -> NodeSlice | None:
         return await self.controller.next_slice(node, after=after, wait_ms=wait_ms)
+
+    async def _blob(self, digest: Digest) -> bytes:
+        if digest not in self.copies:
+            self.copies[digest] = await self._link.blob(digest)
+        return self.copies[digest]
+
+    async def _follow(self, versions: tuple[Version, ...]) -> None:
+        with contextlib.suppress(LinkError):
+            for version in versions:
+                for digest in sorted(version.process_digests()):
+                    await self._blob(digest)
 
 
 @final
@@ -328,11 +344,12 @@ class SimNode(SimPlane):
         ground = self._ground
         self._epochs += 1
         self.powered = True
-        self.runtime = SimulatedRuntime(self.machine, ground.clock)
+        link = SimulatedSiteLink(self.wire, self.id, self._upper)
+        self.runtime = SimulatedRuntime(self.machine, ground.clock, fetch=link.blob)
         self.agent = Agent(
             self._node,
             self.runtime,
-            SimulatedSiteLink(self.wire, self.id, self._upper),
+            link,
             ground.clock,
             self.file,
             epoch=f"{self.id}-{self._epochs}",

@@ -16,6 +16,7 @@ from skerry.core.types.ids import Digest
 from skerry.core.types.slices import NodeReport, SiteReport
 from skerry.kit import record
 from skerry.ports.calls import Calls
+from skerry.ports.links import LinkError
 from skerry.services.calls.exchange import Exchange
 from skerry.wire.pipes import POLICY_VIOLATION, SocketPipe
 
@@ -48,7 +49,10 @@ def link_app(
     blob: Callable[[Digest], Awaitable[bytes | None]],
     exchange: Exchange,
 ) -> Starlette:
-    """`kind` is "sites" or "nodes"; `next_slice(caller, after, wait_ms)` answers as the links' port says."""
+    """`kind` is "sites" or "nodes"; `next_slice(caller, after, wait_ms)` answers as the links' port says.
+
+    `blob` is None for what is not there; it raises `LinkError` for what the plane above has and cannot be asked for now.
+    """
 
     async def report(request: Request) -> Response:
         caller = _caller(request, secret, known)
@@ -92,7 +96,10 @@ def link_app(
         digest = request.path_params["digest"]
         if not DIGEST.fullmatch(digest):
             raise Refusal(400, "a digest is 64 hex digits")
-        found = await blob(Digest(digest))
+        try:
+            found = await blob(Digest(digest))
+        except LinkError as error:
+            raise Refusal(503, str(error)) from error
         if found is None:
             raise Refusal(404, "no such blob")
         return Response(found, media_type="application/octet-stream")

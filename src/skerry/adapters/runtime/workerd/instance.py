@@ -210,6 +210,11 @@ class Instance:
     async def _run(self) -> None:
         """Start a process and stay with it until it ends."""
         try:
+            await self._around.blobs.ensure_all(self.version.process_digests())
+        except Exception as error:  # the site is out of reach, the disk is full: nothing of the version's
+            self.feed(machine.Lacking(reason=f"its files cannot be had: {_said(error)}"))
+            return
+        try:
             async with asyncio.timeout(self._around.settings.start_ms_max / 1000):
                 self.process = process = await self._start_process()
         except Exception as error:  # whatever it is, it is a reason, and the next try is the life's to decide
@@ -342,5 +347,9 @@ async def end(process: SandboxedProcess, *, grace_ms: int) -> None:
 
 def _exited(error: Exception) -> machine.Exited:
     own_fault = isinstance(error, (OwnFault, Unsupported))
-    reason = "not ready in time" if isinstance(error, TimeoutError) else str(error) or type(error).__name__
+    reason = "not ready in time" if isinstance(error, TimeoutError) else _said(error)
     return machine.Exited(reason=reason, own_fault=own_fault)
+
+
+def _said(error: Exception) -> str:
+    return str(error) or type(error).__name__
