@@ -79,6 +79,16 @@ def test_explain(skerry) -> None:
     assert json.loads(skerry("explain", "hello", "--json").stdout)["generation"] == 3
 
 
+def test_demand_of_an_app_and_of_all(skerry) -> None:
+    shown = skerry("demand", "hello")
+    assert shown.returncode == 0, shown.stderr
+    for word in ("lhr", "12", "14", "1 running", "where they come in"):
+        assert word in shown.stdout
+    assert json.loads(skerry("demand", "hello", "--json").stdout)["cities"][0]["expected_rps"] == 14.0
+    assert "other/hello" in skerry("demand").stdout
+    assert [app["cities"] for app in json.loads(skerry("demand", "--json").stdout)["demand"]] == [[], []]
+
+
 def test_map_says_where_the_page_is_without_its_token_and_prints_what_it_draws(skerry, served: ServedOwn) -> None:
     shown = skerry("map")
     assert f"{served.url}/map\n" in shown.stdout
@@ -174,6 +184,7 @@ def test_accounts_and_tokens_over_their_life(skerry) -> None:
     ("arguments", "said"),
     [
         (("explain", "goodbye"), "skerry apps"),
+        (("demand", "goodbye"), "skerry apps"),
         (("drain", "nrt"), "skerry nodes"),
         (("drain", "../../v1/accounts"), "skerry nodes"),
         (("explain", ".."), "skerry apps"),

@@ -18,6 +18,7 @@ from skerry.core.types.view import (
     AccountView,
     AppMap,
     AppView,
+    DemandView,
     DrainView,
     Explanation,
     InstanceView,
@@ -86,6 +87,10 @@ class Nodes(Record, forbid_unknown_fields=False):
 
 class Apps(Record, forbid_unknown_fields=False):
     apps: tuple[AppView, ...]
+
+
+class Demands(Record, forbid_unknown_fields=False):
+    demand: tuple[DemandView, ...]
 
 
 class AccountList(Record, forbid_unknown_fields=False):
@@ -190,6 +195,12 @@ class Client:
     def explain(self, account: str, app: str, site: str | None) -> Explanation:
         query = {} if site is None else {"site": site}
         return self._call("GET", f"/v1/apps/{_segment(account)}/{_segment(app)}/explain", Explanation, query=query)
+
+    def demand(self, account: str, app: str) -> DemandView:
+        return self._call("GET", f"/v1/apps/{_segment(account)}/{_segment(app)}/demand", DemandView)
+
+    def demands(self) -> tuple[DemandView, ...]:
+        return self._call("GET", "/v1/demand", Demands).demand
 
     def scale(self, account: str, app: str) -> ScaleView:
         return self._call("GET", f"/v1/apps/{_segment(account)}/{_segment(app)}/scale", ScaleView)

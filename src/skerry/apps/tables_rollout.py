@@ -60,9 +60,6 @@ def _print_gate(found: RolloutDetail) -> None:
     if not found.gated:
         out.print("gate: it brings no new version, so there is nothing to compare")
         return
-    if not found.counts_requests:
-        out.print("gate: instances that start, serve and do not crash; errors and latency of requests are not measured")
-        return
     if not gate.requests:
         out.print("gate: no request has been counted yet; cities go on when their instances are ready")
         return

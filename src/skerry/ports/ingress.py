@@ -9,11 +9,16 @@ Contract (suite: `skerry.testing.contracts.ingress`):
 - an idempotent request (GET, HEAD, OPTIONS, PUT, DELETE) that no byte of an answer came for is tried on
   another target, then on the fallbacks in order; others are tried again only if nothing was sent.
 - on the peer frontend only own targets are used, never fallbacks: no loops.
+- users' requests are counted by app, each once: where it came in, whatever was tried and wherever it was answered (a
+  WebSocket is one). What reaches an instance is counted by instance, from users and other sites alike. `take_counts` hands
+  out each count once, over applies, reloads and takeovers; an engine that is killed takes with it what was not yet
+  taken, and so does a controller that is.
 - an unknown host gets a 404 page that says so; a known one with nothing to serve it gets a 503.
 """
 
 from typing import Protocol
 
+from skerry.core.types.ids import AccountId, AppName, InstanceId
 from skerry.core.types.routes import RouteTable
 from skerry.kit.record import Record
 
@@ -34,6 +39,31 @@ class TargetStats(Record):
     total: int
 
 
+class AppCount(Record):
+    """Users' requests for one app; `errors` of them ended in a 5xx for the user."""
+
+    account: AccountId
+    app: AppName
+    requests: int
+    errors: int = 0
+
+
+class InstanceCount(Record):
+    """See `VersionTraffic`, of which this is one instance's part."""
+
+    instance: InstanceId
+    requests: int
+    errors: int = 0
+    latency_ms_sum: int = 0
+
+
+class Counts(Record):
+    """Only what is above 0: it costs nothing to have many idle apps. By account and app, and by instance."""
+
+    apps: tuple[AppCount, ...] = ()
+    instances: tuple[InstanceCount, ...] = ()
+
+
 class Ingress(Protocol):
     async def start(self) -> None:
         """Start the engine, or take over one that runs; keep it running from then on."""
@@ -42,6 +72,10 @@ class Ingress(Protocol):
     async def apply(self, table: RouteTable) -> None: ...
 
     async def stats(self) -> tuple[TargetStats, ...]: ...
+
+    async def take_counts(self) -> Counts:
+        """What was counted since the last call; empty while the engine is down."""
+        ...
 
     @property
     def pid(self) -> int:

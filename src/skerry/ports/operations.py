@@ -8,7 +8,7 @@ from typing import Literal, Protocol
 
 from skerry.core.types.change import Change
 from skerry.core.types.ids import AccountId, AppName, SiteId
-from skerry.core.types.view import AppMap, DrainView, Explanation, InstanceView, PlanDifference, RolloutDetail, Status
+from skerry.core.types.view import AppMap, DemandView, DrainView, Explanation, InstanceView, PlanDifference, RolloutDetail, Status
 
 
 class OperationError(Exception):
@@ -55,6 +55,14 @@ class Operations(Protocol):
 
     async def explain(self, account: AccountId, app: AppName, site: SiteId | None) -> Explanation:
         """Where it runs and why; with `site`, inside that site too. `NotFound`."""
+        ...
+
+    async def demand(self, account: AccountId, app: AppName) -> DemandView:
+        """What its users ask for, city by city, and what runs for them. `NotFound`."""
+        ...
+
+    async def demands(self, account: AccountId | None) -> tuple[DemandView, ...]:
+        """Of every app that the caller may see, without cities."""
         ...
 
     async def difference(self, seen: AccountId | None, account: AccountId, change: Change) -> PlanDifference:

@@ -1,6 +1,6 @@
 """What operators and developers ask of the running platform; the own API's `Operations`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
@@ -17,6 +17,7 @@ from skerry.core.types.view import (
     Amounts,
     AppMap,
     AppView,
+    DemandView,
     DrainView,
     Explanation,
     InstanceView,
@@ -33,6 +34,7 @@ from skerry.ports.operations import Conflict as NotNow
 from skerry.ports.operations import NotFound as Missing
 from skerry.ports.store import Conflict, Op, Put, Store
 from skerry.services.control import keys
+from skerry.services.control.demand_view import AppKey, States, demand_sentence, demand_view, instance_states
 from skerry.services.control.dry_run import DryRun
 from skerry.services.control.mirror import Mirror
 from skerry.services.control.observed import Observed
@@ -114,12 +116,29 @@ class PlatformOperations:
         blocked = self._mirror.get(keys.blocked(*key), Blocked)
         said = explain(record_of_app, plan, world, site)
         undone = self._rolled_back(record_of_app)
+        asked = {entry.site: (demand_sentence(entry),) for entry in self._observed.demand(account, app)}
         return replace(
             said,
             placements=tuple(replace(p, serving=self._serving(key, p.site, p.version)) for p in said.placements),
+            verdicts=tuple(replace(v, reasons=(*v.reasons, *asked.get(v.site, ()))) for v in said.verdicts),
             report=(*((undone,) if undone else ()), *said.report),
             blocked_since_ms=blocked.since_ms if blocked else None,
         )
+
+    async def demand(self, account: AccountId, app: AppName) -> DemandView:
+        self._app(account, app)
+        return self._demand_view((account, app), self._instance_states())
+
+    async def demands(self, account: AccountId | None) -> tuple[DemandView, ...]:
+        states = self._instance_states()
+        apps = [app for app in self._mirror.select(keys.APPS, App) if account in (None, app.account)]
+        return tuple(replace(self._demand_view((app.account, app.name), states), cities=()) for app in apps)
+
+    def _instance_states(self) -> Mapping[AppKey, States]:
+        return instance_states(self._observed, [intent.site.id for intent in self._mirror.select(keys.SITES, SiteIntent)])
+
+    def _demand_view(self, key: AppKey, states: Mapping[AppKey, States]) -> DemandView:
+        return demand_view(self._observed, key, self._account_name(key[0]), states.get(key, {}))
 
     async def difference(self, seen: AccountId | None, account: AccountId, change: Change) -> PlanDifference:
         return await self._dry_run.difference(seen, account, change)

@@ -8,6 +8,7 @@ from typing import Literal
 
 import httpx
 import uvicorn
+from msgspec.structs import replace
 from starlette.applications import Starlette
 
 from skerry.adapters.blobs.simulated import SimulatedBlobs
@@ -25,7 +26,9 @@ from skerry.core.types.view import (
     AppDifference,
     AppMap,
     AppView,
+    CityDemand,
     CopiesView,
+    DemandView,
     DrainView,
     Explanation,
     InstanceView,
@@ -139,6 +142,17 @@ class FakeOperations:
             ),
             report=("two sites are known",),
         )
+
+    async def demand(self, account: AccountId, app: AppName) -> DemandView:
+        if app != self._name:
+            raise NotFound(f"there is no app {app} in this account", hint="`skerry apps` lists them")
+        name = next(item.name for item in self._accounts if item.id == account)
+        city = CityDemand(site=SiteId("lhr"), rps=12.0, smoothed_rps=11.5, expected_rps=14.0, instances=1, states={"running": 1})
+        return DemandView(account=account, account_name=name, app=app, rps=12.0, expected_rps=14.0, instances=1, cities=(city,))
+
+    async def demands(self, account: AccountId | None) -> tuple[DemandView, ...]:
+        seen = [item for item in self._accounts if account in (None, item.id)]
+        return tuple([replace(await self.demand(item.id, self._name), cities=()) for item in seen])
 
     async def app_map(self, account: AccountId, app: AppName) -> AppMap:
         if self.raises is not None:

@@ -22,7 +22,7 @@ EVERYTHING = [
     ("PUT", "/v1/apps/default/web/program"), ("DELETE", "/v1/apps/default/hello"),
     ("POST", "/v1/images/default/missing"), ("PUT", f"/v1/images/default/blobs/{'0' * 64}"),
     ("POST", "/v1/apps/default/hello/rollout"), ("POST", "/v1/plan"), ("POST", "/v1/drain"), ("POST", "/v1/undrain"),
-    ("GET", "/v1/map"), ("GET", "/v1/map/default/hello"),
+    ("GET", "/v1/map"), ("GET", "/v1/map/default/hello"), ("GET", "/v1/apps/default/hello/demand"), ("GET", "/v1/demand"),
     ("GET", "/v1/accounts"), ("POST", "/v1/accounts"), ("GET", "/v1/tokens"), ("POST", "/v1/tokens"),
     ("DELETE", "/v1/tokens/00112233445566778899aabbccddeeff"),
 ]  # fmt: skip

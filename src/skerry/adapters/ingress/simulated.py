@@ -1,12 +1,15 @@
 """An ingress in memory. `reach` is the network: how an address answers."""
 
+import asyncio
 from collections.abc import Awaitable, Callable, Iterator
 from typing import final
 
-from skerry.core.types.ids import SiteId
+from msgspec.structs import replace
+
+from skerry.core.types.ids import AccountId, AppName, InstanceId, SiteId
 from skerry.core.types.routes import Route, RouteTable, Target
 from skerry.kit.record import Record
-from skerry.ports.ingress import TargetStats, Unavailable
+from skerry.ports.ingress import AppCount, Counts, InstanceCount, TargetStats, Unavailable
 
 IDEMPOTENT = frozenset(("GET", "HEAD", "OPTIONS", "PUT", "DELETE"))
 NOT_HERE = 425  # between sites: nothing was done, ask the next one
@@ -46,6 +49,8 @@ class SimulatedIngress:
         self._in_flight: dict[str, int] = {}
         self._totals: dict[str, int] = {}
         self._credit: dict[str, int] = {}  # smooth weighted round robin
+        self._asked: dict[tuple[AccountId, AppName], AppCount] = {}
+        self._served: dict[InstanceId, InstanceCount] = {}
 
     async def start(self) -> None:
         if not self._pid:
@@ -64,6 +69,11 @@ class SimulatedIngress:
             TargetStats(instance=name, in_flight=self._in_flight.get(name, 0), total=self._totals.get(name, 0)) for name in names
         )
 
+    async def take_counts(self) -> Counts:
+        asked, self._asked = self._asked, {}
+        served, self._served = self._served, {}
+        return Counts(apps=tuple(asked[key] for key in sorted(asked)), instances=tuple(served[name] for name in sorted(served)))
+
     @property
     def pid(self) -> int:
         return self._pid
@@ -77,6 +87,8 @@ class SimulatedIngress:
         self._pid = 0
         self._in_flight.clear()
         self._totals.clear()
+        self._asked.clear()
+        self._served.clear()
 
     def revive(self) -> None:
         self._starts += 1
@@ -89,6 +101,20 @@ class SimulatedIngress:
         route = self._route_of(host)
         if route is None:
             return Answer(status=NOT_HERE if peer else UNKNOWN_HOST)
+        if peer:
+            return await self._answer(route, host, method, peer=True)
+        self._count(route, requests=1, errors=0)
+        answer = await self._answer(route, host, method, peer=False)
+        if answer.status >= 500:
+            self._count(route, requests=0, errors=1)
+        return answer
+
+    def _count(self, route: Route, *, requests: int, errors: int) -> None:
+        key = (route.account, route.app)
+        had = self._asked.get(key) or AppCount(account=route.account, app=route.app, requests=0)
+        self._asked[key] = replace(had, requests=had.requests + requests, errors=had.errors + errors)
+
+    async def _answer(self, route: Route, host: str, method: str, *, peer: bool) -> Answer:
         broken = False
         for name, address, own in self._tries(route, fallbacks=not peer):
             try:
@@ -129,8 +155,22 @@ class SimulatedIngress:
             return await self._reach(address, method, host)
         self._in_flight[instance] = self._in_flight.get(instance, 0) + 1
         self._totals[instance] = self._totals.get(instance, 0) + 1
+        loop, failed = asyncio.get_running_loop(), True
+        begun_s = loop.time()
         try:
-            return await self._reach(address, method, host)
+            status = await self._reach(address, method, host)
+            failed = status >= 500
+            return status
         finally:
             if instance in self._in_flight:
                 self._in_flight[instance] -= 1
+            self._count_instance(InstanceId(instance), failed=failed, took_ms=(loop.time() - begun_s) * 1000)
+
+    def _count_instance(self, instance: InstanceId, *, failed: bool, took_ms: float) -> None:
+        had = self._served.get(instance) or InstanceCount(instance=instance, requests=0)
+        self._served[instance] = replace(
+            had,
+            requests=had.requests + 1,
+            errors=had.errors + failed,
+            latency_ms_sum=had.latency_ms_sum + round(took_ms),
+        )

@@ -3,6 +3,7 @@
 from typing import Literal
 
 from skerry.core.types.app import Version
+from skerry.core.types.demand import SiteTraffic
 from skerry.core.types.ids import AccountId, AppName, InstanceId, NodeId, SiteId, VersionId
 from skerry.core.types.place import Node
 from skerry.core.types.plan import Rejection
@@ -122,7 +123,7 @@ class SiteInstance(Record):
 
 
 class SiteReport(Record):
-    """What a site sees. `slice_generation` is the one it executes."""
+    """What a site sees. `slice_generation` is the one it executes; `traffic` None: its ingress could not be asked."""
 
     site: SiteId
     epoch: str
@@ -133,3 +134,4 @@ class SiteReport(Record):
     refused: tuple[Refused, ...] = ()
     pid: int = 0
     ingress_pid: int = 0
+    traffic: SiteTraffic | None = None

@@ -6,6 +6,8 @@ not know, so that an older client understands a newer platform.
 
 from typing import Any, Literal
 
+import msgspec
+
 from skerry.core.types.gate import GateNumbers
 from skerry.core.types.ids import AccountId, AppName, Digest, InstanceId, NodeId, SiteId, TokenId, VersionId
 from skerry.core.types.place import PlaceState
@@ -143,7 +145,6 @@ class RolloutDetail(View):
     rollout: RolloutView
     generation: int = 0  # of the plan that is released
     gated: bool = False  # False: it brings no new version, so nothing is held against one
-    counts_requests: bool = False  # False: the gate is readiness and crashes alone
     old_versions: tuple[VersionId, ...] = ()
     new_versions: tuple[VersionId, ...] = ()
     waves: tuple[WaveView, ...] = ()
@@ -347,6 +348,36 @@ class RegionWay(View):
     cities: int
     before_ms: float | None
     after_ms: float | None
+
+
+class CityDemand(View):
+    """Users who come in at one city, in requests per second, and the app's instances there by state.
+
+    `rps` as last measured, `smoothed_rps` without its noise, `expected_rps` what to be ready for, `forecast_rps` what this time
+    of the day brings (None: not known). `requests` and `errors` (5xx for the user) since the city's counters began.
+    """
+
+    site: SiteId
+    rps: float
+    smoothed_rps: float
+    expected_rps: float
+    forecast_rps: float | None = None
+    requests: int = 0
+    errors: int = 0
+    instances: int = 0
+    states: dict[str, int] = msgspec.field(default_factory=dict[str, int])
+
+
+class DemandView(View):
+    """An app's demand over all cities; `cities` with users or instances, by id (none in a list of apps)."""
+
+    account: AccountId
+    account_name: str
+    app: AppName
+    rps: float
+    expected_rps: float
+    instances: int
+    cities: tuple[CityDemand, ...] = ()
 
 
 class AppDifference(View):

@@ -7,12 +7,16 @@ taken to be what the operator says it is, so that a restart of control moves not
 import asyncio
 import contextlib
 
+from msgspec.structs import replace
+
 from skerry.core.types.control import SiteIntent
+from skerry.core.types.demand import SiteDemand
 from skerry.core.types.ids import AccountId, AppName, SiteId
 from skerry.core.types.place import Node, PlaceState
 from skerry.core.types.slices import Refused, SiteInstance, SiteReport
 from skerry.kit.record import Record
 from skerry.ports.clock import Clock
+from skerry.services.control.traffic import Traffic
 
 
 class ObservedSettings(Record):
@@ -23,7 +27,7 @@ class ObservedSettings(Record):
 
 
 class Observed:
-    """The latest report of every site; `changed` waits for the next news."""
+    """The latest report of every site; `wait_beyond` waits for the next news. `traffic` hears every report's counts."""
 
     def __init__(self, clock: Clock, settings: ObservedSettings | None = None) -> None:
         self._clock = clock
@@ -34,12 +38,16 @@ class Observed:
         self._heard_at_ms: dict[SiteId, int] = {}
         self._news = asyncio.Event()
         self.version = 0
+        self.traffic = Traffic()
 
     def hear(self, report: SiteReport) -> None:
         """Take a report in; one that is older than the last of the same epoch is ignored."""
         last = self._reports.get(report.site)
         if last is not None and last.epoch == report.epoch and report.sequence <= last.sequence:
             return
+        if report.traffic is not None:
+            self.traffic.hear(report.site, report.epoch, report.traffic, now_ms=self._clock.now_ms())
+            report = replace(report, traffic=None)
         self._reports[report.site] = report
         self._heard_ms[report.site] = self._clock.monotonic_ms()
         self._heard_at_ms[report.site] = self._clock.now_ms()
@@ -85,6 +93,11 @@ class Observed:
     def instances(self, site: SiteId) -> tuple[SiteInstance, ...]:
         report = self._reports.get(site)
         return report.instances if report else ()
+
+    def demand(self, account: AccountId, app: AppName) -> tuple[SiteDemand, ...]:
+        """Of the app's users, by the site that they come in at; without sites that are lost."""
+        found = self.traffic.of((account, app), now_ms=self._clock.now_ms())
+        return tuple(entry for entry in found if not self.is_lost(entry.site))
 
     def refused(self, site: SiteId, account: AccountId, app: AppName) -> tuple[Refused, ...]:
         report = self._reports.get(site)

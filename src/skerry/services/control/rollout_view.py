@@ -25,7 +25,6 @@ def rollout_detail(rollouts: Rollouts, release: Release, view: RolloutView) -> R
         rollout=view,
         generation=plan.generation if plan else 0,
         gated=release.gated,
-        counts_requests=rollouts.counts_requests,
         old_versions=tuple(sorted(before - after)),
         new_versions=tuple(sorted(after - before)),
         waves=tuple(

@@ -41,16 +41,11 @@ RETRY_DELAY_MS = 200
 AppKey = tuple[AccountId, AppName]
 Word = Literal["pause", "resume", "abort"]
 Counts = Callable[[SiteId, AccountId, AppName], Mapping[VersionId, VersionFacts]]
-"""What a site counted of an app's requests, by version. Empty: nothing, so the gate is readiness alone."""
+"""What a site counted of an app's requests, by version; the reports' counts by default. Empty: the gate is readiness alone."""
 
 
 class NothingToChange(Exception):
     """No rollout is under way, or it has nowhere to go back to; the text says which."""
-
-
-def uncounted(site: SiteId, account: AccountId, app: AppName) -> Mapping[VersionId, VersionFacts]:
-    """For sites that count nothing."""
-    return {}
 
 
 class Rollouts:
@@ -64,8 +59,7 @@ class Rollouts:
         settings: RolloutSettings | None = None,
         counts: Counts | None = None,
     ) -> None:
-        self._counts = counts or uncounted
-        self.counts_requests = counts is not None
+        self._counts = counts or observed.traffic.facts
         self._store = store
         self._mirror = mirror
         self._observed = observed

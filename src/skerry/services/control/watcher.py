@@ -61,6 +61,8 @@ class Watcher:
             return 0
         seen = self._signature()
         apps = tuple(self._mirror.select(keys.APPS, App))
+        sites = frozenset(intent.site.id for intent in self._mirror.select(keys.SITES, SiteIntent))
+        self._observed.traffic.keep(frozenset((app.account, app.name) for app in apps), sites)
         if seen == self._seen:
             apps = tuple(app for app in apps if (app.account, app.name) in self._owed)
         written = 0

@@ -28,6 +28,7 @@ from skerry.ports.ingress import Ingress, IngressFault
 from skerry.ports.links import ControlLink
 from skerry.ports.recordfile import RecordFile
 from skerry.services.site.nodes import Nodes
+from skerry.services.site.traffic import AppKey, Traffic, VersionKey
 from skerry.services.uplink import UplinkSettings, keep_fetching, keep_reporting, wait_event
 
 log = structlog.get_logger()
@@ -35,6 +36,8 @@ log = structlog.get_logger()
 
 Follow = Callable[[tuple[Version, ...]], Awaitable[None]]
 """Makes the site's copies of blobs those of these versions; never raises what is only a link's or a blob's trouble."""
+
+COUNT_REST, COUNT_MS_MAX = 20, 5_000  # so many times as long as it took to read counts nobody reads them
 
 
 class ControllerSettings(Record):
@@ -44,6 +47,7 @@ class ControllerSettings(Record):
     wait_ms: int = 20_000
     look_ms: int = 500
     stats_ms: int = 200  # while something drains
+    count_ms: int = 1_000  # users' requests
     first_look_ms: int = 3_000
     fault_pause_ms: int = 2_000  # before what the ingress could not do is tried again
     packing: PackingSettings = DEFAULTS
@@ -89,6 +93,8 @@ class SiteController:
         self._sequence = 0
         self._executed = 0  # generation of the slice that the last decision was made on
         self._started_ms = 0
+        self._traffic = Traffic(clock.monotonic_ms())
+        self._versions: dict[InstanceId, VersionKey] = {}
         self._wake = asyncio.Event()
         self._report_due = asyncio.Event()
         self._handed_out = asyncio.Event()
@@ -108,6 +114,7 @@ class SiteController:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._decide_loop())
             group.create_task(self._look_loop())
+            group.create_task(self._count_loop())
             group.create_task(self._follow_loop())
             group.create_task(keep_fetching(self._fetch_slice, self._clock, self._settings.uplink))
             group.create_task(keep_reporting(self._send_report, self._report_due, self._clock, self._settings.uplink))
@@ -172,6 +179,7 @@ class SiteController:
             refused=decision.refused if decision else (),
             pid=self._pid,
             ingress_pid=self._ingress.pid,
+            traffic=self._traffic.report(),
         )
 
     def _not_led_to_yet(self) -> frozenset[InstanceId]:
@@ -222,6 +230,7 @@ class SiteController:
             self._memory_file.save(decision.memory)
         self._memory, self._decision = decision.memory, decision
         self._nodes.decided(decision.memory)
+        self._keep_counting(decision.memory)
         if decision.routes != self._table:
             await self._ingress.apply(decision.routes)
             self._table = decision.routes
@@ -277,6 +286,29 @@ class SiteController:
             log.warning("stats_fault", error=str(fault))
             return None
 
+    async def _count_loop(self) -> None:
+        """At a pace of its own, as a report never waits for the ingress; slower where there is much to read."""
+        took_ms = 0
+        while True:
+            await self._clock.sleep_ms(min(COUNT_MS_MAX, max(self._settings.count_ms, COUNT_REST * took_ms)))
+            begun_ms = self._clock.monotonic_ms()
+            try:
+                counts = await self._ingress.take_counts()
+            except IngressFault as fault:
+                log.warning("counts_fault", error=str(fault))
+                continue
+            now_ms = self._clock.monotonic_ms()
+            took_ms = now_ms - begun_ms
+            if self._traffic.add(counts, self._versions, now_ms=now_ms):
+                self._report_due.set()
+
+    def _keep_counting(self, memory: SiteMemory) -> None:
+        """For all instances that requests are, or still may be, led to."""
+        held = (*memory.held, *(entry.held for entry in memory.retiring))
+        self._versions = {entry.instance: (entry.account, entry.app, entry.version) for entry in held}
+        apps = {(app.account, app.app) for app in self._slice.apps} if self._slice else set[AppKey]()
+        self._traffic.keep(apps, set(self._versions.values()))
+
     async def _look_loop(self) -> None:
         while True:
             await self._clock.sleep_ms(self._settings.look_ms)
@@ -295,7 +327,10 @@ class SiteController:
     async def _send_report(self) -> None:
         """Not before the first decision: a site that has yet to hear its nodes would seem to have none."""
         if self._decision is not None:
-            await self._link.report(self.report())
+            report = self.report()
+            await self._link.report(report)
+            if report.traffic is not None:
+                self._traffic.told(report.traffic)
 
     async def _fetch_slice(self) -> None:
         held = self._slice.generation if self._slice else 0

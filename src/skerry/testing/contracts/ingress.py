@@ -4,7 +4,7 @@ import asyncio
 from typing import Protocol
 
 from skerry.core.types.routes import Route
-from skerry.ports.ingress import Ingress
+from skerry.ports.ingress import Counts, Ingress
 from skerry.testing.backends import Mode
 from skerry.testing.haproxy_site import table
 from skerry.testing.waiting import eventually
@@ -193,6 +193,111 @@ class IngressContract:
             done.set()
         assert set(answers) == {200}
 
+    async def test_users_requests_are_counted_once_by_app_and_by_instance(self, harness: IngressHarness) -> None:
+        ingress = await harness.open()
+        one, two = await harness.target("one"), await harness.target("two")
+        await ingress.apply(table("lhr", harness.route("app", one, two), harness.route("other", two), harness.route("idle", one)))
+        assert await ingress.take_counts() == Counts()
+        for method in ("GET", "POST", "HEAD") * 4:
+            await harness.request("app.test", method=method)
+        for _ in range(3):
+            await harness.request("OTHER.test:80")
+            await harness.request("unknown.test")
+        counts = await ingress.take_counts()
+        assert asked(counts) == {"app": (12, 0), "other": (3, 0)}
+        assert served(counts) == {"one": (one.count, 0), "two": (two.count, 0)}
+        assert await ingress.take_counts() == Counts()
+
+    async def test_what_is_tried_again_or_answered_elsewhere_counts_where_it_came_in(self, harness: IngressHarness) -> None:
+        ingress = await harness.open()
+        one, two, far = [await harness.target(name) for name in ("one", "two", "sin")]
+        await ingress.apply(
+            table("lhr", harness.route("app", one, two, fallbacks=(far,)), harness.route("away", fallbacks=(far,)))
+        )
+        one.mode = "break"
+        for _ in range(6):
+            assert await harness.request("app.test") == (200, "two")
+            assert await harness.request("away.test") == (200, "sin")
+        counts = await ingress.take_counts()
+        assert asked(counts) == {"app": (6, 0), "away": (6, 0)}
+        assert served(counts)["two"] == (6, 0)
+
+    async def test_other_sites_requests_are_their_users_and_not_ours(self, harness: IngressHarness) -> None:
+        ingress = await harness.open()
+        await ingress.apply(table("lhr", harness.route("app", await harness.target("one"))))
+        for _ in range(4):
+            assert await harness.request("app.test", peer=True) == (200, "one")
+        counts = await ingress.take_counts()
+        assert (asked(counts), served(counts)) == ({}, {"one": (4, 0)})
+
+    async def test_errors_that_users_saw_are_counted_and_who_broke_off(self, harness: IngressHarness) -> None:
+        ingress = await harness.open()
+        one = await harness.target("one")
+        await ingress.apply(table("lhr", harness.route("app", one), harness.route("nowhere")))
+        one.mode = "break"
+        assert await harness.request("app.test", method="POST") == (502, "")
+        assert await harness.request("nowhere.test") == (503, "")
+        counts = await ingress.take_counts()
+        assert asked(counts) == {"app": (1, 1), "nowhere": (1, 1)}
+        assert served(counts) == {"one": (1, 1)}
+
+    async def test_no_request_is_lost_to_the_count_or_counted_twice_while_apps_come_and_go(self, harness: IngressHarness) -> None:
+        """So many come that an engine with a pool of slots has to reload."""
+        ingress = await harness.open()
+        one, two = await harness.target("one"), await harness.target("two")
+        answered = 0
+        found: list[Counts] = []
+
+        async def user() -> None:
+            nonlocal answered
+            while not done.is_set():
+                assert (await harness.request("app.test"))[0] == 200
+                answered += 1
+
+        done = asyncio.Event()
+        await ingress.apply(table("lhr", harness.route("app", one)))
+        async with asyncio.timeout(DEADLINE_S), asyncio.TaskGroup() as group:
+            for _ in range(3):
+                group.create_task(user())
+            for apps in (5, 40, 3, 90):
+                routes = [harness.route(f"app-{number}", two) for number in range(apps)]
+                await ingress.apply(table("lhr", harness.route("app", one), *routes))
+                enough = answered + 6
+                await eventually(lambda enough=enough: answered >= enough)
+                found.append(await ingress.take_counts())
+            done.set()
+        found.append(await ingress.take_counts())
+        assert sum(asked(counts).get("app", (0, 0))[0] for counts in found) == answered
+        assert {name for counts in found for name in asked(counts)} == {"app"}
+        assert sum(served(counts).get("one", (0, 0))[0] for counts in found) == one.count == answered
+
+    async def test_an_apps_requests_are_not_counted_for_the_next_one_in_its_place(self, harness: IngressHarness) -> None:
+        ingress = await harness.open()
+        one = await harness.target("one")
+        for number in range(4):
+            await ingress.apply(table("lhr", harness.route(f"app-{number}", one)))
+            for _ in range(number + 1):
+                await harness.request(f"app-{number}.test")
+        await ingress.apply(table("lhr"))
+        counts = await ingress.take_counts()
+        assert asked(counts) == {f"app-{number}": (number + 1, 0) for number in range(4)}
+
+    async def test_a_killed_ingress_goes_on_counting_and_its_successor_counts_what_is_new(self, harness: IngressHarness) -> None:
+        first = await harness.open()
+        one = await harness.target("one")
+        await first.apply(table("lhr", harness.route("app", one)))
+        await harness.request("app.test")
+        assert asked(await first.take_counts()) == {"app": (1, 0)}
+        before = first.pid
+        harness.kill(first)
+        await eventually(lambda: first.pid not in {0, before})
+        await harness.request("app.test")
+        assert asked(await first.take_counts()) == {"app": (1, 0)}
+        await first.aclose(stop=False)
+        second = await harness.open()
+        await harness.request("app.test")
+        assert asked(await second.take_counts()) == {"app": (1, 0)}
+
     async def test_a_killed_ingress_comes_back_with_the_last_table(self, harness: IngressHarness) -> None:
         ingress = await harness.open()
         one, two = await harness.target("one"), await harness.target("two")
@@ -226,6 +331,16 @@ class IngressContract:
         await ingress.aclose(stop=True)
         assert ingress.pid == 0
         assert harness.leftovers() == []
+
+
+def asked(counts: Counts) -> dict[str, tuple[int, int]]:
+    """By app: requests, errors."""
+    return {entry.app: (entry.requests, entry.errors) for entry in counts.apps}
+
+
+def served(counts: Counts) -> dict[str, tuple[int, int]]:
+    """By instance: requests, errors."""
+    return {entry.instance: (entry.requests, entry.errors) for entry in counts.instances}
 
 
 async def in_flight(ingress: Ingress) -> dict[str, int]:

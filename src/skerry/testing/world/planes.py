@@ -22,7 +22,7 @@ from skerry.core.types.place import Node
 from skerry.core.types.routes import RouteTable
 from skerry.core.types.slices import NodeSlice, SiteReport, SiteSlice
 from skerry.kit.record import Record
-from skerry.ports.ingress import TargetStats
+from skerry.ports.ingress import Counts, TargetStats
 from skerry.ports.links import LinkError, Unreachable
 from skerry.ports.store import StoreError
 from skerry.services.control.declare import declare_sites
@@ -200,6 +200,9 @@ class WatchedIngress:
 
     async def stats(self) -> tuple[TargetStats, ...]:
         return await self.real.stats()
+
+    async def take_counts(self) -> Counts:
+        return await self.real.take_counts()
 
     @property
     def pid(self) -> int:

@@ -6,6 +6,8 @@
     GET  /v1/status                            sites, nodes, instances, apps
     GET  /v1/sites   /v1/nodes   /v1/apps      parts of it
     GET  /v1/apps/{account}/{app}/explain      ?site=lhr     why it runs where it runs
+    GET  /v1/apps/{account}/{app}/demand       what its users ask for, city by city
+    GET  /v1/demand                            every app's, in all
     GET  /v1/apps/{account}/{app}/scale        PATCH {"scale": {field: value | null}}   what it asks for
     POST /v1/plan    ?account=                 {"apps": {app: {"scale"}}, "sites": {site: {"state"}}}  what it would change
     GET  /v1/map                               sites and apps, as the world map draws them
@@ -91,6 +93,8 @@ def own_app(operations: Operations, accounts: Accounts, apps: Apps, talk: TalkAp
         Route("/v1/nodes", api.counted(api.nodes), methods=["GET"]),
         Route("/v1/apps", api.counted(api.apps), methods=["GET"]),
         Route("/v1/apps/{account}/{app}/explain", api.counted(api.explain), methods=["GET"]),
+        Route("/v1/apps/{account}/{app}/demand", api.counted(api.demand), methods=["GET"]),
+        Route("/v1/demand", api.counted(api.demands), methods=["GET"]),
         Route("/v1/apps/{account}/{app}/scale", api.counted(api.scale), methods=["GET"]),
         Route("/v1/apps/{account}/{app}/scale", api.counted(api.change_scale), methods=["PATCH"]),
         Route("/v1/apps/{account}/{app}/program", api.counted(programs.put_program), methods=["PUT"]),
@@ -185,6 +189,15 @@ class _Api:
         principal = await self._who(request)
         account = await border.account_id(self._accounts, request.path_params["account"], principal)
         return await self._operations.explain(account, border.app_of(request), border.site_of(request))
+
+    async def demand(self, request: Request) -> object:
+        principal = await self._who(request)
+        account = await border.account_id(self._accounts, request.path_params["account"], principal)
+        return await self._operations.demand(account, border.app_of(request))
+
+    async def demands(self, request: Request) -> object:
+        principal = await self._who(request)
+        return {"demand": await self._operations.demands(principal.account)}
 
     async def scale(self, request: Request) -> object:
         principal = await self._who(request)

@@ -25,7 +25,7 @@ A worker that is stopping after a reload has an old table; it hands new requests
 
 import json
 
-from skerry.adapters.ingress.haproxy import pages
+from skerry.adapters.ingress.haproxy import counting, pages
 from skerry.adapters.ingress.haproxy.layout import LOOP, WEIGHT_MAX, Layout, Server, app_backend, once, peer_backend
 from skerry.adapters.ingress.haproxy.settings import Limits, Settings
 from skerry.kit.hashing import stable_id
@@ -71,6 +71,7 @@ def render(settings: Settings, layout: Layout, *, descriptors: int, root: bool) 
         _again(settings),
         _metrics(settings),
         "backend loop from base\n  server " + _loop(settings, "fresh", 1),
+        *counting.tables(settings.limits),
         *_slots(settings, layout),
     ]
     return "\n".join(parts) + "\n"
@@ -181,6 +182,7 @@ def _app_defaults(settings: Settings, maxconn: int) -> str:
             *pages.returns(pages.BUSY, f"{{ be_conn gt {share} }}"),
             f"http-response del-header x-skerry- -m beg {own}",
             f"http-response set-header {SERVED_BY_HEADER} {settings.site.id} {own}",
+            *counting.of_instances(own),
         ]
     )
 
@@ -229,9 +231,11 @@ def _users(settings: Settings, maxconn: int) -> str:
             *pages.returns(pages.UNKNOWN_HOST, "!{ var(txn.slot) -m found } !{ stopping }"),
             *pages.returns(pages.TOO_LARGE, f"{{ req.hdr_val(content-length) gt {limits.body_bytes_max} }}"),
             *_request_headers(settings),
+            *counting.of_apps("!{ stopping }"),  # its successor counts what it is handed
             "http-request del-header accept-encoding if { req.hdr(range) -m found }",  # a part is sent as it is
             # Another site's word for "not here" that could not be retried (a large body): users know it as 503.
             f"http-after-response set-status 503 if {{ status {NO_COPY_STATUS} }} {{ res.hdr({pages.MARK}) -m found }}",
+            counting.ERRORS_OF_APPS,
             f"http-after-response set-header content-type {pages.JSON} "
             f"if {{ res.hdr({pages.MARK}) -m found }} {{ var(txn.json) -m bool }}",
             f"http-after-response del-header {pages.MARK}",
@@ -275,6 +279,8 @@ def _fresh(settings: Settings) -> str:
             *_reader(),
             *_lookup(settings),
             *pages.returns(pages.UNKNOWN_HOST, "!{ var(txn.slot) -m found }"),
+            *counting.of_apps(),
+            counting.ERRORS_OF_APPS,
             "use_backend %[var(txn.slot)]",
         ]
     )

@@ -11,10 +11,22 @@ import asyncio
 import contextlib
 from pathlib import Path
 
+import msgspec
 import structlog
 
 from skerry.adapters import tools
 from skerry.adapters.ingress.haproxy import files, listening
+from skerry.adapters.ingress.haproxy.counting import (
+    ASKED,
+    SERVED,
+    Counting,
+    Reading,
+    SlotStatistics,
+    parse_slot,
+    parse_table,
+    show,
+    show_slot,
+)
 from skerry.adapters.ingress.haproxy.layout import (
     Assignment,
     Full,
@@ -28,14 +40,25 @@ from skerry.adapters.ingress.haproxy.layout import (
 )
 from skerry.adapters.ingress.haproxy.plan import Loaded, Plan, applied, loaded, plan, sweep
 from skerry.adapters.ingress.haproxy.process import Master
-from skerry.adapters.ingress.haproxy.runtime import Refused, Traffic, execute, old_traffic, quiet, read_loaded, session, traffic
+from skerry.adapters.ingress.haproxy.runtime import (
+    Refused,
+    Session,
+    Traffic,
+    execute,
+    old_traffic,
+    quiet,
+    read_loaded,
+    session,
+    traffic,
+)
 from skerry.adapters.ingress.haproxy.settings import Settings
 from skerry.core.types.routes import RouteTable
-from skerry.ports.ingress import TargetStats, Unavailable
+from skerry.ports.ingress import Counts, TargetStats, Unavailable
 
 RESTARTS_AT_ONCE = 10  # in a minute; more often it is not killed but broken
 RESTART_DELAY_S = 1.0
 SWEEP_S = 1.0
+READ_TRIES = 10  # until nobody asked for anything between the beginning and the end of reading
 _log = structlog.get_logger()
 
 
@@ -50,6 +73,7 @@ class HAProxyIngress:
         self._layout: Layout = lay_out(self._assignment, RouteTable(site=settings.site.id), limits=settings.limits)
         self._loaded: Loaded | None = None  # None: has to be read from the worker
         self._totals: dict[str, int] = {}  # of workers that a reload replaced
+        self._counting = Counting()
         self._tasks: list[asyncio.Task[None]] = []
 
     @property
@@ -64,6 +88,7 @@ class HAProxyIngress:
             state = files.read_state(settings)
             if state is not None:
                 self._assignment, self._layout = state.assignment, state.layout
+            self._counting.own(self._assignment)
             master = Master(settings, _program(settings))
             if await master.attach():
                 self._master = master
@@ -85,6 +110,9 @@ class HAProxyIngress:
             except Full as error:
                 raise Unavailable(str(error)) from error
             layout = lay_out(assignment, table, limits=limits)
+            if not self._counting.owned(assignment):
+                await self._count()  # what is there yet is of the slots' owners until now
+                self._counting.own(assignment)
             if (assignment, layout) != (self._assignment, self._layout):
                 state = files.State(assignment=assignment, layout=layout)
                 await asyncio.to_thread(files.write_state, self._settings, state)
@@ -103,6 +131,11 @@ class HAProxyIngress:
             return ()
         return _summed(now, leaving, self._totals)
 
+    async def take_counts(self) -> Counts:
+        async with self._lock:
+            await self._count()
+            return self._counting.take()
+
     async def aclose(self, *, stop: bool) -> None:
         """With `stop` no process, socket or generated file is left; the state file is the data directory's."""
         for task in self._tasks:
@@ -120,6 +153,9 @@ class HAProxyIngress:
 
     async def _take_over(self, master: Master) -> None:
         """A HAProxy that an earlier controller started: only what differs is changed."""
+        with contextlib.suppress(Refused):
+            async with session(self._settings.stats_socket) as worker:
+                self._counting.skip(await self._read_all_counts(worker, self._app_slots()))
         if master.fixed_digest != files.fixed_digest(self._settings):
             await self._reload()
         else:
@@ -131,6 +167,7 @@ class HAProxyIngress:
         self._master = master
         self._loaded = loaded(self._layout)
         self._totals = {}
+        self._counting.begin_anew()
 
     async def _bring_up_to_date(self) -> None:
         if not self.pid:
@@ -161,15 +198,61 @@ class HAProxyIngress:
     async def _reload(self) -> None:
         """The files become what HAProxy runs; connections of before end in the worker they began in."""
         assert self._master is not None
+        slots = self._app_slots()
+        async with contextlib.AsyncExitStack() as stack:
+            old: Session | None = None
+            with contextlib.suppress(Refused):
+                # As long as it is open, the old worker stays: so its last counts can be read when it counts no more.
+                old = await stack.enter_async_context(session(self._settings.stats_socket))
+                for row in await traffic(old, self._layout):
+                    self._totals[row.name] = self._totals.get(row.name, 0) + row.total
+            await asyncio.to_thread(files.write_derived, self._settings, self._layout)
+            self._loaded = None
+            if old is not None:
+                with contextlib.suppress(Refused):
+                    self._counting.add(await self._read_all_counts(old, slots))
+            await self._master.reload(files.fixed_digest(self._settings))
+            self._loaded = loaded(self._layout)
+            if old is not None:
+                with contextlib.suppress(Refused):
+                    self._counting.add_last(await self._read_slots(old, slots))
+            self._counting.begin_anew()
+        _log.info("haproxy.reloaded", app_slots=self._layout.app_slots)
+
+    async def _count(self) -> None:
+        """Add what the worker has counted since the last time; nothing while it does not answer."""
+        if not self.pid:
+            return
         with contextlib.suppress(Refused):
             async with session(self._settings.stats_socket) as worker:
-                for row in await traffic(worker, self._layout):
-                    self._totals[row.name] = self._totals.get(row.name, 0) + row.total
-        await asyncio.to_thread(files.write_derived, self._settings, self._layout)
-        self._loaded = None
-        await self._master.reload(files.fixed_digest(self._settings))
-        self._loaded = loaded(self._layout)
-        _log.info("haproxy.reloaded", app_slots=self._layout.app_slots)
+                self._counting.add(await self._read_counts(worker))
+
+    async def _read_counts(self, worker: Session) -> Reading:
+        """With the statistics of slots that have trouble."""
+        asked, served = await worker.ask_all([show(ASKED), show(SERVED)])
+        reading = Reading(asked=parse_table(asked), served=parse_table(served))
+        troubled = self._counting.troubled(reading)
+        return msgspec.structs.replace(reading, slots=await self._read_slots(worker, troubled)) if troubled else reading
+
+    async def _read_all_counts(self, worker: Session, slots: list[str]) -> Reading:
+        """With the statistics of all `slots`, of one moment if they leave us one."""
+        for attempt in range(READ_TRIES):
+            asked, served, *answers, again = await worker.ask_all(
+                [show(ASKED), show(SERVED), *map(show_slot, slots), show(ASKED)]
+            )
+            if attempt == READ_TRIES - 1 or parse_table(asked) == parse_table(again):
+                statistics = {slot: parse_slot(answer) for slot, answer in zip(slots, answers, strict=True)}
+                return Reading(asked=parse_table(again), served=parse_table(served), slots=statistics)
+        raise AssertionError("the last attempt returns")
+
+    async def _read_slots(self, worker: Session, slots: list[str]) -> dict[str, SlotStatistics]:
+        answers = await worker.ask_all([show_slot(slot) for slot in slots])
+        return {slot: parse_slot(answer) for slot, answer in zip(slots, answers, strict=True)}
+
+    def _app_slots(self) -> list[str]:
+        """Those that lead anywhere in what HAProxy holds."""
+        held = self._loaded.servers if self._loaded is not None else self._layout.servers
+        return sorted(backend for backend in held if backend.startswith("app"))
 
     async def _cooled(self) -> frozenset[str]:
         """Backends that were given up and in which nothing is left to be done."""

@@ -34,6 +34,7 @@ class Limits(Record):
     old_worker_hours_max: int = 24
     peer_check_ms: int = 1_000
     breaker_ms: int = 1_000  # how long a target that refused a connection is left alone
+    counted_s: int = 60  # what is counted stays to be read so long after the last request
     log_bytes_max: int = 4 << 20
 
 

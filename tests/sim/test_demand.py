@@ -1,0 +1,86 @@
+"""Users counted where they come in, and what control makes of it: through the real services, in virtual time."""
+
+from skerry.core.types.ids import AppName, SiteId
+from skerry.core.types.view import CityDemand, DemandView
+from skerry.testing.world import World
+from tests.sim.stories import play
+
+
+async def demand_of(world: World, app: str = "hello") -> DemandView:
+    return await world.control.call(world.control.operations.demand(world.account.id, AppName(app)))
+
+
+async def asked_in(world: World, site: str) -> CityDemand:
+    return next(city for city in (await demand_of(world)).cities if city.site == site)
+
+
+def near(rps: float, expected: float) -> bool:
+    return abs(rps - expected) <= 0.1 * expected
+
+
+def test_demand_is_known_by_city_and_told() -> None:
+    async def story(world: World) -> None:
+        await world.deploy("hello")
+        await world.settled()
+        async with world.load("hello", sites=("sin",), every_ms=18):  # and 2 ms for the answer
+            await world.clock.sleep_ms(20_000)
+            found = await demand_of(world)
+            assert near(found.rps, 50)
+            assert {city.site: city.rps > 0 for city in found.cities} == {"cur": False, "lhr": False, "sin": True}
+            said = await world.explain("hello", "sin")
+            assert "users who come in here ask for 5" in " ".join(said.verdicts[0].reasons)
+        await world.clock.sleep_ms(15_000)
+        assert (await asked_in(world, "sin")).rps == 0
+
+    play(story)
+
+
+def test_a_request_counts_in_the_city_where_it_came_in() -> None:
+    async def story(world: World) -> None:
+        await world.deploy("hello")
+        await world.scale("hello", allow=["lhr"])
+        await world.settled()
+        async with world.load("hello", sites=("cur",), every_ms=100) as tally:
+            await world.clock.sleep_ms(15_000)
+            assert near((await asked_in(world, "cur")).rps, 1000 / 122)
+            assert (await asked_in(world, "lhr")).rps == 0
+        assert {(asked, answered) for asked, answered, _ in tally.answered} == {("cur", "lhr")}
+
+    play(story)
+
+
+def test_counts_survive_lost_reports_and_killed_controls() -> None:
+    async def story(world: World) -> None:
+        await world.deploy("hello")
+        await world.settled()
+        async with world.load("hello", sites=("cur",), every_ms=18) as tally:
+            for _ in range(3):
+                await world.clock.sleep_ms(4_000)
+                world.control.kill()
+                await world.clock.sleep_ms(3_000)
+                world.control.start()
+                world.sites["cur"].wire.cut = True
+                await world.clock.sleep_ms(4_000)
+                world.sites["cur"].wire.cut = False
+            await world.clock.sleep_ms(12_000)
+            assert near((await asked_in(world, "cur")).rps, 50)
+        await world.clock.sleep_ms(12_000)
+        city = await asked_in(world, "cur")
+        assert city.requests == tally.answered.total() > 1_000
+        assert city.errors == len(tally.failed) == 0
+
+    play(story)
+
+
+def test_what_a_versions_instances_make_of_requests_is_counted_for_the_health_gate() -> None:
+    async def story(world: World) -> None:
+        version = await world.deploy("hello")
+        await world.settled()
+        async with world.load("hello", sites=("lhr",), every_ms=18):
+            await world.clock.sleep_ms(25_000)
+            found = world.control.observed.traffic.facts(SiteId("lhr"), world.account.id, AppName("hello"))[version.id]
+            assert found.requests > 500
+            assert found.errors == 0
+            assert near(found.latency_ms_sum / found.requests, 2)
+
+    play(story)
