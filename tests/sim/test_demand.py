@@ -1,5 +1,7 @@
 """Users counted where they come in, and what control makes of it: through the real services, in virtual time."""
 
+import pytest
+
 from skerry.core.types.ids import AppName, SiteId
 from skerry.core.types.view import CityDemand, DemandView
 from skerry.testing.world import World
@@ -82,5 +84,51 @@ def test_what_a_versions_instances_make_of_requests_is_counted_for_the_health_ga
             assert found.requests > 500
             assert found.errors == 0
             assert near(found.latency_ms_sum / found.requests, 2)
+
+    play(story)
+
+
+def asked_of(world: World) -> dict[str, float]:
+    return {str(site): rps for site, rps in world.control.observed.asked(world.account.id, AppName("hello")).items()}
+
+
+def test_what_placement_plans_for_rises_at_once_is_known_to_the_next_control_and_falls_slowly() -> None:
+    async def story(world: World) -> None:
+        await world.deploy("hello")
+        await world.settled()
+        assert asked_of(world) == {}
+        async with world.load("hello", sites=("sin",), every_ms=9):
+            await world.clock.sleep_ms(3_000)
+            assert asked_of(world)["sin"] > 91
+            await world.scale("hello", min_per_site=2)  # any plan remembers what it was decided on
+            await world.settled()
+            await world.clock.sleep_ms(20_000)
+            before = asked_of(world)
+            assert set(before) == {"sin"}
+            world.control.kill()
+            world.control.start()
+            await world.clock.sleep_ms(500)
+            assert asked_of(world)["sin"] == pytest.approx(before["sin"], rel=0.3)
+        await world.clock.sleep_ms(200_000)
+        assert asked_of(world)["sin"] > 91
+        await world.clock.sleep_ms(1_500_000)
+        assert asked_of(world)["sin"] == pytest.approx(0.02)
+
+    play(story)
+
+
+def test_users_of_a_city_that_is_lost_are_asked_for_where_they_come_in_then() -> None:
+    async def story(world: World) -> None:
+        await world.deploy("hello")
+        await world.settled()
+        async with world.load("hello", sites=("sin",), every_ms=9):
+            await world.clock.sleep_ms(5_000)
+        world.lose_site("sin")
+        async with world.load("hello", sites=("cur",), every_ms=9):
+            await world.clock.sleep_ms(20_000)
+            assert set(asked_of(world)) == {"cur"}
+        world.return_site("sin")
+        await world.clock.sleep_ms(10_000)
+        assert asked_of(world)["sin"] > 91
 
     play(story)

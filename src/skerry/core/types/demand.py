@@ -50,7 +50,8 @@ class SiteDemand(Record):
 
     `rps` as last measured, `smoothed_rps` without its noise, `expected_rps` what to be ready for: the smoothed, where it
     is growing to, or what this time of the day brings (`forecast_rps`; None: not known), whichever is the most.
-    `most_rps`: as much as it may be, for all that chance hides; who gives something up looks at this.
+    `most_rps`: as much as it may be, for all that chance hides; who gives something up looks at this. `asked_rps` is what
+    placement plans for: it rises at once and falls slowly (`skerry.core.machines.asked`).
     """
 
     site: SiteId
@@ -59,3 +60,15 @@ class SiteDemand(Record):
     expected_rps: float
     most_rps: float
     forecast_rps: float | None = None
+    asked_rps: float = 0.0
+
+
+class DecidedDemand(Record):
+    """What the app's plan in force was decided on: requests per second to plan for, by the site that users come in at.
+
+    It is kept so that a control that has just started, and has heard of no user yet, finds every plan as good as it was.
+    """
+
+    account: AccountId
+    app: AppName
+    rps: dict[SiteId, float]

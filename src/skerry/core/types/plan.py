@@ -74,7 +74,9 @@ class Placement(Record):
     count: int
 
 
-EvaluationCause = Literal["deploy", "delete", "scale", "drain", "undrain", "site_lost", "site_back", "capacity", "refused"]
+EvaluationCause = Literal[
+    "deploy", "delete", "scale", "drain", "undrain", "site_lost", "site_back", "capacity", "refused", "demand"
+]
 
 
 class Evaluation(Record):

@@ -15,6 +15,7 @@ LEDGERS = "site-ledgers/"
 RESERVATIONS = "reservations/"
 ACCOUNTS = "accounts/"
 IMAGE_BLOBS = "image-blobs/"
+DECIDED_DEMAND = "decided-demand/"
 
 
 def app(account: AccountId, name: AppName) -> str:
@@ -44,6 +45,10 @@ def plan_head(account: AccountId, name: AppName) -> str:
 
 def release(account: AccountId, name: AppName) -> str:
     return f"{RELEASES}{account}/{name}"
+
+
+def decided_demand(account: AccountId, name: AppName) -> str:
+    return f"{DECIDED_DEMAND}{account}/{name}"
 
 
 def blocked(account: AccountId, name: AppName) -> str:

@@ -15,6 +15,7 @@ import structlog
 from skerry.core.types.account import Account
 from skerry.core.types.app import App, Deployment, Version
 from skerry.core.types.control import PlanHead, Reservation, SiteIntent, SiteLedger
+from skerry.core.types.demand import DecidedDemand
 from skerry.core.types.plan import Blocked, Evaluation, Plan, Release
 from skerry.kit import record
 from skerry.ports.store import PAGE_MAX, Change, Check, Compacted, Page, Store, StoreError
@@ -37,6 +38,7 @@ KINDS: dict[str, type[record.Record]] = {
     keys.SITES: SiteIntent,
     keys.LEDGERS: SiteLedger,
     keys.RESERVATIONS: Reservation,
+    keys.DECIDED_DEMAND: DecidedDemand,
 }
 RETRY_DELAY_S = 0.5  # a store that does not answer is asked again this often
 

@@ -6,11 +6,12 @@ taken to be what the operator says it is, so that a restart of control moves not
 
 import asyncio
 import contextlib
+from collections.abc import Iterable
 
 from msgspec.structs import replace
 
 from skerry.core.types.control import SiteIntent
-from skerry.core.types.demand import SiteDemand
+from skerry.core.types.demand import DecidedDemand, SiteDemand
 from skerry.core.types.ids import AccountId, AppName, SiteId
 from skerry.core.types.place import Node, PlaceState
 from skerry.core.types.slices import Refused, SiteInstance, SiteReport
@@ -45,13 +46,14 @@ class Observed:
         last = self._reports.get(report.site)
         if last is not None and last.epoch == report.epoch and report.sequence <= last.sequence:
             return
+        rose = False
         if report.traffic is not None:
-            self.traffic.hear(report.site, report.epoch, report.traffic, now_ms=self._clock.now_ms())
+            rose = self.traffic.hear(report.site, report.epoch, report.traffic, now_ms=self._clock.now_ms())
             report = replace(report, traffic=None)
         self._reports[report.site] = report
         self._heard_ms[report.site] = self._clock.monotonic_ms()
         self._heard_at_ms[report.site] = self._clock.now_ms()
-        if last is None or _content(last) != _content(report):
+        if rose or last is None or _content(last) != _content(report):
             self.version += 1
             news, self._news = self._news, asyncio.Event()
             news.set()
@@ -98,6 +100,17 @@ class Observed:
         """Of the app's users, by the site that they come in at; without sites that are lost."""
         found = self.traffic.of((account, app), now_ms=self._clock.now_ms())
         return tuple(entry for entry in found if not self.is_lost(entry.site))
+
+    def asked(self, account: AccountId, app: AppName) -> dict[SiteId, float]:
+        """What placement plans the app for: requests per second by the site whose users ask, by site id.
+
+        It rises at once and falls slowly. Sites without users, and lost ones (their users come in elsewhere), are not there.
+        """
+        return {site: rps for site, rps in self.traffic.asked((account, app)).items() if not self.is_lost(site)}
+
+    def recall(self, asked: Iterable[DecidedDemand]) -> None:
+        """What the plans in force were decided on, as the store has it: until sites tell more, it is asked for still."""
+        self.traffic.recall(asked, now_ms=self._clock.now_ms())
 
     def refused(self, site: SiteId, account: AccountId, app: AppName) -> tuple[Refused, ...]:
         report = self._reports.get(site)

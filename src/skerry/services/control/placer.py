@@ -18,6 +18,7 @@ from skerry.core.placement.world import SiteView, World
 from skerry.core.policy.capacity import nodes_up, total_capacity
 from skerry.core.types.app import App, Deployment, Version
 from skerry.core.types.control import PlanHead, Reservation, SiteIntent, SiteLedger
+from skerry.core.types.demand import DecidedDemand
 from skerry.core.types.ids import AccountId, AppName, PlanId, SiteId, VersionId
 from skerry.core.types.plan import Blocked, Evaluation, Plan, Release
 from skerry.core.types.resources import Resources
@@ -217,15 +218,27 @@ class Placer:
             Put(key=keys.plan_head(*key), value=record.encode(head)),
             Put(key=keys.release(*key), value=record.encode(release)),
         ]
+        ops += self._asked_ops(key)
         ops += self._prune_ops(release, plan)
         return ops + self._ledger_ops(snapshot, plan, growing=release.previous is not None)
 
     def _forget_ops(self, snapshot: Snapshot, plan: Plan) -> list[Op]:
         """An app that is gone leaves nothing here; sites let its instances go when it is in no slice."""
         key = (plan.account, plan.app)
-        ops: list[Op] = [Delete(key=keys.plan_head(*key)), Delete(key=keys.release(*key)), Delete(key=keys.blocked(*key))]
+        gone = (keys.plan_head, keys.release, keys.blocked, keys.decided_demand)
+        ops: list[Op] = [Delete(key=key_of(*key)) for key_of in gone]
         ops += [Delete(key=keys.plan(*key, old.generation)) for old in self._plans(key)]
         return ops + self._ledger_ops(snapshot, plan, growing=False)
+
+    def _asked_ops(self, key: AppKey) -> list[Op]:
+        """What the plan was decided on, for the next control; apps without users have none."""
+        held = self._mirror.get(keys.decided_demand(*key), DecidedDemand)
+        asked = DecidedDemand(account=key[0], app=key[1], rps=self._observed.asked(*key))
+        if asked.rps == (held.rps if held else {}):
+            return []
+        return [
+            Put(key=keys.decided_demand(*key), value=record.encode(asked)) if asked.rps else Delete(key=keys.decided_demand(*key))
+        ]
 
     async def _sweep(self, key: AppKey) -> None:
         """Versions and deployments of an app that is gone, should whoever deleted it have died before that. Idempotent."""

@@ -1,10 +1,19 @@
-"""Sites' counts as they arrive: each app's demand by site, and what each version made of its requests. In memory only."""
+"""Sites' counts as they arrive: each app's demand by site, and what each version made of its requests. In memory only.
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+report ─► hear ─► series (what is measured) ─► asked (what to plan for) ─► moved: apps to decide again, in thought
+"""
 
+import heapq
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from itertools import count
+
+from msgspec.structs import replace
+
+from skerry.core.machines import asked as machine
+from skerry.core.machines.asked import Asked, AskedSettings
 from skerry.core.machines.demand import DemandSettings, Series, demand_of, observe
-from skerry.core.types.demand import AppTraffic, SiteDemand, SiteTraffic, VersionTraffic
+from skerry.core.types.demand import AppTraffic, DecidedDemand, SiteDemand, SiteTraffic, VersionTraffic
 from skerry.core.types.gate import VersionFacts
 from skerry.core.types.ids import AccountId, AppName, SiteId, VersionId
 
@@ -13,40 +22,90 @@ AppKey = tuple[AccountId, AppName]
 
 @dataclass
 class _Heard:
-    """Of one app from one site. `last` None: nothing in this epoch of the site."""
+    """Of one app from one site. `last` None: nothing in this epoch of the site. `queued`: looked at when its window ends."""
 
-    series: Series
+    series: Series = field(default_factory=Series)
     last: AppTraffic | None = None
+    asked: Asked = field(default_factory=Asked)
+    queued: bool = False
 
 
 class Traffic:
     """What is known of every app's users."""
 
-    def __init__(self, settings: DemandSettings | None = None) -> None:
+    def __init__(self, settings: DemandSettings | None = None, asked_settings: AskedSettings | None = None) -> None:
         self._settings = settings or DemandSettings()
+        self._asked_settings = asked_settings or AskedSettings()
         self._epochs: dict[SiteId, str] = {}
         self._apps: dict[AppKey, dict[SiteId, _Heard]] = {}
+        self._windows: list[tuple[int, int, AppKey, SiteId]] = []  # a heap, by when they end
+        self._order = count()
+        self._raised: dict[AppKey, None] = {}
+        self._fallen: dict[AppKey, None] = {}
 
-    def hear(self, site: SiteId, epoch: str, traffic: SiteTraffic, *, now_ms: int) -> None:
-        """Take a site's counts in, as they come (`now_ms`: wall clock). The same counts again change nothing."""
+    def hear(self, site: SiteId, epoch: str, traffic: SiteTraffic, *, now_ms: int) -> bool:
+        """Take a site's counts in, as they come (`now_ms`: wall clock). The same counts again change nothing.
+
+        Whether some app's asked demand rose: then it is time to decide.
+        """
         if self._epochs.get(site) != epoch:
             self._epochs[site] = epoch
             for of_app in self._apps.values():
                 if site in of_app:
                     of_app[site].last = None
+        rose = False
         for told in traffic.apps:
-            heard = self._apps.setdefault((told.account, told.app), {}).setdefault(site, _Heard(series=Series()))
+            heard = self._apps.setdefault((told.account, told.app), {}).setdefault(site, _Heard())
             requests, since_ms = told.new, told.since_ms
             if heard.last is not None and heard.last.at_ms > since_ms:  # told again, as the site does not know that it arrived
                 requests, since_ms = told.requests - heard.last.requests, heard.last.at_ms
             if told.at_ms > since_ms and requests >= 0:
                 heard.series = observe(heard.series, requests, told.at_ms - since_ms, now_ms=now_ms, settings=self._settings)
                 heard.last = told
+                rose = self._look((told.account, told.app), site, heard, now_ms) or rose
+        return rose
+
+    def turn(self, *, now_ms: int) -> None:
+        """Look at what no site told of since its window ended. To be called about once a second."""
+        while self._windows and self._windows[0][0] <= now_ms:
+            _, _, key, site = heapq.heappop(self._windows)
+            heard = self._apps.get(key, {}).get(site)
+            if heard is not None:
+                heard.queued = False
+                self._look(key, site, heard, now_ms)
+
+    def recall(self, asked: Iterable[DecidedDemand], *, now_ms: int) -> None:
+        """What plans were decided on before this control started; before all else."""
+        for entry in asked:
+            key = (entry.account, entry.app)
+            for site, rps in entry.rps.items():
+                self._epochs.setdefault(site, "")
+                heard = self._apps.setdefault(key, {}).setdefault(site, _Heard())
+                if rps > heard.asked.rps:
+                    heard.asked = machine.recalled(rps, now_ms=now_ms)
+                self._queue(key, site, heard)
+
+    def take_moved(self, limit: int) -> tuple[AppKey, ...]:
+        """Apps whose asked demand is another than when they were taken last, at most `limit`: those that rose come first."""
+        taken = [*self._raised, *(key for key in self._fallen if key not in self._raised)][:limit]
+        for key in taken:
+            self._raised.pop(key, None)
+            self._fallen.pop(key, None)
+        return tuple(taken)
+
+    @property
+    def moved(self) -> bool:
+        """Whether there is anything to take."""
+        return bool(self._raised or self._fallen)
+
+    def asked(self, key: AppKey) -> dict[SiteId, float]:
+        """Requests per second to plan for, by the site that users come in at; by site id, without those without users."""
+        return {site: heard.asked.rps for site, heard in sorted(self._apps.get(key, {}).items()) if heard.asked.rps > 0}
 
     def of(self, key: AppKey, *, now_ms: int) -> tuple[SiteDemand, ...]:
         """Demand by the site that users come in at, which stands for their metro; by site id."""
         found = sorted(self._apps.get(key, {}).items())
-        return tuple(demand_of(site, heard.series, now_ms=now_ms, settings=self._settings) for site, heard in found)
+        return tuple(replace(self._demand(site, heard, now_ms), asked_rps=heard.asked.rps) for site, heard in found)
 
     def told(self, key: AppKey, site: SiteId) -> AppTraffic | None:
         """The last word of a site about an app, in sums since its counters began."""
@@ -66,6 +125,25 @@ class Traffic:
             del self._epochs[site]
             for of_app in self._apps.values():
                 of_app.pop(site, None)
+
+    def _look(self, key: AppKey, site: SiteId, heard: _Heard, now_ms: int) -> bool:
+        """Whether what is asked rose."""
+        before = heard.asked.rps
+        heard.asked = machine.step(heard.asked, self._demand(site, heard, now_ms), now_ms=now_ms, settings=self._asked_settings)
+        self._queue(key, site, heard)
+        if heard.asked.rps != before:
+            (self._raised if heard.asked.rps > before else self._fallen)[key] = None
+        return heard.asked.rps > before
+
+    def _queue(self, key: AppKey, site: SiteId, heard: _Heard) -> None:
+        """Once for each; one that is asked for nothing waits for its next users."""
+        if not heard.queued and heard.asked.rps > 0:
+            heard.queued = True
+            due_ms = machine.due_ms(heard.asked, self._asked_settings)
+            heapq.heappush(self._windows, (due_ms, next(self._order), key, site))
+
+    def _demand(self, site: SiteId, heard: _Heard, now_ms: int) -> SiteDemand:
+        return demand_of(site, heard.series, now_ms=now_ms, settings=self._settings)
 
 
 def _facts(counted: VersionTraffic) -> VersionFacts:

@@ -1,16 +1,20 @@
 """The watcher: notices that a decision no longer fits the world, and records why to decide again.
 
 It compares by level, not by edge: whenever sites, nodes or their states differ from what they were, every app is
-decided in thought; where the outcome is another than the plan in force, an evaluation is written. A control
-that was killed before it could write one finds the same difference when it comes back.
+decided in thought, and so is an app whose users ask for more or less than they did; where the outcome is another than the
+plan in force, an evaluation is written. A control that was killed before it could write one finds the same difference when
+it comes back.
 """
+
+from collections.abc import Mapping
 
 import structlog
 
 from skerry.core.placement.simple import place, same_decision
 from skerry.core.types.app import App
 from skerry.core.types.control import PlanHead, SiteIntent, SiteLedger
-from skerry.core.types.ids import AccountId, AppName, EvaluationId
+from skerry.core.types.demand import DecidedDemand
+from skerry.core.types.ids import AccountId, AppName, EvaluationId, SiteId
 from skerry.core.types.plan import Blocked, Evaluation, EvaluationCause, Plan, Reason
 from skerry.kit import record
 from skerry.kit.hashing import stable_id
@@ -26,6 +30,8 @@ log = structlog.get_logger()
 AppKey = tuple[AccountId, AppName]
 
 LOOK_MS = 1_000  # silence is no event: lost sites are found by looking this often
+MOVED_MAX, PAUSE_MS = 100, 50  # apps whose demand moved are thought of in parts, lest they hold up everything else
+CITIES_SAID = 3
 
 CAUSES: dict[Reason, EvaluationCause] = {
     Reason.SITE_DOWN: "site_lost",
@@ -44,6 +50,7 @@ class Watcher:
         self._placer = placer
         self._clock = clock
         self._seen: object = None
+        self._more = False
         self._owed: dict[AppKey, None] = {}  # apps that could not be looked at, as they were being decided
 
     async def run(self) -> None:
@@ -53,18 +60,18 @@ class Watcher:
                 await self.step()
             except StoreError as error:
                 log.warning("watcher_waits", error=str(error))
-            await self._observed.wait_beyond(version, wait_ms=LOOK_MS)
+            await self._observed.wait_beyond(version, wait_ms=PAUSE_MS if self._more else LOOK_MS)
 
     async def step(self) -> int:
         """How many evaluations were written. Raises `StoreError`."""
+        self._more = False
         if not self._placer.ready():
             return 0
         seen = self._signature()
         apps = tuple(self._mirror.select(keys.APPS, App))
-        sites = frozenset(intent.site.id for intent in self._mirror.select(keys.SITES, SiteIntent))
-        self._observed.traffic.keep(frozenset((app.account, app.name) for app in apps), sites)
+        moved = self._moved(apps)
         if seen == self._seen:
-            apps = tuple(app for app in apps if (app.account, app.name) in self._owed)
+            apps = tuple(app for app in apps if (app.account, app.name) in {**self._owed, **moved})
         written = 0
         owed: dict[AppKey, None] = {}
         for app in apps:
@@ -76,6 +83,16 @@ class Watcher:
                 written += await self._write(evaluation)
         self._seen, self._owed = seen, owed
         return written
+
+    def _moved(self, apps: tuple[App, ...]) -> dict[AppKey, None]:
+        """Those whose users ask for more or less than they did; what is gone is forgotten."""
+        sites = frozenset(intent.site.id for intent in self._mirror.select(keys.SITES, SiteIntent))
+        traffic = self._observed.traffic
+        traffic.keep(frozenset((app.account, app.name) for app in apps), sites)
+        traffic.turn(now_ms=self._clock.now_ms())
+        moved = dict.fromkeys(traffic.take_moved(MOVED_MAX))
+        self._more = traffic.moved
+        return moved
 
     def _signature(self) -> object:
         """Equal as long as no decision can have become another for reasons outside the apps themselves."""
@@ -104,7 +121,10 @@ class Watcher:
         decided = place(world, app, shares, evaluation=thought, parent=plan, now_ms=now_ms)
         if same_decision(decided, plan):
             return None
-        return _evaluation(key, _cause(decided, plan), plan, now_ms, detail=_change(decided, plan))
+        asked = self._mirror.get(keys.decided_demand(*key), DecidedDemand)
+        moves = _moves(asked.rps if asked else {}, self._observed.asked(*key))
+        cause, detail = _cause(decided, plan, moved=bool(moves)), _change(decided, plan)
+        return _evaluation(key, cause, plan, now_ms, detail=f"{moves}: {detail}" if cause == "demand" else detail)
 
     async def _write(self, evaluation: Evaluation) -> int:
         at = keys.evaluation(evaluation.account, evaluation.app, evaluation.id)
@@ -125,7 +145,7 @@ def _sites(plan: Plan) -> frozenset[str]:
     return frozenset(placement.site for placement in plan.placements)
 
 
-def _cause(decided: Plan, plan: Plan) -> EvaluationCause:
+def _cause(decided: Plan, plan: Plan, *, moved: bool) -> EvaluationCause:
     """Why it is decided again, in one word: what happened to the sites that the decision loses, or gains."""
     lost = _sites(plan) - _sites(decided)
     for rejection in decided.rejections:
@@ -138,7 +158,16 @@ def _cause(decided: Plan, plan: Plan) -> EvaluationCause:
             return "undrain"
         if before.get(site) in (Reason.SITE_DOWN, Reason.SITE_CUT_OFF):
             return "site_back"
-    return "capacity"
+    return "demand" if moved else "capacity"
+
+
+def _moves(before: Mapping[SiteId, float], now: Mapping[SiteId, float]) -> str:
+    """What users ask for otherwise than when the plan was decided, the greatest change first; empty: nothing."""
+    moved = [site for site in sorted({**before, **now}) if before.get(site, 0.0) != now.get(site, 0.0)]
+    moved.sort(key=lambda site: -abs(now.get(site, 0.0) - before.get(site, 0.0)))
+    said = [f"{site} {before.get(site, 0.0):.3g} to {now.get(site, 0.0):.3g}" for site in moved[:CITIES_SAID]]
+    more = f" and {len(moved) - CITIES_SAID} more" if len(moved) > CITIES_SAID else ""
+    return f"requests/s to plan for moved in {', '.join(said)}{more}" if said else ""
 
 
 def _change(decided: Plan, plan: Plan) -> str:

@@ -17,6 +17,7 @@ from skerry.adapters.store.simulated import SimulatedStore
 from skerry.adapters.worlds import load_catalogue
 from skerry.core.reconcile.site_types import SiteMemory
 from skerry.core.types.app import Version
+from skerry.core.types.demand import DecidedDemand
 from skerry.core.types.ids import Digest, NodeId, SiteId
 from skerry.core.types.place import Node
 from skerry.core.types.routes import RouteTable
@@ -25,6 +26,7 @@ from skerry.kit.record import Record
 from skerry.ports.ingress import Counts, TargetStats
 from skerry.ports.links import LinkError, Unreachable
 from skerry.ports.store import StoreError
+from skerry.services.control import keys
 from skerry.services.control.declare import declare_sites
 from skerry.services.control.mirror import Mirror
 from skerry.services.control.observed import Observed
@@ -152,6 +154,7 @@ class SimControl(SimPlane):
             try:
                 await declare_sites(self.store, tuple(make_site(name) for name in ground.plan))
                 await self.mirror.load()
+                self.observed.recall(self.mirror.select(keys.DECIDED_DEMAND, DecidedDemand))
                 break
             except StoreError as error:
                 ground.note(f"{self.name} cannot start: {error}")
