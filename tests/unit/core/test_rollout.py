@@ -232,6 +232,26 @@ def test_a_wave_with_traffic_waits_until_the_new_version_is_shown_to_be_good() -
     assert step(waiting, few, now_ms=30_500, settings=SETTINGS).wave == 1, "it does not wait for ever"
 
 
+def in_three(release: Release, *, rps: float, requests: int = 0, failing: float = 0.0) -> dict[SiteId, SiteFacts]:
+    """All ready, with users in every city."""
+    old = VersionFacts(requests=5_000, errors=5, latency_ms_sum=1e5)
+    new = VersionFacts(requests=requests, errors=int(requests * failing), latency_ms_sum=requests * 20.0)
+    return {site: replace(fact, old=old, new=new, rps=rps) for site, fact in facts(*NAMES).items()}
+
+
+def test_in_a_few_cities_a_wave_waits_some_seconds_if_there_are_users_to_show_something() -> None:
+    first, second = plan_of(V1), plan_of(V2)
+    begun = release_of(second, first)
+    release = step(begun, in_three(begun, rps=50), now_ms=0, settings=SETTINGS)
+    release = step(release, in_three(release, rps=50), now_ms=100, settings=SETTINGS)
+    assert step(release, in_three(release, rps=50), now_ms=5_000, settings=SETTINGS).wave == 0
+    assert step(release, in_three(release, rps=50), now_ms=5_100, settings=SETTINGS).wave == 1, "it does not wait for ever"
+    assert step(release, in_three(release, rps=50, requests=500), now_ms=400, settings=SETTINGS).wave == 1, "it is good"
+    back = step(release, in_three(release, rps=50, requests=30, failing=1.0), now_ms=400, settings=SETTINGS)
+    assert back.state == "rolled_back"
+    assert step(release, in_three(release, rps=0.5), now_ms=400, settings=SETTINGS).wave == 1, "of whom should it hear?"
+
+
 def test_a_version_that_comes_back_is_not_judged_by_what_it_did_before() -> None:
     release = forty()
     stained = {site: replace(fact, new=VersionFacts(requests=1_000, errors=900)) for site, fact in counted(release).items()}

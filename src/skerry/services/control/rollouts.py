@@ -200,15 +200,17 @@ class Rollouts:
         }
 
     def _with_counts(self, facts: SiteFacts, plan: Plan, previous: Plan | None) -> SiteFacts:
-        counted = self._counts(facts.site, plan.account, plan.app)
-        if not counted or previous is None:
+        if previous is None:
             return facts
+        asked = self._observed.traffic.rps((plan.account, plan.app), facts.site)
+        counted = self._counts(facts.site, plan.account, plan.app)
         before = versions_of(previous)
         new = versions_of(plan) - before
         return replace(
             facts,
             old=total(counted[version] for version in sorted(before) if version in counted),
             new=total(counted[version] for version in sorted(new) if version in counted),
+            rps=asked,
         )
 
     def _site_facts(self, plan: Plan, site: SiteId, wanted: list[tuple[VersionId, int]]) -> SiteFacts:
