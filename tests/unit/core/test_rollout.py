@@ -209,6 +209,16 @@ def test_waves_grow_by_share_of_demand_and_the_canary_is_small_but_busy() -> Non
     assert "s07" in groups[-1], "half of all users wait for the last wave"
 
 
+def test_the_canary_has_users_if_any_city_has() -> None:
+    first, second = plan_of(V1), plan_of(V2)
+    sites = tuple(make_site(name) for name in NAMES)
+    for busy in NAMES:
+        for quiet in {*NAMES} - {busy}:
+            demand = {SiteId(busy): 100.0, SiteId(quiet): 30.0}
+            assert waves(second, first, sites, demand)[0] == (quiet,)
+        assert waves(second, first, sites, {SiteId(busy): 100.0})[0] == (busy,)
+
+
 def test_hundreds_of_cities_have_a_small_wave_more() -> None:
     names = [f"s{n:03d}" for n in range(340)]
     groups = waves(plan_of(V2, *names), plan_of(V1, *names), tuple(make_site(name) for name in names))

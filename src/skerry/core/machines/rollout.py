@@ -73,8 +73,8 @@ def waves(
     The first deployment of an app, and a plan that brings no new version, go everywhere at once; but sites that lose the
     app follow those that have it then, when these are ready, so that it is never nowhere. A new version goes to one canary
     site, then to the rest in growing shares of `demand` (any unit, by site; equal parts when it is empty).
-    The canary is a site that is up and ran the app before (there a difference shows). Sites that are not up, and those that
-    only lose the app, go last. No site at all: no wave.
+    The canary is a site that is up, ran the app before and has users (there a difference shows). Sites that are not up, and those
+    that only lose the app, go last. No site at all: no wave.
     """
     gaining = {placement.site for placement in plan.placements}
     losing = {placement.site for placement in previous.placements} - gaining if previous else set[SiteId]()
@@ -95,7 +95,7 @@ def waves(
 
 
 def planned_demand(plan: Plan) -> dict[SiteId, float]:
-    """What is known of users: the placer puts instances where demand is, so a site's instances stand for its part of it."""
+    """Where no user was counted yet: the placer puts instances where demand is, so they stand for a site's part of it."""
     counts: dict[SiteId, float] = {}
     for placement in plan.placements:
         counts[placement.site] = counts.get(placement.site, 0.0) + placement.count
@@ -231,10 +231,10 @@ def _cautious_order(plan: Plan, previous: Plan | None, sites: tuple[Site, ...], 
     def rank(site: SiteId) -> tuple[bool, bool, int, int, str]:
         return (site not in up, site not in before, counts[site], stable_hash(plan.account, plan.app, site), site)
 
-    def canary_rank(site: SiteId) -> tuple[bool, bool, bool, float, int, int, str]:
+    def canary_rank(site: SiteId) -> tuple[bool, bool, bool, bool, float, int, int, str]:
         share, (absent, new, count, chance, name) = shares[site], rank(site)
         large = share > CANARY_SHARE_MAX
-        return (absent, new, large, share if large else -share, count, chance, name)
+        return (absent, new, share == 0, large, share if large else -share, count, chance, name)
 
     canary = min(counts, key=canary_rank)
     return [canary, *sorted(counts.keys() - {canary}, key=rank)]

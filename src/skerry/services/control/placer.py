@@ -265,7 +265,8 @@ class Placer:
         if proven is not None and not proven.placements:
             proven = None  # one that ran nothing is nothing to go back to
         executed = proven or (parent if continues else None)
-        steps = waves(plan, executed, tuple(view.site for view in snapshot.world.sites), planned_demand(plan))
+        demand = self._observed.asked(plan.account, plan.app) or planned_demand(plan)
+        steps = waves(plan, executed, tuple(view.site for view in snapshot.world.sites), demand)
         held = False
         if continues and before is not None and before.state == "running":
             steps = _continued(steps, plan, released_sites(before))

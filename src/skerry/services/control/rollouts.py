@@ -13,7 +13,7 @@ import structlog
 from msgspec.structs import replace
 
 from skerry.core.machines.gate import total
-from skerry.core.machines.rollout import RolloutSettings, SiteFacts, abort, pause, resume, step, versions_of
+from skerry.core.machines.rollout import RolloutSettings, SiteFacts, abort, pause, planned_demand, resume, step, versions_of
 from skerry.core.placement.ledger import reservations
 from skerry.core.types.app import App, Deployment, Version
 from skerry.core.types.gate import VersionFacts
@@ -227,6 +227,10 @@ class Rollouts:
             if broken is not None:
                 failed, detail = True, broken.detail or broken.state
         return SiteFacts(site=site, ready=ready, failed=failed, detail=detail)
+
+    def demand(self, plan: Plan) -> Mapping[SiteId, float]:
+        """By which cities' shares are reckoned: users who were counted, else where instances are."""
+        return self._observed.asked(plan.account, plan.app) or planned_demand(plan)
 
     def plan(self, release: Release, plan_id: PlanId) -> Plan | None:
         found = self._mirror.select(f"{keys.PLANS}{release.account}/{release.app}/", Plan)
