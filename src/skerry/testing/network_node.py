@@ -1,0 +1,90 @@
+"""A node whose programs' network is real, on a machine of its own (see `skerry.testing.netlab`)."""
+
+import asyncio
+from pathlib import Path
+
+from skerry.adapters.network.linux import devices, namespaces, rules
+from skerry.adapters.network.linux.addresses import device_prefix
+from skerry.adapters.network.linux.network import LinuxNetwork
+from skerry.adapters.network.linux.nft import Nft
+from skerry.adapters.network.linux.settings import Places, Settings
+from skerry.ports.network import InstanceNetwork, Network
+from skerry.testing.contracts.network import PORT
+from skerry.testing.netlab import PORT as WORLD_PORT
+from skerry.testing.netlab import PRIVATE, PUBLIC, PUBLIC_2, UPLINK_HOST, NetworkLab
+
+
+class NetworkNode:
+    """A harness of the contract. The thread that makes it is on the machine until `clean_up`."""
+
+    public, other_public, private, node = PUBLIC, PUBLIC_2, PRIVATE, UPLINK_HOST
+
+    def __init__(self, directory: Path, *, address: str = "127.0.1.11", settings: Settings | None = None) -> None:
+        self.address = address
+        self.data, self.run = directory / "data", directory / "run"
+        for path in (self.data, self.run):
+            path.mkdir()
+        self.places = Places(self.data, self.run)
+        self.settings = settings or Settings()
+        self.lab = NetworkLab(directory / "lab")
+        self.lab.__enter__()
+        self._networks: list[LinuxNetwork] = []
+        self._listening = False
+
+    async def open(self, *known: str) -> LinuxNetwork:
+        if not self._listening:
+            self._listening = True
+            await self.lab.world_listens()
+            await self.lab.listen(self.lab.machine, WORLD_PORT, "the node itself")
+        network = LinuxNetwork(address=self.address, data_dir=self.data, run_dir=self.run, settings=self.settings)
+        self._networks.append(network)
+        await network.attach(frozenset(known))
+        return network
+
+    async def kill_agent(self, network: Network) -> None:
+        """The kernel closes its sockets; everything else stays as it is."""
+        assert isinstance(network, LinuxNetwork)
+        await network.aclose(remove_all=False)
+
+    async def serve(self, made: InstanceNetwork, answer: str) -> None:
+        await self.lab.listen(Path(made.netns), PORT, answer)
+        if made.address != made.guest.address.partition("/")[0]:
+            raise AssertionError("a guest serves itself")
+
+    async def request(self, address: str) -> tuple[int, str]:
+        host, _, port = address.rpartition(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        try:
+            writer.write(b"GET / HTTP/1.1\r\nHost: test\r\n\r\n")
+            head, _, body = (await reader.read()).decode().partition("\r\n\r\n")
+        finally:
+            writer.close()
+        if not head:
+            raise ConnectionResetError(address)
+        return int(head.split()[1]), body.split(" 1")[0] if head.split()[1] == "200" else body
+
+    async def reaches(self, made: InstanceNetwork, host: str) -> bool:
+        return await self.lab.reaches(Path(made.netns), f"{host}:{WORLD_PORT}")
+
+    async def leftovers(self) -> list[str]:
+        found = await asyncio.get_running_loop().run_in_executor(None, lambda: namespaces.in_thread(self._left_in_kernel))
+        found += [str(path) for path in self.places.run.rglob("*")] if self.places.run.exists() else []
+        return found + [str(path) for path in self.data.rglob("*") if path.is_file() and path != self.places.lease]
+
+    def _left_in_kernel(self) -> list[str]:
+        with devices.netlink() as route:
+            found = devices.names_with(route, device_prefix(self.places.tag))
+            found += [str(entry.get("RTA_DST")) for entry in route.get_routes(family=2) if entry["type"] == devices.BLACKHOLE]
+        nft = Nft()
+        try:
+            tables = [entry["table"]["name"] for entry in nft.read("list tables") if "table" in entry]
+        finally:
+            nft.close()
+        return found + [name for name in tables if name == rules.table_of(self.places.tag).partition(" ")[2]]
+
+    async def clean_up(self) -> None:
+        for network in self._networks[:-1]:
+            await network.aclose(remove_all=False)
+        for network in self._networks[-1:]:
+            await network.aclose(remove_all=False)
+        self.lab.__exit__(None, None, None)
