@@ -3,11 +3,10 @@
 import asyncio
 from pathlib import Path
 
-from skerry.adapters.network.linux import devices, namespaces, rules
-from skerry.adapters.network.linux.addresses import device_prefix
+from skerry.adapters.network.linux import devices, leftovers, namespaces
 from skerry.adapters.network.linux.network import LinuxNetwork
-from skerry.adapters.network.linux.nft import Nft
 from skerry.adapters.network.linux.settings import Places, Settings
+from skerry.adapters.process.detached import find_tagged, kill_tagged
 from skerry.ports.network import InstanceNetwork, Network
 from skerry.testing.contracts.network import PORT
 from skerry.testing.netlab import PORT as WORLD_PORT
@@ -67,24 +66,21 @@ class NetworkNode:
         return await self.lab.reaches(Path(made.netns), f"{host}:{WORLD_PORT}")
 
     async def leftovers(self) -> list[str]:
-        found = await asyncio.get_running_loop().run_in_executor(None, lambda: namespaces.in_thread(self._left_in_kernel))
+        found = list(leftovers.find(self.data, self.run))
+        found += namespaces.in_thread(_blackholes)
+        found += [f"process {pid}" for pid in find_tagged(self.places.tag)]
         found += [str(path) for path in self.places.run.rglob("*")] if self.places.run.exists() else []
-        return found + [str(path) for path in self.data.rglob("*") if path.is_file() and path != self.places.lease]
-
-    def _left_in_kernel(self) -> list[str]:
-        with devices.netlink() as route:
-            found = devices.names_with(route, device_prefix(self.places.tag))
-            found += [str(entry.get("RTA_DST")) for entry in route.get_routes(family=2) if entry["type"] == devices.BLACKHOLE]
-        nft = Nft()
-        try:
-            tables = [entry["table"]["name"] for entry in nft.read("list tables") if "table" in entry]
-        finally:
-            nft.close()
-        return found + [name for name in tables if name == rules.table_of(self.places.tag).partition(" ")[2]]
+        kept = (self.places.lease, self.places.log)
+        return found + [str(path) for path in self.data.rglob("*") if path.is_file() and path not in kept]
 
     async def clean_up(self) -> None:
-        for network in self._networks[:-1]:
+        for network in self._networks:
             await network.aclose(remove_all=False)
-        for network in self._networks[-1:]:
-            await network.aclose(remove_all=False)
+        await kill_tagged(self.places.tag)
+        leftovers.remove(self.data, self.run)
         self.lab.__exit__(None, None, None)
+
+
+def _blackholes() -> list[str]:
+    with devices.netlink() as route:
+        return [str(entry.get("RTA_DST")) for entry in route.get_routes(family=2) if entry["type"] == devices.BLACKHOLE]

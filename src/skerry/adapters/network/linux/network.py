@@ -23,6 +23,7 @@ from skerry.adapters.network.linux.kernel import Hands, Kernel
 from skerry.adapters.network.linux.probe import require
 from skerry.adapters.network.linux.publishing import bind
 from skerry.adapters.network.linux.records import InstanceRecord, Published, load_all, save
+from skerry.adapters.network.linux.resolving import ResolverKeeper
 from skerry.adapters.network.linux.settings import Places, Settings
 from skerry.core.policy.reach import reach_of
 from skerry.core.types.program import NetworkPolicy
@@ -41,6 +42,8 @@ class LinuxNetwork:
         self._settings = settings or Settings()
         self._places = Places(data_dir, run_dir)
         self._kernel = Kernel()
+        self._resolver = ResolverKeeper(self._places, self._settings, self._lead_questions_to)
+        self._closed = False
         self._pool = ""
         self._records: dict[str, InstanceRecord] = {}
         self._doors: dict[str, Door] = {}
@@ -55,7 +58,8 @@ class LinuxNetwork:
     async def attach(self, known: frozenset[str]) -> None:
         require()
         self._places.make()
-        self._pool = await self._kernel.run(steps.prepare, self._places, self._settings, None)
+        self._pool = await self._kernel.run(steps.prepare, self._places, self._settings)
+        self._resolver.adopt()
         for record in load_all(self._places.records):
             if record.instance in known:
                 self._records[record.instance] = record
@@ -66,6 +70,7 @@ class LinuxNetwork:
         await self._kernel.run(steps.sweep, self._places, self._pool, kept)
         open_ones = await self._kernel.run(steps.published, self._places)
         for record in kept:
+            await self._serve_names(record)
             await self._kernel.run(steps.make, self._places, self._settings, self._pool, record)
             if record.published is not None:
                 await self._reopen(record, record.published, is_open=record.published.address in open_ones)
@@ -80,6 +85,7 @@ class LinuxNetwork:
             elif record.want != want:
                 record = replace(record, device=want.device, policy=want.policy, policies=record.policies + 1)
             self._keep(record)
+            await self._serve_names(record)
             return await self._kernel.run(steps.make, self._places, self._settings, self._pool, record)
 
     async def publish(self, instance_id: str, *, port: int, protocol: TrafficProtocol, address: str | None = None) -> str:
@@ -145,8 +151,8 @@ class LinuxNetwork:
                 return
             record = replace(record, policy=policy, policies=record.policies + 1)
             self._keep(record)
-            reach = reach_of(policy)
-            await self._nft(rules.instance(self._places.tag, self._slot(record), reach, number=record.policies))
+            await self._serve_names(record)
+            await self._kernel.run(steps.judge, self._places, self._slot(record), record)
             await self._kernel.run(steps.shape, self._places, self._settings, self._pool, record)
 
     async def remove(self, instance_id: str) -> None:
@@ -164,6 +170,9 @@ class LinuxNetwork:
             self._traffic.pop(instance_id, None)
 
     async def aclose(self, *, remove_all: bool) -> None:
+        if self._closed:
+            return
+        self._closed = True
         for door in self._doors.values():
             await door.aclose()
         self._doors.clear()
@@ -171,6 +180,7 @@ class LinuxNetwork:
             self._traffic_task.cancel()
             await asyncio.wait([self._traffic_task])
         try:
+            await self._resolver.aclose(stop=remove_all)
             if remove_all:
                 await self._kernel.run(steps.remove_everything, self._places)
         finally:
@@ -251,6 +261,13 @@ class LinuxNetwork:
         if door is not None:
             await door.aclose()
         await self._nft(rules.unpublish(self._places.tag, published.address, self._slot(record), published.port))
+
+    async def _serve_names(self, record: InstanceRecord) -> None:
+        if reach_of(record.policy).dns:
+            await self._resolver.ensure()
+
+    async def _lead_questions_to(self, address: str) -> None:
+        await self._nft(rules.resolver(self._places.tag, address))
 
     async def _nft(self, commands: str) -> None:
         await self._kernel.run(lambda hands: hands.nft.run(commands))

@@ -42,7 +42,6 @@ class Base(Record):
     uplinks: tuple[str, ...]
     operator: tuple[str, ...]  # networks
     hosts: tuple[str, ...]  # addresses of this machine that the operator names alone
-    resolver: str | None  # host:port
     settings: Settings
 
 
@@ -76,7 +75,7 @@ def base(facts: Base) -> str:
         " map instances { type ifname . ipv4_addr : verdict; }",
         " map published { type ipv4_addr . inet_service : ipv4_addr . inet_service; }",
     ]
-    lines += [f" chain {name} {{ {hook} }}" for name, (hook, _) in chains.items()]
+    lines += [" chain to_resolver { }", *(f" chain {name} {{ {hook} }}" for name, (hook, _) in chains.items())]
     lines.append("}")
     lines += [f"flush chain {table} {name}" for name in chains]
     lines += [f"flush set {table} {name}" for name in sets]
@@ -89,7 +88,6 @@ def _base_chains(facts: Base, mine: str, ours: str) -> dict[str, tuple[str, tupl
     """Name → (hook, rules)."""
     limits = facts.settings
     published = "tcp flags & (fin|syn|rst|ack) == syn dnat ip to ip daddr . tcp dport map @published"
-    dns = f"iifname {mine} meta l4proto {{ tcp, udp }} th dport {DNS_PORT} "
     return {
         "refuse": (
             "",
@@ -147,7 +145,7 @@ def _base_chains(facts: Base, mine: str, ours: str) -> dict[str, tuple[str, tupl
         "in_nat": (
             "type nat hook prerouting priority dstnat; policy accept;",
             (
-                *((f"{dns} dnat ip to {facts.resolver}",) if facts.resolver is not None else ()),
+                f"iifname {mine} jump to_resolver",
                 f"iifname {ours} accept",
                 published,
             ),
@@ -161,6 +159,12 @@ def _base_chains(facts: Base, mine: str, ours: str) -> dict[str, tuple[str, tupl
             ),
         ),
     }
+
+
+def resolver(tag: str, address: str) -> str:
+    """Where questions to the gateways are led. The node's own port 53, whoever has it, is never reached by them."""
+    chain, asked = f"{table_of(tag)} to_resolver", f"meta l4proto {{ tcp, udp }} th dport {DNS_PORT}"
+    return f"flush chain {chain}\nadd rule {chain} fib daddr type local {asked} dnat ip to {address}\n"
 
 
 def instance(tag: str, slot: Slot, reach: Reach, *, number: int) -> str:
@@ -177,11 +181,11 @@ def instance(tag: str, slot: Slot, reach: Reach, *, number: int) -> str:
     if reach.networks is None:
         rules += ["jump permitted", accept]
     else:
-        for match in (*([f"{{ {', '.join(reach.networks)} }}"] if reach.networks else []), f"@{names_of(slot)}"):
+        for match in (*([f"{{ {', '.join(reach.networks)} }}"] if reach.networks else []), f"@{names_of(slot.index)}"):
             rules += [f"ip daddr {match} jump permitted", f"ip daddr {match} {accept}"]
         rules.append("goto refuse")
     lines = [
-        f"add set {table} {names_of(slot)} {{ type ipv4_addr; flags timeout; size {NAMES_MAX}; }}",
+        f"add set {table} {names_of(slot.index)} {{ type ipv4_addr; flags timeout; size {NAMES_MAX}; }}",
         f"add chain {table} {chain}",
         f"flush chain {table} {chain}",
         *(f"add rule {table} {chain} {rule}" for rule in rules),
@@ -199,8 +203,8 @@ def no_instance(tag: str, slot: Slot) -> str:
         f"delete element {table} instances {{ {_member(slot)} }}",
         f"flush chain {table} {chain}",
         f"delete chain {table} {chain}",
-        f"add set {table} {names_of(slot)} {{ type ipv4_addr; flags timeout; size {NAMES_MAX}; }}",
-        f"delete set {table} {names_of(slot)}",
+        f"add set {table} {names_of(slot.index)} {{ type ipv4_addr; flags timeout; size {NAMES_MAX}; }}",
+        f"delete set {table} {names_of(slot.index)}",
         f"add element {table} refused {{ {slot.address} }}",
         f"delete element {table} refused {{ {slot.address} }}",
     ]
@@ -217,7 +221,7 @@ def unpublish(tag: str, address: str, slot: Slot, port: int) -> str:
     return publish(tag, address, slot, port) + f"delete element {table_of(tag)} published {{ {_published(address)} }}\n"
 
 
-def let_through(tag: str, slot: Slot, addresses: Iterable[str], *, valid_s: int) -> str:
+def let_through(tag: str, slot: int, addresses: Iterable[str], *, valid_s: int) -> str:
     """Addresses of an allowed name, valid so long from now on. Deleted in between: one that is there would keep its old time."""
     place = f"element {table_of(tag)} {names_of(slot)}"
     lines: list[str] = []
@@ -258,8 +262,8 @@ def chain_of(slot: Slot) -> str:
     return f"{CHAIN_PREFIX}{slot.index}"
 
 
-def names_of(slot: Slot) -> str:
-    return f"n_{slot.index}"
+def names_of(slot: int) -> str:
+    return f"n_{slot}"
 
 
 def _member(slot: Slot) -> str:

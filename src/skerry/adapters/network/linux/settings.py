@@ -30,6 +30,7 @@ class Settings(Record):
     new_flows_per_s: int = 1000
     dns_queries_per_s: int = 100
     dns_bulk_queries_per_s: int = 5  # of types that are made for carrying data (TXT, NULL)
+    resolvers: tuple[str, ...] = ()  # of names, host or host:port; none: the machine's own
     waiting_max: int = 256  # connections that are held for an instance that does not serve yet; more wait in the kernel
 
     def __post_init__(self) -> None:
@@ -52,7 +53,11 @@ class Places:
         self.data = data
         self.lease = data / "network" / "lease.json"
         self.records = data / "network" / "instances"
+        self.processes = data / "network" / "processes"
+        self.log = data / "network" / "resolver.log"
         self.run = run / "net"
+        self.instances = self.run / "instances"
+        self.askers = self.run / "askers"
 
     @property
     def tag(self) -> str:
@@ -60,20 +65,23 @@ class Places:
         return stable_id(str(self.data), length=8)
 
     def make(self) -> None:
-        self.records.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self.run.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for path in (self.records, self.processes, self.run, self.instances, self.askers):
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def record(self, instance_id: str) -> Path:
         return self.records / f"{instance_id}.json"
 
     def instance(self, instance_id: str) -> Path:
-        return self.run / instance_id
+        return self.instances / instance_id
 
     def netns(self, instance_id: str) -> Path:
-        return self.run / instance_id / "netns"
+        return self.instances / instance_id / "netns"
+
+    def asker(self, address: str) -> Path:
+        return self.askers / f"{address}.json"
 
 
-def resolvable(networks: tuple[str, ...]) -> tuple[ipaddress.IPv4Network, ...]:
+def parsed_networks(networks: tuple[str, ...]) -> tuple[ipaddress.IPv4Network, ...]:
     """The IPv4 ones: programs have no IPv6. Raises `NetworkUnavailable` for what is no network."""
     try:
         parsed = [ipaddress.ip_network(text, strict=False) for text in networks]

@@ -3,7 +3,6 @@
 Made: rules, namespace, link, what is inside. Removed: the same from the other end. So no device is up without its rules.
 """
 
-import contextlib
 import ipaddress
 import shutil
 from pathlib import Path
@@ -11,19 +10,22 @@ from typing import Any
 
 from skerry.adapters.network.linux import devices, lease, namespaces, rules
 from skerry.adapters.network.linux.addresses import Slot, device_prefix, guest_of, slot_at
+from skerry.adapters.network.linux.asking import Asker
 from skerry.adapters.network.linux.kernel import Hands
 from skerry.adapters.network.linux.nft import Nft, NftError
 from skerry.adapters.network.linux.records import InstanceRecord, LeaseRecord, load_lease, save
-from skerry.adapters.network.linux.settings import Places, Settings, resolvable
+from skerry.adapters.network.linux.settings import Places, Settings, parsed_networks
+from skerry.adapters.process.detached import write_private
 from skerry.core.policy.reach import reach_of
+from skerry.kit.record import encode
 from skerry.ports.network import InstanceNetwork
 
 HOST_PREFIX = 32
 
 
-def prepare(hands: Hands, places: Places, settings: Settings, resolver: str | None) -> str:
+def prepare(hands: Hands, places: Places, settings: Settings) -> str:
     """The node's table and block of addresses; the block."""
-    allowed = resolvable(settings.egress_allow)
+    allowed = parsed_networks(settings.egress_allow)
     with lease.machine_mutex():
         pool = lease.claim(hands.nft, hands.route, places.tag, settings, load_lease(places.lease))
         uplinks = lease.open_uplinks(hands.nft, hands.route, places.tag)
@@ -35,7 +37,6 @@ def prepare(hands: Hands, places: Places, settings: Settings, resolver: str | No
                     uplinks=uplinks,
                     operator=tuple(str(network) for network in allowed),
                     hosts=tuple(str(network.network_address) for network in allowed if network.prefixlen == HOST_PREFIX),
-                    resolver=resolver,
                     settings=settings,
                 )
             )
@@ -49,7 +50,7 @@ def prepare(hands: Hands, places: Places, settings: Settings, resolver: str | No
 def make(hands: Hands, places: Places, settings: Settings, pool: str, record: InstanceRecord) -> InstanceNetwork:
     slot = slot_at(ipaddress.IPv4Network(pool), places.tag, record.slot)
     directory, netns = places.instance(record.instance), places.netns(record.instance)
-    hands.nft.run(rules.instance(places.tag, slot, reach_of(record.policy), number=record.policies))
+    judge(hands, places, slot, record)
     directory.mkdir(mode=0o755, exist_ok=True)
     namespaces.make(netns)
     devices.make_link(hands.route, slot, netns, f"skerry {places.tag} {record.instance}")
@@ -58,6 +59,13 @@ def make(hands: Hands, places: Places, settings: Settings, pool: str, record: In
         namespaces.inside(netns, lambda: _rules_inside(slot))
     shape(hands, places, settings, pool, record)
     return describe(places, slot, record)
+
+
+def judge(hands: Hands, places: Places, slot: Slot, record: InstanceRecord) -> None:
+    """Its policy, for the kernel and for the resolver."""
+    reach = reach_of(record.policy)
+    hands.nft.run(rules.instance(places.tag, slot, reach, number=record.policies))
+    write_private(places.asker(slot.address), encode(Asker(instance=record.instance, slot=slot.index, reach=reach)))
 
 
 def shape(hands: Hands, places: Places, settings: Settings, pool: str, record: InstanceRecord) -> None:
@@ -107,6 +115,7 @@ def unmake(hands: Hands, places: Places, pool: str, record: InstanceRecord) -> N
         hands.nft.run(rules.unpublish(places.tag, record.published.address, slot, record.published.port))
     devices.remove_link(hands.route, slot.device)
     _remove_directory(places, record.instance)
+    places.asker(slot.address).unlink(missing_ok=True)
     hands.nft.run(rules.no_instance(places.tag, slot))
 
 
@@ -138,9 +147,12 @@ def sweep(hands: Hands, places: Places, pool: str, kept: tuple[InstanceRecord, .
         if name not in names:
             devices.remove_link(hands.route, name)
     ids = {record.instance for record in kept}
-    for path in places.run.iterdir() if places.run.is_dir() else ():
+    for path in places.instances.glob("*"):
         if path.name not in ids:
             _remove_directory(places, path.name)
+    for path in places.askers.glob("*.json"):
+        if path.stem not in {slot.address for slot in slots}:
+            path.unlink()
     _sweep_rules(hands, places, network, {slot.index for slot in slots}, {slot.address for slot in slots})
 
 
@@ -161,13 +173,11 @@ def remove_everything(hands: Hands, places: Places) -> None:
     """Of this node, known or not; the table last, since it tells what there is."""
     for name in devices.names_with(hands.route, device_prefix(places.tag)):
         devices.remove_link(hands.route, name)
-    for path in places.run.iterdir() if places.run.is_dir() else ():
+    for path in places.instances.glob("*"):
         _remove_directory(places, path.name)
     lease.release(hands.nft, hands.route, places.tag)
-    shutil.rmtree(places.records, ignore_errors=True)
-    for path in (places.run, places.lease.parent):
-        with contextlib.suppress(OSError):
-            path.rmdir()
+    for path in (places.run, places.records):
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def refused(hands: Hands, tag: str) -> dict[str, int]:
