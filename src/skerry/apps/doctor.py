@@ -12,6 +12,7 @@ from typing import Literal
 import msgspec
 
 from skerry.adapters import machine, tools
+from skerry.adapters.network.linux.probe import probe
 from skerry.apps.supervisor.errors import UpError
 from skerry.apps.supervisor.ports import Wanted, refuse_if_taken
 from skerry.kit.record import Record
@@ -48,7 +49,7 @@ class Finding(Record):
 
 def examine() -> tuple[Finding, ...]:
     """Try everything, in the order in which it matters."""
-    probes = (_engines, _sandbox, _rights, _groups, _certificates, _sleep, _clock, _files, _memory, _ports)
+    probes = (_engines, _sandbox, _rights, _groups, _networks, _certificates, _sleep, _clock, _files, _memory, _ports)
     return tuple(finding for probe in probes for finding in probe())
 
 
@@ -124,6 +125,33 @@ def _groups() -> Iterator[Finding]:
         good=groups.kill,
         disables="ending a sandbox in one step (its processes are ended one by one)",
         remedy="run as root, on Linux 5.14 or newer with the unified hierarchy mounted",
+    )
+
+
+def _networks() -> Iterator[Finding]:
+    found = probe()
+    yield _judge(
+        "networks",
+        found.rules or "namespaces, veth, nftables with nat",
+        good=found.usable,
+        disables="containers and microVMs: no program runs without a network of its own",
+        remedy="run as root, and: sudo apt-get install libnftables1",
+    )
+    if not found.usable:
+        return
+    yield _judge(
+        "bandwidth",
+        found.shaping or "tbf",
+        good=not found.shaping,
+        disables="limits of programs' bandwidth",
+        remedy="a kernel with sch_tbf: sudo modprobe sch_tbf",
+    )
+    yield _judge(
+        "tap",
+        found.tap or "/dev/net/tun",
+        good=not found.tap,
+        disables="the network of microVMs",
+        remedy="sudo modprobe tun",
     )
 
 

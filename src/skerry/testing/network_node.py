@@ -18,17 +18,29 @@ class NetworkNode:
 
     public, other_public, private, node = PUBLIC, PUBLIC_2, PRIVATE, UPLINK_HOST
 
-    def __init__(self, directory: Path, *, address: str = "127.0.1.11", settings: Settings | None = None) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        address: str = "127.0.1.11",
+        settings: Settings | None = None,
+        lab: NetworkLab | None = None,
+        data: Path | None = None,
+        run: Path | None = None,
+    ) -> None:
+        """`lab`: a machine that is there already, whose owner takes it down."""
         self.address = address
-        self.data, self.run = directory / "data", directory / "run"
+        self.data, self.run = data or directory / "data", run or directory / "run"
         for path in (self.data, self.run):
-            path.mkdir()
+            path.mkdir(parents=True)
         self.places = Places(self.data, self.run)
         self.settings = settings or Settings()
-        self.lab = NetworkLab(directory / "lab")
-        self.lab.__enter__()
+        self.lab = lab or NetworkLab(directory / "lab")
+        self._own_lab = lab is None
+        if self._own_lab:
+            self.lab.__enter__()
         self._networks: list[LinuxNetwork] = []
-        self._listening = False
+        self._listening = not self._own_lab
 
     async def open(self, *known: str) -> LinuxNetwork:
         if not self._listening:
@@ -78,7 +90,8 @@ class NetworkNode:
             await network.aclose(remove_all=False)
         await kill_tagged(self.places.tag)
         leftovers.remove(self.data, self.run)
-        self.lab.__exit__(None, None, None)
+        if self._own_lab:
+            self.lab.__exit__(None, None, None)
 
 
 def _blackholes() -> list[str]:

@@ -68,10 +68,11 @@ class LinuxNetwork:
                 self._places.record(record.instance).unlink(missing_ok=True)
         kept = tuple(self._records.values())
         await self._kernel.run(steps.sweep, self._places, self._pool, kept)
-        open_ones = await self._kernel.run(steps.published, self._places)
         for record in kept:
             await self._serve_names(record)
-            await self._kernel.run(steps.make, self._places, self._settings, self._pool, record)
+        await self._kernel.run(steps.take_over, self._places, self._settings, self._pool, kept)
+        open_ones = await self._kernel.run(steps.published, self._places)
+        for record in kept:
             if record.published is not None:
                 await self._reopen(record, record.published, is_open=record.published.address in open_ones)
 

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from skerry.adapters.network.linux import namespaces
+from skerry.adapters.network.linux import devices, namespaces
 from skerry.adapters.network.linux.nft import Nft
 from skerry.kit.record import Record
 from skerry.ports.network import NetworkError, NetworkUnavailable
@@ -52,9 +52,11 @@ def probe() -> NetworkProbe:
 
 def _try_all() -> NetworkProbe:
     namespaces.leave()
-    return NetworkProbe(
-        rules=_try_rules(), shaping=_try_links(), tap="" if _TUN.exists() else f"{_TUN} is not here: modprobe tun"
-    )
+    try:
+        _try_links()
+    except NetworkError as error:
+        return NetworkProbe(rules=str(error))
+    return NetworkProbe(rules=_try_rules(), shaping=_try_shaping(), tap="" if _TUN.exists() else f"{_TUN} is not here")
 
 
 def _try_rules() -> str:
@@ -68,15 +70,22 @@ def _try_rules() -> str:
     return ""
 
 
-def _try_links() -> str:
+def _try_links() -> None:
     from pyroute2 import NetlinkError
-
-    from skerry.adapters.network.linux import devices
 
     with devices.netlink() as route:
         try:
             route.link("add", ifname="probe0", kind="veth", peer={"ifname": "probe1"})
+        except NetlinkError as error:
+            raise NetworkUnavailable(f"no veth devices: {error}") from error
+
+
+def _try_shaping() -> str:
+    from pyroute2 import NetlinkError
+
+    with devices.netlink() as route:
+        try:
             devices.shape(route, "probe0", 1000)
         except NetlinkError as error:
-            return f"no veth devices, or no tbf: {error}"
+            return f"no tbf: {error}"
     return ""

@@ -61,6 +61,33 @@ def make(hands: Hands, places: Places, settings: Settings, pool: str, record: In
     return describe(places, slot, record)
 
 
+def take_over(hands: Hands, places: Places, settings: Settings, pool: str, records: tuple[InstanceRecord, ...]) -> None:
+    """What stands of an earlier agent's is judged anew, all in one transaction; what is half made is made."""
+    network = ipaddress.IPv4Network(pool)
+    slots = {record.instance: slot_at(network, places.tag, record.slot) for record in records}
+    texts = [
+        rules.instance(places.tag, slots[record.instance], reach_of(record.policy), number=record.policies) for record in records
+    ]
+    hands.nft.run("".join(texts))
+    names = set(devices.names_with(hands.route, device_prefix(places.tag)))
+    for record in records:
+        if slots[record.instance].device not in names or not _stands(places, record):
+            make(hands, places, settings, pool, record)
+
+
+def _stands(places: Places, record: InstanceRecord) -> bool:
+    """The last step of `record` was done: see `shape`."""
+    try:
+        made = _made(places, record).read_text()
+    except OSError:
+        return False
+    return made == str(record.policies) and namespaces.exists(places.netns(record.instance))
+
+
+def _made(places: Places, record: InstanceRecord) -> Path:
+    return places.instance(record.instance) / "made"
+
+
 def judge(hands: Hands, places: Places, slot: Slot, record: InstanceRecord) -> None:
     """Its policy, for the kernel and for the resolver."""
     reach = reach_of(record.policy)
@@ -69,11 +96,12 @@ def judge(hands: Hands, places: Places, slot: Slot, record: InstanceRecord) -> N
 
 
 def shape(hands: Hands, places: Places, settings: Settings, pool: str, record: InstanceRecord) -> None:
-    """Its bandwidths: each direction at the end where it leaves."""
+    """Its bandwidths: each direction at the end where it leaves. The last step of all."""
     slot = slot_at(ipaddress.IPv4Network(pool), places.tag, record.slot)
     policy = record.policy
     devices.shape(hands.route, slot.device, _least(policy.ingress_kbits_max, settings.ingress_kbits_max))
     devices.shape_inside(places.netns(record.instance), _least(policy.egress_kbits_max, settings.egress_kbits_max))
+    _made(places, record).write_text(str(record.policies))
 
 
 def _least(*limits: int | None) -> int | None:
@@ -176,7 +204,7 @@ def remove_everything(hands: Hands, places: Places) -> None:
     for path in places.instances.glob("*"):
         _remove_directory(places, path.name)
     lease.release(hands.nft, hands.route, places.tag)
-    for path in (places.run, places.records):
+    for path in (places.run, places.records, places.processes):
         shutil.rmtree(path, ignore_errors=True)
 
 
