@@ -1,19 +1,25 @@
 """What a hostile program with raw sockets can do in its namespace, and what arrives of it elsewhere."""
 
 import contextlib
+import fcntl
+import os
 import select
 import socket
 import struct
+import threading
 import time
 from pathlib import Path
 
-from skerry.adapters.network.linux import namespaces
+from skerry.adapters.network.linux import devices, namespaces
 from skerry.adapters.network.linux.addresses import INNER, INSTANCE_MAC, NODE_MAC
+from skerry.ports.network import InstanceNetwork
+from skerry.ports.sandbox import GuestNetwork
 
 ETH_IP, ETH_IPV6, ETH_ARP = 0x0800, 0x86DD, 0x0806
 ETH_ALL = 3
 TCP, UDP, ICMP = 6, 17, 1
 PING_S_MAX = 0.5
+VNET_HEADER_BYTES = 10
 
 
 class Sniffer:
@@ -134,3 +140,62 @@ def checksum(data: bytes) -> int:
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)
     return ~total & 0xFFFF
+
+
+class Guest:
+    """A virtual machine's kernel, played by a namespace: its card is joined to the instance's tap, frame by frame.
+
+    It sets itself up as `GuestNetwork` tells, as an engine's guest does.
+    """
+
+    def __init__(self, netns: Path, made: InstanceNetwork) -> None:
+        self.netns = netns
+        self._ended = False
+        namespaces.make(netns)
+        self._ends = (
+            namespaces.inside(Path(made.netns), lambda: _open_tap(made.guest.device)),
+            namespaces.inside(netns, lambda: _open_tap("eth0")),
+        )
+        namespaces.inside(netns, lambda: _set_up(made.guest))
+        self._thread = threading.Thread(target=self._pump, daemon=True)
+        self._thread.start()
+
+    def send(self, frame: bytes) -> None:
+        """As a guest that has taken its kernel over."""
+        os.write(self._ends[0], bytes(VNET_HEADER_BYTES) + frame)
+
+    def close(self) -> None:
+        self._ended = True
+        self._thread.join()
+        for end in self._ends:
+            os.close(end)
+        namespaces.remove(self.netns)
+
+    def _pump(self) -> None:
+        poller = select.poll()
+        for end in self._ends:
+            os.set_blocking(end, False)
+            poller.register(end, select.POLLIN)
+        other = dict(zip(self._ends, reversed(self._ends), strict=True))
+        while not self._ended:
+            for end, _ in poller.poll(20):
+                with contextlib.suppress(OSError):
+                    while frame := os.read(end, 1 << 17):
+                        os.write(other[end], frame)
+
+
+def _open_tap(name: str) -> int:
+    opened = os.open("/dev/net/tun", os.O_RDWR | os.O_CLOEXEC)
+    fcntl.ioctl(opened, 0x400454CA, struct.pack("16sH22x", name.encode(), 0x2 | 0x1000 | 0x4000))
+    return opened
+
+
+def _set_up(guest: GuestNetwork) -> None:
+    host, _, length = guest.address.partition("/")
+    with devices.netlink() as route:
+        index = devices.index_of(route, "eth0")
+        route.link("set", index=1, state="up")
+        route.link("set", index=index, state="up", address=guest.mac)
+        route.addr("add", index=index, address=host, prefixlen=int(length))
+        route.neigh("replace", dst=guest.gateway, lladdr=guest.gateway_mac, ifindex=index, state="permanent")
+        route.route("add", dst="default", gateway=guest.gateway)
