@@ -1,5 +1,6 @@
 """Devices for kernels of their own: a microVM's tap, gVisor's veth."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from skerry.adapters.network.linux.network import LinuxNetwork
 from skerry.adapters.network.linux.probe import probe
 from skerry.ports.network import NetworkWant
 from skerry.testing import netlab_raw as raw
-from skerry.testing.contracts.network import PORT, A, B, want
+from skerry.testing.contracts.network import PORT, A, B, served, want
 from skerry.testing.netlab import PORT as WORLD_PORT
 from skerry.testing.netlab import PRIVATE, PUBLIC, PUBLIC_2, UPLINK, UPLINK_HOST
 from skerry.testing.network_node import NetworkNode
@@ -143,3 +144,20 @@ async def test_bandwidth_is_limited_both_ways(network: LinuxNetwork, node: Netwo
     await network.change_policy(A, want(egress_kbits_max=4_000).policy)
     assert namespaces.inside(Path(made.netns), limits) == [500_000]
     assert namespaces.inside(node.lab.machine, limits) == []
+
+
+async def test_open_connections_are_counted(network: LinuxNetwork, node: NetworkNode) -> None:
+    """Those that the kernel carries and those in the agent's hands; a health check of the instance's own address is none."""
+    made, address = await served(network, node)
+    host, _, port = address.rpartition(":")
+    _, direct = await asyncio.open_connection(made.address, PORT)
+    assert await node.request(address) == (200, A)
+    _, through = await asyncio.open_connection(host, int(port))
+    await eventually(lambda: network.traffic(A).connections == 1)
+    through.close()
+    direct.close()
+    await eventually(lambda: network.traffic(A).connections == 0)
+    await network.hold(A)
+    _, waiting = await asyncio.open_connection(host, int(port))
+    await eventually(lambda: network.traffic(A).connections == 1)
+    waiting.close()

@@ -281,13 +281,20 @@ class LinuxNetwork:
             self._traffic_task = asyncio.create_task(self._read_traffic())
 
     async def _read_traffic(self) -> None:
-        def work(hands: Hands) -> tuple[dict[str, tuple[int, int]], dict[str, int]]:
-            return steps.device_bytes(self._places.tag), steps.refused(hands, self._places.tag)
+        slots = {instance_id: self._slot(record) for instance_id, record in self._records.items()}
+        addresses = frozenset(slot.address for slot in slots.values())
 
-        by_device, refused = await self._kernel.run(work)
-        for instance_id, record in self._records.items():
-            slot = self._slot(record)
+        def look(hands: Hands) -> tuple[dict[str, tuple[int, int]], dict[str, int], dict[str, int] | None]:
+            return steps.device_bytes(self._places.tag), steps.refused(hands, self._places.tag), steps.connections(addresses)
+
+        by_device, refused, connections = await self._kernel.run(look)
+        for instance_id, slot in slots.items():
             received, sent = by_device.get(slot.device, (0, 0))
+            door = self._doors.get(instance_id)
+            held = door.connections if door is not None else 0
             self._traffic[instance_id] = Traffic(
-                received_bytes=received, sent_bytes=sent, refused_packets=refused.get(slot.address, 0)
+                received_bytes=received,
+                sent_bytes=sent,
+                refused_packets=refused.get(slot.address, 0),
+                connections=None if connections is None else connections.get(slot.address, 0) + held,
             )

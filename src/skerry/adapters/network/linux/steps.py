@@ -4,6 +4,7 @@ Made: rules, namespace, link, what is inside. Removed: the same from the other e
 """
 
 import ipaddress
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from skerry.kit.record import encode
 from skerry.ports.network import InstanceNetwork
 
 HOST_PREFIX = 32
+# Of a line of the kernel's table: whom a connection was opened to, and who answers it.
+_TRACKED = re.compile(r" ESTABLISHED src=\S+ dst=(\S+) .*? src=(\S+) dst=")
 
 
 def prepare(hands: Hands, places: Places, settings: Settings) -> str:
@@ -230,4 +233,17 @@ def device_bytes(tag: str) -> dict[str, tuple[int, int]]:
         if name.startswith(device_prefix(tag)):
             fields = numbers.split()
             found[name] = (int(fields[8]), int(fields[0]))
+    return found
+
+
+def connections(addresses: frozenset[str]) -> dict[str, int] | None:
+    """Open ones to programs by their published address, by the instance's; None where the kernel does not list them."""
+    try:
+        text = Path("/proc/thread-self/net/nf_conntrack").read_text()
+    except OSError:
+        return None
+    found: dict[str, int] = {}
+    for called, answering in _TRACKED.findall(text):
+        if answering in addresses and called != answering:
+            found[answering] = found.get(answering, 0) + 1
     return found
