@@ -8,15 +8,19 @@ import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import dns.message
+import dns.query
 import pytest
 
-from skerry.adapters.network.linux import devices, leftovers
+from skerry.adapters.network.linux import devices, leftovers, namespaces
+from skerry.adapters.network.linux.nft import Nft
 from skerry.adapters.network.linux.probe import probe
 from skerry.adapters.process.detached import kill_tagged
 from skerry.apps.supervisor.layout import run_dir_of
 from skerry.apps.supervisor.leftovers import find_leftovers, remove_leftovers
+from skerry.ports.network import NetworkUnavailable
 from skerry.testing.contracts.network import PORT, A, B, served, want
-from skerry.testing.netlab import UPLINK, NetworkLab
+from skerry.testing.netlab import UPLINK, UPLINK_WORLD, NetworkLab
 from skerry.testing.network_node import NetworkNode
 
 pytestmark = pytest.mark.skipif(not probe().usable, reason=f"network: {probe().rules}")
@@ -170,3 +174,62 @@ async def test_eight_nodes_that_start_at_once_have_eight_blocks(lab: NetworkLab,
     finally:
         for node in nodes:
             await node.clean_up()
+
+
+async def test_after_a_boot_instances_have_their_addresses_again(node: NetworkNode) -> None:
+    """Of the kernel's things and the run directory nothing is left, only records."""
+    network = await node.open()
+    _, address = await served(network, node)
+    made = await network.create(want(A))
+    await network.aclose(remove_all=False)
+    await kill_tagged(node.places.tag)
+    records = {path: path.read_bytes() for path in node.places.records.iterdir()}
+    leftovers.remove(node.data, node.run)
+    node.places.make()
+    for path, content in records.items():
+        path.write_bytes(content)
+    network = await node.open(A)
+    assert await network.create(want(A)) == made
+    assert await network.publish(A, port=PORT, protocol="http") == address
+    await node.serve(made, "again")
+    await network.open(A)
+    assert await node.request(address) == (200, "again")
+
+
+async def test_a_table_of_another_version_is_replaced(node: NetworkNode) -> None:
+    network = await node.open()
+    await network.create(want(A))
+    await network.aclose(remove_all=False)
+    nft = Nft()
+    table = f"inet skerry-{node.places.tag}"
+    nft.run(f"delete table {table}\nadd table {table}\nadd set {table} pool {{ type ipv4_addr; flags interval; }}\n")
+    nft.run(f"add element {table} pool {{ 100.64.0.0/19 }}\nadd set {table} flows {{ type ifname; }}\n")
+    nft.close()
+    network = await node.open(A)
+    made = await network.create(want(A))
+    assert await node.reaches(made, node.public)
+    assert not await node.reaches(made, node.private)
+    query = dns.message.make_query("example.org", "AAAA")
+    await node.lab.inside(Path(made.netns), lambda: dns.query.udp(query, made.guest.gateway, timeout=10))
+
+
+async def test_a_block_that_is_routed_is_not_taken(node: NetworkNode) -> None:
+    def route_to(network: str) -> None:
+        with devices.netlink() as route:
+            route.route("add", dst=network, gateway=UPLINK_WORLD)
+
+    first = await (await node.open()).create(want(A))
+    await (await node.open(A)).aclose(remove_all=True)
+    namespaces.inside(node.lab.machine, lambda: route_to(f"{first.address.rpartition('.')[0]}.0/24"))
+    second = await (network := await node.open()).create(want(A))
+    assert second.address != first.address
+    await network.aclose(remove_all=True)
+    namespaces.inside(node.lab.machine, lambda: route_to("100.64.0.0/10"))
+    with pytest.raises(NetworkUnavailable, match="no free block"):
+        await node.open()
+
+
+async def test_without_root_it_says_what_to_do(node: NetworkNode, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    with pytest.raises(NetworkUnavailable, match="root"):
+        await node.open()

@@ -59,7 +59,7 @@ class LinuxNetwork:
         require()
         self._places.make()
         self._pool = await self._kernel.run(steps.prepare, self._places, self._settings)
-        self._resolver.adopt()
+        await self._resolver.adopt()
         for record in load_all(self._places.records):
             if record.instance in known:
                 self._records[record.instance] = record
@@ -287,7 +287,11 @@ class LinuxNetwork:
         def look(hands: Hands) -> tuple[dict[str, tuple[int, int]], dict[str, int], dict[str, int] | None]:
             return steps.device_bytes(self._places.tag), steps.refused(hands, self._places.tag), steps.connections(addresses)
 
-        by_device, refused, connections = await self._kernel.run(look)
+        try:
+            by_device, refused, connections = await self._kernel.run(look)
+        except NetworkError as error:
+            log.warning("traffic_not_read", error=str(error))
+            return
         for instance_id, slot in slots.items():
             received, sent = by_device.get(slot.device, (0, 0))
             door = self._doors.get(instance_id)

@@ -44,12 +44,13 @@ class ResolverKeeper:
         self._watcher: asyncio.Task[None] | None = None
         self.port: int | None = None
 
-    def adopt(self) -> None:
+    async def adopt(self) -> None:
         """Go on with the process of an earlier agent, if it lives."""
         process = detached.attach(NAME, records=self._places.processes)
         if process is not None:
             self.port = int(process.record.note[PORT_NOTE])
             self._watch(process)
+            await self._moved(f"{HOST}:{self.port}")  # the rules may be new
 
     async def ensure(self) -> None:
         """It runs, or starts now. Raises `NetworkUnavailable`."""

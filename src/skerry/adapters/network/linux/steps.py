@@ -28,26 +28,31 @@ _TRACKED = re.compile(r" ESTABLISHED src=\S+ dst=(\S+) .*? src=(\S+) dst=")
 
 def prepare(hands: Hands, places: Places, settings: Settings) -> str:
     """The node's table and block of addresses; the block."""
-    allowed = parsed_networks(settings.egress_allow)
     with lease.machine_mutex():
         pool = lease.claim(hands.nft, hands.route, places.tag, settings, load_lease(places.lease))
         uplinks = lease.open_uplinks(hands.nft, hands.route, places.tag)
-        hands.nft.run(
-            rules.base(
-                rules.Base(
-                    tag=places.tag,
-                    pool=pool,
-                    uplinks=uplinks,
-                    operator=tuple(str(network) for network in allowed),
-                    hosts=tuple(str(network.network_address) for network in allowed if network.prefixlen == HOST_PREFIX),
-                    settings=settings,
-                )
-            )
-        )
+        base = rules.base(_facts(places, settings, pool, uplinks))
+        try:
+            hands.nft.run(base)
+        except NftError:  # a table of another version of ours: its instances' rules follow at once, what was open is opened again
+            hands.nft.run(f"delete table {rules.table_of(places.tag)}\n{base}")
         lease.forward(uplinks)
     devices.hold_block(hands.route, pool)
     save(places.lease, LeaseRecord(pool=pool))
     return pool
+
+
+def _facts(places: Places, settings: Settings, pool: str, uplinks: tuple[str, ...]) -> rules.Base:
+    """A program's 127.0.0.0/8 is its own, so the operator's word for workers cannot mean it."""
+    allowed = [network for network in parsed_networks(settings.egress_allow) if not network.is_loopback]
+    return rules.Base(
+        tag=places.tag,
+        pool=pool,
+        uplinks=uplinks,
+        operator=tuple(str(network) for network in allowed),
+        hosts=tuple(str(network.network_address) for network in allowed if network.prefixlen == HOST_PREFIX),
+        settings=settings,
+    )
 
 
 def make(hands: Hands, places: Places, settings: Settings, pool: str, record: InstanceRecord) -> InstanceNetwork:
