@@ -161,6 +161,16 @@ async def test_nodes_of_one_machine_leave_each_other_alone(lab: NetworkLab, tmp_
         await second.clean_up()
 
 
+async def test_instances_that_are_made_at_once_are_apart(node: NetworkNode) -> None:
+    network = await node.open()
+    made = await asyncio.gather(*(network.create(want(f"{number:016x}")) for number in range(20)))
+    assert len({one.address for one in made}) == 20
+    await asyncio.gather(*(network.publish(f"{number:016x}", port=PORT, protocol="http") for number in range(20)))
+    await asyncio.gather(*(network.remove(f"{number:016x}") for number in range(20)))
+    await network.aclose(remove_all=True)
+    assert await node.leftovers() == []
+
+
 async def test_eight_nodes_that_start_at_once_have_eight_blocks(lab: NetworkLab, tmp_path: Path) -> None:
     nodes = [NetworkNode(tmp_path / f"n{number}", lab=lab, address=f"127.0.1.{number}") for number in range(11, 19)]
     try:

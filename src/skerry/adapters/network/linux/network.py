@@ -46,6 +46,7 @@ class LinuxNetwork:
         self._closed = False
         self._pool = ""
         self._records: dict[str, InstanceRecord] = {}
+        self._durable: set[str] = set()  # whose record on disk is the one in memory
         self._doors: dict[str, Door] = {}
         self._locks: dict[str, asyncio.Lock] = {}
         self._last_slot = -1
@@ -85,7 +86,7 @@ class LinuxNetwork:
                 )
             elif record.want != want:
                 record = replace(record, device=want.device, policy=want.policy, policies=record.policies + 1)
-            self._keep(record)
+            await self._keep(record)
             await self._serve_names(record)
             return await self._kernel.run(steps.make, self._places, self._settings, self._pool, record)
 
@@ -102,7 +103,7 @@ class LinuxNetwork:
             published = Published(address=given, port=port, protocol=protocol)
             record = replace(record, published=published)
             try:
-                self._keep(record)
+                await self._keep(record)
             except BaseException:
                 listener.close()
                 raise
@@ -148,10 +149,9 @@ class LinuxNetwork:
     async def change_policy(self, instance_id: str, policy: NetworkPolicy) -> None:
         async with self._turn(instance_id):
             record = self._known(instance_id)
-            if record.policy == policy:
-                return
-            record = replace(record, policy=policy, policies=record.policies + 1)
-            self._keep(record)
+            if record.policy != policy:
+                record = replace(record, policy=policy, policies=record.policies + 1)
+            await self._keep(record)
             await self._serve_names(record)
             await self._kernel.run(steps.judge, self._places, self._slot(record), record)
             await self._kernel.run(steps.shape, self._places, self._settings, self._pool, record)
@@ -167,6 +167,7 @@ class LinuxNetwork:
             self._ringing.pop(instance_id, None)
             await self._kernel.run(steps.unmake, self._places, self._pool, record)
             self._places.record(instance_id).unlink(missing_ok=True)
+            self._durable.discard(instance_id)
             del self._records[instance_id]
             self._traffic.pop(instance_id, None)
 
@@ -214,9 +215,15 @@ class LinuxNetwork:
     def _slot(self, record: InstanceRecord) -> Slot:
         return slot_at(self._network(), self._places.tag, record.slot)
 
-    def _keep(self, record: InstanceRecord) -> None:
-        save(self._places.record(record.instance), record)
+    async def _keep(self, record: InstanceRecord) -> None:
+        """Durable when it returns; its slot is taken at once."""
+        if self._records.get(record.instance) == record and record.instance in self._durable:
+            return
+        self._durable.discard(record.instance)
         self._records[record.instance] = record
+        path = self._places.record(record.instance)
+        await self._kernel.run(lambda _: save(path, record))
+        self._durable.add(record.instance)
 
     def _known(self, instance_id: str) -> InstanceRecord:
         record = self._records.get(instance_id)
@@ -251,7 +258,7 @@ class LinuxNetwork:
             await self._nft(rules.unpublish(self._places.tag, published.address, self._slot(record), published.port))
             published = replace(published, address=given)
             record = replace(record, published=published)
-            self._keep(record)
+            await self._keep(record)
             log.warning("address_lost", instance=record.instance, now=given)
         door = self._doors[record.instance] = self._door(record, published, listener)
         if is_open and kept:

@@ -42,6 +42,7 @@ class ResolverKeeper:
         self._process: Detached | None = None
         self._sockets: tuple[socket.socket, socket.socket] | None = None
         self._watcher: asyncio.Task[None] | None = None
+        self._starting = asyncio.Lock()
         self.port: int | None = None
 
     async def adopt(self) -> None:
@@ -54,8 +55,9 @@ class ResolverKeeper:
 
     async def ensure(self) -> None:
         """It runs, or starts now. Raises `NetworkUnavailable`."""
-        if self._watcher is None:
-            self._watch(await self._start())
+        async with self._starting:
+            if self._watcher is None:
+                self._watch(await self._start())
 
     async def aclose(self, *, stop: bool) -> None:
         await cancel((self._watcher,))
