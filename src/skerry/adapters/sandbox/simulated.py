@@ -85,7 +85,7 @@ class Script:
             return await self._line(shlex.join(rest)) or 0
         if name == "exit":
             return int(rest[0])
-        if name == "kill":
+        if name == "sh":
             return KILLED
         if name == "trap":
             self._on_term = int(rest[0].split()[1]) if rest[0] else "ignore"
@@ -97,9 +97,8 @@ class Script:
 
     async def _write(self, name: str, rest: list[str]) -> None:
         if name == "echo":
-            self.written.put_nowait((" ".join(rest) + "\n").encode())
-        elif name == "printenv":
-            self.written.put_nowait((self._env.get(rest[0], "") + "\n").encode())
+            said = [self._env.get(word[1:], "") if word.startswith("$") else word for word in rest]
+            self.written.put_nowait((" ".join(said) + "\n").encode())
         elif name == "stty":
             self.written.put_nowait(f"{self.size[0]} {self.size[1]}\n".encode())
         elif name == "cat" and rest:
