@@ -4,6 +4,7 @@ import asyncio
 import os
 import shutil
 import signal
+import subprocess
 from pathlib import Path
 
 from skerry.adapters import kernel
@@ -20,7 +21,7 @@ from skerry.adapters.sandbox.oci.runtimes import Runtime
 from skerry.adapters.sandbox.oci.sandbox import Fleet, Held, OciSandbox
 from skerry.adapters.threads import whole
 from skerry.kit.record import decode, encode
-from skerry.ports.sandbox import EngineFacts, EngineUnavailable, SandboxSpec, StartError
+from skerry.ports.sandbox import EngineFacts, EngineUnavailable, GuestNetwork, SandboxSpec, StartError
 
 MEMORY_FILES_MIB = 64  # of all bundles and secrets of the node
 LOG_FACTOR = 2
@@ -155,6 +156,8 @@ class OciEngine:
         first = Path(spec.rootfs).stat().st_uid // UIDS * UIDS
         bundle = self._places.bundle(spec.id)
         bundle.mkdir(mode=0o711)
+        if self._runtime.is_gvisor and spec.network is not None:
+            _give_address(spec.netns, spec.network)
         self._open_log(spec)
         frame = Frame(
             architecture=own_architecture(),
@@ -204,7 +207,13 @@ class OciEngine:
         place = self._places.system(spec.id)
         place.mkdir(mode=0o711)
         flags = RDONLY | NOSUID | NODEV | NOEXEC
-        kernel.apart(lambda: kernel.mount("sysfs", str(place), "sysfs", flags=flags), netns=spec.netns)
+
+        def work() -> None:
+            kernel.mount("sysfs", str(place), "sysfs", flags=flags)
+            # Port 80 is anybody's in a network of one's own; a capability inside would not reach this namespace.
+            Path("/proc/sys/net/ipv4/ip_unprivileged_port_start").write_text("0")
+
+        kernel.apart(work, netns=spec.netns)
         return str(place)
 
     def _make_groups(self, spec: SandboxSpec, tree: Tree) -> tuple[tuple[str, str], ...]:
@@ -229,7 +238,7 @@ class OciEngine:
 
     def _spawn(self, spec: SandboxSpec, snapshot: str | None) -> Detached:
         bundle = self._places.bundle(spec.id)
-        verb = ("run",) if snapshot is None else ("restore", f"--image-path={snapshot}", "--restore-spec-validation=ignore")
+        verb = ("run",) if snapshot is None else ("restore", f"--image-path={snapshot}")
         command = self._runtime.command(
             self._places.state, bundle / "runtime.log", *verb,
             f"--bundle={bundle}", f"--pid-file={bundle / 'pid'}", spec.id,
@@ -274,6 +283,16 @@ class OciEngine:
         for path in self._runtime.leftovers(self._places.state, sandbox):
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
         shutil.rmtree(self._places.bundle(sandbox), ignore_errors=True)
+
+
+def _give_address(netns: str, network: GuestNetwork) -> None:
+    """gVisor's own network takes both out of the namespace when it starts."""
+    lines = f"link set {network.device} up\naddress replace {network.address} dev {network.device}\n"
+    lines += f"route replace default via {network.gateway} dev {network.device}\n"
+    command = ["/usr/bin/nsenter", f"--net={netns}", "ip", "-batch", "-"]
+    done = subprocess.run(command, input=lines, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise EngineUnavailable(f"network of the sandbox: {done.stderr.strip()[-300:]}")
 
 
 def _launcher() -> tuple[str, ...]:

@@ -14,6 +14,7 @@ from skerry.ports.sandbox import Ability, EngineUnavailable
 
 Name = Literal["crun", "runc", "runsc"]
 BOTH: frozenset[Ability] = frozenset(("exec", "terminal", "files", "pause", "resize", "squeeze"))
+CLONES = ("--restore-spec-validation=ignore",)  # a clone has files, users and a network of its own; builds of 2026 know it
 _STATES: frozenset[Ability] = frozenset(("snapshot", "clone"))
 GVISOR = BOTH | _STATES
 GVISOR_PIDS_MIN = 512  # threads of the sentry and its stubs are processes of the host; its own are not
@@ -64,7 +65,7 @@ def find(name: Name) -> Runtime:
     if not tool.usable:
         raise EngineUnavailable(f"{name}: {tool.problem}; get it by: {tool.remedy}")
     if name == "runsc":
-        return runsc(tool.path, tool.version, platform="systrap" if has_systrap(tool.version) else "ptrace")
+        return (runsc if has_systrap(tool.version) else old_runsc)(tool.path, tool.version)
     return {"crun": crun, "runc": runc}[name](tool.path, tool.version)
 
 
@@ -89,10 +90,19 @@ def runc(path: str, version: str) -> Runtime:
     )
 
 
-def runsc(path: str, version: str, *, platform: str) -> Runtime:
+def runsc(path: str, version: str) -> Runtime:
     return Runtime(
         name="runsc", path=path, version=version, isolation="gvisor", abilities=GVISOR, overhead_mib=48,
-        options=(f"--platform={platform}", "--network=sandbox", "--overlay2=none", "--host-uds=none"),
+        options=("--platform=systrap", "--network=sandbox", "--overlay2=none", "--host-uds=none", *CLONES),
+    )  # fmt: skip
+
+
+def old_runsc(path: str, version: str) -> Runtime:
+    """Debian's, of 2022: it traces every call, and its own network does not start on newer kernels."""
+    missing = (("snapshot", f"runsc {version} is too old; skerry doctor --get gvisor"),)
+    return Runtime(
+        name="runsc", path=path, version=version, isolation="gvisor", abilities=BOTH, overhead_mib=48,
+        options=("--platform=ptrace", "--network=host"), missing=missing,
     )  # fmt: skip
 
 
