@@ -59,6 +59,11 @@ class OciEngine:
             missing=(*self._runtime.missing, *missing),
         )
 
+    @property
+    def launcher(self) -> tuple[str, ...]:
+        """What goes before the runtime's command on this machine."""
+        return self._fleet.launcher
+
     async def attach(self, known: frozenset[str]) -> None:
         self._trees()
         await whole(self._make_places)
