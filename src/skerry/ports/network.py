@@ -57,12 +57,14 @@ class InstanceNetwork(Record):
 
 
 class Traffic(Record):
-    """Bytes and refused packets since `create`; `connections`: open ones through the published port, None if not known."""
+    """Bytes and refused packets since `create`. Through the published port alone, None where it is not known: `connections`
+    that are open now, and `accepted` ones since `publish` (health checks are not among them: scale to zero goes by these)."""
 
     received_bytes: int = 0
     sent_bytes: int = 0
     refused_packets: int = 0
     connections: int | None = None
+    accepted: int | None = None
 
 
 class Network(Protocol):

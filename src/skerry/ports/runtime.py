@@ -12,7 +12,8 @@ Contract (suite: `skerry.testing.contracts.runtime`):
 - an instance outlives the runtime's process: after `attach` in a new process, `observe` tells of every instance
   that the dead one had started, with the same pid and address; what cannot be taken over is removed.
 - `stop` is idempotent and safe to run without a start, and after half of one. When it returns no process,
-  mount, cgroup, socket or file of the instance is left. In-flight requests get `grace_ms`.
+  mount, cgroup, socket or file of the instance is left. In-flight requests get `grace_ms`; a program its own
+  `stop_grace_ms` in place of it, unless it is 0.
 - `sleep` squeezes the instance's memory; the next request wakes it by itself. Where the capability
   is absent it does nothing.
 - no instance sees, signals or reaches another, the host's files, loopback or private addresses.
@@ -159,7 +160,7 @@ class Plain:
 
 
 def _unsupported(what: str) -> Unsupported:
-    return Unsupported(f"{what}: not for a worker; containers and microVMs can")
+    return Unsupported(f"{what}: not for a worker; programs in containers and microVMs can")
 
 
 class Checked(Record):

@@ -143,7 +143,8 @@ class SandboxStats(Record):
 
 
 class ExecSpec(Record):
-    """A further process inside. `terminal`: with a pseudo-terminal of `rows` x `columns`, stdout and stderr in one."""
+    """A further process inside, as the program's user. `env` is on top of the program's own, `working_dir` None is its own.
+    `terminal`: with a pseudo-terminal of `rows` x `columns`, stdout and stderr in one."""
 
     argv: tuple[str, ...]
     env: dict[str, str] = msgspec.field(default_factory=dict[str, str])

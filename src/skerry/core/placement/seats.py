@@ -6,6 +6,7 @@ from heapq import heapify, heappop, heapreplace
 
 from skerry.core.placement.world import SiteView
 from skerry.core.policy.capacity import Room, has_features, nodes_rejection, nodes_up, site_free, size_rejection
+from skerry.core.policy.isolation import needed_features
 from skerry.core.policy.places import place_rejection
 from skerry.core.policy.scale import instances_min
 from skerry.core.policy.state import site_state_rejection
@@ -46,8 +47,8 @@ class Seat:
         self.excluded = _site_rejection(view, scale, wanted, runs_there=runs_there)
         self._view, self._scale, self._wanted, self._caps, self._budget = view, scale, wanted, caps, budget
         up = nodes_up(view.nodes)
-        self._usable = [node for node in up if has_features(node, scale.features)]
-        self._room = Room(up, self._usable, view.others)
+        self._needs = {version.id: needed_features(scale.features, version) for version in wanted}
+        self._room = Room(up, [node for node in up if has_features(node, scale.features)], view.others)
 
     def fill(self) -> None:
         """Up to `min_per_site` in rounds, one instance of each version a round: short room still serves every version."""
@@ -68,13 +69,14 @@ class Seat:
         cap = self._caps.get((self.site.id, version.id))
         if cap is not None and count >= cap:
             return (Reason.REFUSED_BY_SITE, f"the site could pack {cap}")
-        if self._room.take(version.limits.reserve):
+        needs = self._needs[version.id]
+        if self._room.take(version.limits.reserve, needs):
             self.counts[version.id] += 1
             self._budget.used += 1
             return None
-        too_large = size_rejection(self.site, self._usable, version.limits.reserve)
-        if too_large is not None:
-            return (too_large.reason, too_large.detail)
+        never = _version_rejection(self._view, needs, version)
+        if never is not None:
+            return (never.reason, never.detail)
         return (Reason.NO_CAPACITY, self._room.why_not(version.limits.reserve))
 
     def placements(self) -> tuple[Placement, ...]:
@@ -152,6 +154,11 @@ def _site_rejection(view: SiteView, scale: Scale, wanted: tuple[Version, ...], *
     )
     if rejection is not None:
         return rejection
+    never = [_version_rejection(view, needed_features(features, version), version) for version in wanted]
+    return never[0] if all(never) else None
+
+
+def _version_rejection(view: SiteView, features: tuple[str, ...], version: Version) -> Rejection | None:
+    """What keeps every node from running one instance of the version, however empty."""
     usable = [node for node in nodes_up(view.nodes) if has_features(node, features)]
-    too_large = [size_rejection(site, usable, version.limits.reserve) for version in wanted]
-    return too_large[0] if all(too_large) else None
+    return nodes_rejection(view.site, view.nodes, features) or size_rejection(view.site, usable, version.limits.reserve)

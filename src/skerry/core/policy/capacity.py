@@ -77,10 +77,13 @@ class Room:
     def __init__(self, nodes: Sequence[Node], usable: Sequence[Node], others: Resources) -> None:
         self.free = total_capacity(nodes).less(others)
         self._nodes = {node.id: node.capacity for node in usable}
+        self._usable = {node.id: node for node in usable}
 
-    def take(self, reserve: Resources) -> bool:
-        """Take one instance's reserve; False (and nothing taken) when it does not fit."""
-        fitting = [name for name, room in self._nodes.items() if reserve.fits_in(room)]
+    def take(self, reserve: Resources, features: Sequence[str] = ()) -> bool:
+        """Take one instance's reserve on a node with the features; False (and nothing taken) when it does not fit."""
+        fitting = [
+            name for name, room in self._nodes.items() if reserve.fits_in(room) and has_features(self._usable[name], features)
+        ]
         if not fitting or not reserve.fits_in(self.free):
             return False
         name = max(fitting, key=lambda name: (self._nodes[name].memory_mib, name))

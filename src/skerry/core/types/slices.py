@@ -70,16 +70,24 @@ class NodeSlice(Record):
     instances: tuple[NodeInstance, ...] = ()
 
 
-InstanceState = Literal["starting", "running", "asleep", "dead", "backoff", "failed", "stopping"]
-"""starting: not ready yet. running: awake. asleep: process alive, memory squeezed. dead: no process, a
-request starts it. backoff: crashed, or its files cannot be had; waits to try again. failed: will not be restarted by itself."""
+InstanceState = Literal["starting", "running", "asleep", "paused", "dead", "backoff", "failed", "done", "stopping"]
+"""starting: not ready yet. running: awake. asleep: process alive, memory squeezed. paused: none of its instructions run, by
+somebody's word. dead: no process, a request starts it. backoff: crashed, or its files cannot be had;
+waits to try again. failed: will not be restarted by
+itself. done: a program that ended as it should, and that its restart policy does not start again."""
 
 SERVING_STATES: frozenset[InstanceState] = frozenset(("running", "asleep", "dead"))
 """In these a request sent to the instance's address is answered (after a wake, if need be)."""
 
+GOOD_STATES: frozenset[InstanceState] = frozenset((*SERVING_STATES, "done"))
+"""It does, or did, what it is for: what a rollout waits for."""
+
 
 class ObservedInstance(Record):
-    """What an agent sees of one instance. `address` is host:port for ingress, set once it may serve."""
+    """What an agent sees of one instance.
+
+    `address` is host:port for ingress, set once it may serve; a program without a port never has one.
+    """
 
     id: InstanceId
     account: AccountId

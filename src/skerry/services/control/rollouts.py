@@ -19,7 +19,7 @@ from skerry.core.types.app import App, Deployment, Version
 from skerry.core.types.gate import VersionFacts
 from skerry.core.types.ids import AccountId, AppName, DeploymentId, EvaluationId, PlanId, SiteId, VersionId
 from skerry.core.types.plan import Evaluation, Plan, Release
-from skerry.core.types.slices import SERVING_STATES, ObservedInstance
+from skerry.core.types.slices import GOOD_STATES, ObservedInstance
 from skerry.kit import record
 from skerry.kit.hashing import stable_id
 from skerry.ports.clock import Clock
@@ -220,9 +220,9 @@ class Rollouts:
         ready, failed, detail = True, False, ""
         for version, count in wanted:
             of_version = [i for i in own if i.version == version]
-            if sum(i.state in SERVING_STATES for i in of_version) < count:
+            if sum(i.state in GOOD_STATES for i in of_version) < count:
                 ready = False
-                detail = next((i.detail for i in of_version if i.detail and i.state not in SERVING_STATES), detail)
+                detail = next((i.detail for i in of_version if i.detail and i.state not in GOOD_STATES), detail)
             broken = next((i for i in of_version if _is_broken(i)), None)
             if broken is not None:
                 failed, detail = True, broken.detail or broken.state

@@ -20,11 +20,12 @@ from skerry.adapters.runtime.workerd.listeners import Gate
 from skerry.adapters.runtime.workerd.process import Fleet, Program, SandboxedProcess
 from skerry.adapters.runtime.workerd.sandbox import ASSETS_DIRECTORY, EGRESS_DIRECTORY, Sandbox
 from skerry.adapters.runtime.workerd.settings import MIB, Settings
-from skerry.adapters.runtime.workerd.tasks import cancel
+from skerry.aio.tasks import cancel
 from skerry.core.machines import instance as machine
 from skerry.core.machines.instance import Event, Life
 from skerry.core.types.app import AssetsBinding, Version
 from skerry.core.types.slices import NodeInstance, ObservedInstance
+from skerry.ports.sandbox import SandboxStats
 
 DROP_GRACE_MS = 5_000  # for the connections of a process that is dropped or replaced when it is idle
 
@@ -171,6 +172,15 @@ class Instance:
         group = self.process.group if self.process else None
         if group is not None:
             self.memory_bytes = group.usage().memory_bytes
+
+    def stats(self) -> SandboxStats:
+        process = self.process
+        if process is None or process.group is None:
+            return SandboxStats()
+        usage = process.group.usage()
+        return SandboxStats(
+            cpu_us=usage.cpu_us, memory_bytes=usage.memory_bytes, pids=len(process.group.pids()), oom_kills=usage.oom_kills
+        )
 
     def observed(self) -> ObservedInstance:
         return ObservedInstance(
