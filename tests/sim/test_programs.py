@@ -74,7 +74,7 @@ def reason(program: Program, state: str = "backoff", **behaviour: object) -> str
         await node.runtime.start(wanted)
         async with asyncio.timeout(200):
             seen = await becomes(node.runtime, wanted.id, *((state,) if state == "failed" else ("starting", "backoff")))
-            while seen.restarts == 0 and state != "failed":
+            while seen.restarts == 0 and seen.state == "starting":
                 await anext(node.runtime.changes())
                 seen = await becomes(node.runtime, wanted.id, "starting", "backoff")
         found.append(seen.detail)

@@ -35,7 +35,9 @@ async def fetch(digest: Digest) -> bytes:
 def composite(machine: SimulatedMachine, *classes: str) -> CompositeRuntime:
     hold = Agentry(machine)
     engines = tuple(SimEngine(hold, name) for name in classes)  # pyright: ignore[reportArgumentType]
-    return CompositeRuntime(SimulatedRuntime(simulated.SimulatedMachine(), LoopClock(), fetch=fetch), program_runtime(hold, engines=engines))
+    return CompositeRuntime(
+        SimulatedRuntime(simulated.SimulatedMachine(), LoopClock(), fetch=fetch), program_runtime(hold, engines=engines)
+    )
 
 
 async def agent_of(runtime: CompositeRuntime, *instances: NodeInstance) -> AsyncIterator[Agent]:

@@ -44,7 +44,7 @@ class Watch:
         """What it did since the last look."""
         ground, now_ms = self._ground, self._ground.clock.monotonic_ms()
         traffic, cpu_us = ground.network.traffic(instance.id), instance.stats.cpu_us
-        seen = self._seen.setdefault(instance.id, _Seen(_counted(traffic), cpu_us, now_ms))
+        seen = self._seen.setdefault(instance.id, _Seen(0, cpu_us, now_ms))
         served = bool(traffic.connections) or seen.counted != _counted(traffic)
         seen.awake = served or cpu_us - seen.cpu_us > ground.settings.look_every_ms * 10 * BUSY_PERCENT
         seen.active_ms = now_ms if served else seen.active_ms
