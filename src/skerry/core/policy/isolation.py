@@ -3,9 +3,9 @@
 from skerry.core.types.app import Version
 from skerry.core.types.program import IsolationClass
 
-OVERHEAD_MIB: dict[IsolationClass, int] = {"sandbox": 0, "container": 4, "gvisor": 40, "microvm": 64}
-"""Of the wall itself, reserved beside the program's memory (measured, docs/howto: an idle runsc holds 17 MiB and grows under
-load; a monitor and its guest's kernel more)."""
+OVERHEAD_MIB: dict[IsolationClass, int] = {"sandbox": 0, "container": 4, "gvisor": 48, "microvm": 152}
+"""Of the wall itself, reserved beside the program's memory: what engines say of themselves (`EngineFacts.overhead_mib`). A
+microVM's is its guest's kernel and a monitor that translates instructions."""
 
 
 def features_of(version: Version) -> tuple[str, ...]:

@@ -1,7 +1,7 @@
 """One agent's hold on a simulated machine: a handle for each port."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Generic, Literal, TypeVar, final
 
@@ -10,6 +10,7 @@ from skerry.core.types.program import Image, IsolationClass, NetworkPolicy
 from skerry.core.types.program import Protocol as TrafficProtocol
 from skerry.kit.record import Record, decode, encode
 from skerry.ports.images import BadImage, ImageConfig, ImagesUnavailable, ImageUse
+from skerry.ports.links import LinkError
 from skerry.ports.network import InstanceNetwork, NetworkUnavailable, NetworkWant, Traffic
 from skerry.ports.rootfs import Identity, NoSuchUser
 from skerry.ports.sandbox import (
@@ -29,6 +30,8 @@ from skerry.ports.sandbox import (
 from skerry.testing.machine.machine import Box, Namespace, SimulatedMachine, limited
 
 R = TypeVar("R", bound=Record)
+Fetch = Callable[[Digest], Awaitable[bytes]]
+"""Gets a blob; raises `LinkError`."""
 
 STEP_MS = 1  # each effect takes so long
 ALL: frozenset[Ability] = frozenset(("exec", "terminal", "files", "pause", "snapshot", "clone", "resize", "squeeze"))
@@ -210,8 +213,9 @@ class SimEngine:
 
 @final
 class SimImages:
-    def __init__(self, hold: Agentry) -> None:
+    def __init__(self, hold: Agentry, fetch: Fetch | None = None) -> None:
         self._hold = hold
+        self._fetch = fetch
 
     async def attach(self, known: frozenset[str]) -> None:
         await self._hold.point("images attach")
@@ -226,6 +230,12 @@ class SimImages:
             raise BadImage(behaviour.bad_image)
         if behaviour.image_away:
             raise ImagesUnavailable(behaviour.image_away)
+        if self._fetch is not None and image.manifest not in self._hold.machine.images:
+            try:
+                for digest in sorted(image.blobs()):
+                    await self._fetch(digest)
+            except LinkError as error:
+                raise ImagesUnavailable(str(error)) from error
         self._hold.machine.images.add(image.manifest)
         await self._hold.done("prepare")
         return ImageConfig(entrypoint=("/app",), env=("FROM_IMAGE=1",))

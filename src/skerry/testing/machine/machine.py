@@ -31,6 +31,10 @@ class Behaviour:
     says: bytes = b""
 
 
+Behaviours = dict[Digest, Behaviour]
+"""By the digest of an image's manifest."""
+
+
 @dataclass
 class Box:
     """One sandbox."""
@@ -86,7 +90,7 @@ class Namespace:
 @dataclass
 class SimulatedMachine:
     address: str = "127.0.0.1"
-    behaviours: dict[Digest, Behaviour] = field(default_factory=dict[Digest, Behaviour])  # by manifest
+    behaviours: Behaviours = field(default_factory=dict[Digest, Behaviour])
     usual: Behaviour = field(default_factory=Behaviour)
     boxes: dict[str, Box] = field(default_factory=dict[str, Box])
     mounts: dict[str, Digest] = field(default_factory=dict[str, Digest])

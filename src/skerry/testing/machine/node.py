@@ -8,6 +8,7 @@ from skerry.services.node.programs.runtime import ProgramRuntime
 from skerry.services.node.programs.settings import Ground, ProgramSettings
 from skerry.testing.machine.agentry import (
     Agentry,
+    Fetch,
     SimEngine,
     SimFiles,
     SimImages,
@@ -25,13 +26,14 @@ def program_runtime(
     clock: Clock | None = None,
     settings: ProgramSettings | None = None,
     engines: tuple[SimEngine, ...] = (),
+    fetch: Fetch | None = None,
 ) -> ProgramRuntime:
     """`engines`: one for each isolation class; by default one for containers."""
     ground = Ground(
         site=SiteId(node.rpartition("-")[0]),
         node=NodeId(node),
         engines={engine.facts.isolation: engine for engine in engines or (SimEngine(hold),)},
-        images=SimImages(hold),
+        images=SimImages(hold, fetch),
         network=SimNetwork(hold),
         prober=SimProber(hold),
         rootfs=SimRootFiles(),

@@ -111,6 +111,10 @@ class ProgramInstance:
         """Stop looking after it; what runs goes on running."""
         await cancel(self._tasks)
 
+    def abandon(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+
     # Events.
 
     def feed(self, event: Event) -> None:

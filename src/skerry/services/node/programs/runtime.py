@@ -126,6 +126,13 @@ class ProgramRuntime:
             await engine.aclose()
         await self._ground.images.aclose()
 
+    def abandon(self) -> None:
+        """As kill -9 of the agent, in simulations: its work ends between two steps, and nothing is cleaned up."""
+        for task in (*self._background, *self._stopping.values()):
+            task.cancel()
+        for instance in self._instances.values():
+            instance.abandon()
+
     # What people do with what runs.
 
     def stats(self, instance_id: str) -> SandboxStats:
