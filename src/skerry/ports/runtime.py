@@ -111,6 +111,18 @@ class Runtime(Protocol):
 
     async def resize(self, instance_id: str, limits: SandboxLimits) -> None: ...
 
+    async def throttle(self, instance_id: str, *, cpu_millicores: int, cpu_shares: int | None = None) -> None:
+        """What it may use for now, until the next word or the next process: not its limit, which stays."""
+        ...
+
+    async def drop(self, instance_id: str, reason: str) -> None:
+        """No process until a request comes. `Unsupported` for one that no request wakes."""
+        ...
+
+    async def restart(self, instance_id: str, reason: str) -> None:
+        """End its process for the node's sake, as a crash with that reason: it starts again, later each time."""
+        ...
+
     async def snapshot(self, instance_id: str) -> str:
         """Its whole state, kept on the node under the name that is returned; it goes on."""
         ...
@@ -148,6 +160,15 @@ class Plain:
 
     async def resize(self, instance_id: str, limits: SandboxLimits) -> None:
         raise _unsupported("resize")
+
+    async def throttle(self, instance_id: str, *, cpu_millicores: int, cpu_shares: int | None = None) -> None:
+        raise _unsupported("throttle")
+
+    async def drop(self, instance_id: str, reason: str) -> None:
+        raise _unsupported("drop")
+
+    async def restart(self, instance_id: str, reason: str) -> None:
+        raise _unsupported("restart")
 
     async def snapshot(self, instance_id: str) -> str:
         raise _unsupported("snapshots")

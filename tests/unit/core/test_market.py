@@ -171,7 +171,7 @@ def test_nobody_gets_less_than_its_share_or_more_than_its_limit(rounds: list[tup
             trader = by_id[grant.id]
             assert trader.share_millicores <= grant.millicores <= max(trader.share_millicores, trader.most_millicores)
             assert 0 <= grant.credit_us <= trader.share_millicores * SETTINGS.burst_s * 1000
-            assert grant.weight >= 2
+            assert (grant.weight == 2) == trader.background
 
 
 @given(traders=TRADERS, waited=st.floats(0, 1))

@@ -63,11 +63,11 @@ class Market(Record):
 
 
 class Grant(Record):
-    """`weight` as cpu.shares has it. `reason` for people, empty when nothing holds it back."""
+    """`weight` as cpu.shares has it; None: its own. `reason` for people, empty when nothing holds it back."""
 
     id: str
     millicores: int
-    weight: int
+    weight: int | None
     credit_us: int
     used_millicores: int
     reason: str = ""
@@ -76,7 +76,6 @@ class Grant(Record):
 WORKING_MILLICORES = 5  # who uses less does nothing to speak of
 PRESSING = 0.9  # of its floor: one that is held there uses a little less
 WEIGHT_MIN = 2  # the kernel's least
-WEIGHT_PER_MILLICORE = 1.024  # 1000 millicores weigh as a plain process: 1024
 
 
 def trade(
@@ -147,19 +146,18 @@ def _booked(before: Account, trader: Trader, used: int, *, elapsed_ms: int, cont
 
 def _grant(trader: Trader, account: Account, floor: int, level: float, settings: MarketSettings) -> Grant:
     share, most = trader.share_millicores, max(trader.share_millicores, trader.most_millicores)
-    weight = max(WEIGHT_MIN, round(share * WEIGHT_PER_MILLICORE))
     if trader.background:
         return _made(trader, account, share, WEIGHT_MIN, "background work: its share alone")
     held = max(0.0, 2 * level - 1) if account.credit_us > 0 else min(1.0, 2 * level)
     granted = floor + round((most - floor) * (1 - held))
     granted = max(floor, granted - granted % settings.grain_millicores)
     if granted >= most:
-        return _made(trader, account, most, weight, "")
+        return _made(trader, account, most, None, "")
     why = "its credits are used up" if account.credit_us == 0 else "it has credits, but slowing the others was not enough"
-    return _made(trader, account, granted, weight, f"others wait for the CPU: {granted} of {most} millicores, {why}")
+    return _made(trader, account, granted, None, f"others wait for the CPU: {granted} of {most} millicores, {why}")
 
 
-def _made(trader: Trader, account: Account, millicores: int, weight: int, reason: str) -> Grant:
+def _made(trader: Trader, account: Account, millicores: int, weight: int | None, reason: str) -> Grant:
     return Grant(
         id=trader.id,
         millicores=millicores,

@@ -22,7 +22,7 @@ from skerry.core.reconcile.site_types import (
     SiteInput,
     SiteMemory,
 )
-from skerry.core.types.app import Version
+from skerry.core.types.app import PRIORITY_NEUTRAL, Version
 from skerry.core.types.ids import AccountId, AppName, InstanceId, NodeId, SiteId, VersionId
 from skerry.core.types.place import Node, PlaceState
 from skerry.core.types.plan import Reason, Rejection
@@ -53,7 +53,7 @@ def decide_site(given: SiteInput) -> SiteDecision:
     )
     return SiteDecision(
         memory=decided,
-        slices=_slices(nodes, wanted, retiring, versions),
+        slices=_slices(given, nodes, wanted, retiring, versions),
         routes=route_table(given.slice_, wanted, retiring, serving),
         refused=_with_reasons(packing.refused, given.slice_.site),
         nodes=_with_reserved(nodes, wanted),
@@ -231,11 +231,17 @@ def _versions(given: SiteInput, wanted: tuple[Held, ...], retiring: tuple[Retiri
 
 
 def _slices(
-    nodes: tuple[Node, ...], wanted: tuple[Held, ...], retiring: tuple[Retiring, ...], versions: dict[VersionId, Version]
+    given: SiteInput,
+    nodes: tuple[Node, ...],
+    wanted: tuple[Held, ...],
+    retiring: tuple[Retiring, ...],
+    versions: dict[VersionId, Version],
 ) -> tuple[NodeContents, ...]:
+    priorities = {(app.account, app.app): app.priority for app in given.slice_.apps}
     contents: dict[NodeId, list[NodeInstance]] = {node.id: [] for node in nodes}
     for held in (*wanted, *(entry.held for entry in retiring)):
-        contents[held.node].append(NodeInstance(id=held.instance, version=versions[held.version]))
+        priority = priorities.get((held.account, held.app), PRIORITY_NEUTRAL)
+        contents[held.node].append(NodeInstance(id=held.instance, version=versions[held.version], priority=priority))
     return tuple(
         NodeContents(node=name, instances=tuple(sorted(contents[name], key=lambda instance: instance.id)))
         for name in sorted(contents)

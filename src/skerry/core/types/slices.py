@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from skerry.core.types.app import Version
+from skerry.core.types.app import PRIORITY_NEUTRAL, Version
 from skerry.core.types.demand import SiteTraffic
 from skerry.core.types.ids import AccountId, AppName, InstanceId, NodeId, SiteId, VersionId
 from skerry.core.types.place import Node
@@ -34,7 +34,7 @@ class SliceApp(Record):
     hosts: tuple[str, ...]
     fallbacks: tuple[SiteId, ...] = ()
     features: tuple[str, ...] = ()  # only nodes that have all of them may run it
-    priority: int = 50  # where room is short, a lower one gives way
+    priority: int = PRIORITY_NEUTRAL  # where room is short, a lower one gives way
 
 
 class Peer(Record):
@@ -60,6 +60,7 @@ class NodeInstance(Record):
 
     id: InstanceId
     version: Version
+    priority: int = PRIORITY_NEUTRAL  # of its app: who gives way first where the node is short
 
 
 class NodeSlice(Record):

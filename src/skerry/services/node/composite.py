@@ -110,6 +110,15 @@ class CompositeRuntime:
     async def resize(self, instance_id: str, limits: SandboxLimits) -> None:
         await self._of(instance_id).resize(instance_id, limits)
 
+    async def throttle(self, instance_id: str, *, cpu_millicores: int, cpu_shares: int | None = None) -> None:
+        await self._of(instance_id).throttle(instance_id, cpu_millicores=cpu_millicores, cpu_shares=cpu_shares)
+
+    async def drop(self, instance_id: str, reason: str) -> None:
+        await self._of(instance_id).drop(instance_id, reason)
+
+    async def restart(self, instance_id: str, reason: str) -> None:
+        await self._of(instance_id).restart(instance_id, reason)
+
     async def snapshot(self, instance_id: str) -> str:
         return await self._of(instance_id).snapshot(instance_id)
 

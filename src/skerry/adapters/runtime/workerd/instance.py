@@ -10,6 +10,8 @@ import time
 from collections.abc import Coroutine
 from typing import Any, Protocol
 
+from msgspec.structs import replace
+
 from skerry.adapters.blobs.kept import KeptBlobs
 from skerry.adapters.cgroup.base import Limits
 from skerry.adapters.process import detached
@@ -181,6 +183,13 @@ class Instance:
         return SandboxStats(
             cpu_us=usage.cpu_us, memory_bytes=usage.memory_bytes, pids=len(process.group.pids()), oom_kills=usage.oom_kills
         )
+
+    def throttle(self, cpu_millicores: int, cpu_shares: int | None) -> None:
+        """For now: its next process has its limits again."""
+        group = self.process.group if self.process else None
+        if group is not None and self.life.state in ("running", "asleep"):
+            shares = self._around.settings.cpu_shares if cpu_shares is None else cpu_shares
+            group.limit(replace(self._limits(shares), cpu_millicores=cpu_millicores))
 
     def observed(self) -> ObservedInstance:
         return ObservedInstance(

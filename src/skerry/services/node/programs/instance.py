@@ -49,6 +49,7 @@ class ProgramInstance:
         self._tasks: set[asyncio.Task[None]] = set()
         self._dirty = False  # an earlier agent may have left something of a process
         self._doing = ""
+        self._ended_for = ""  # the node's own reason for an end that is under way
 
     @property
     def id(self) -> str:
@@ -177,6 +178,20 @@ class ProgramInstance:
         if self.sandbox is not None:
             await self.sandbox.resize(limits)
         self._keep(replace(self.kept, limits=limits))
+
+    async def throttle(self, cpu_millicores: int, cpu_shares: int | None) -> None:
+        """For now: its next process has its limits again."""
+        if self.sandbox is not None:
+            own = limits_of(self.kept)
+            shares = own.cpu_shares if cpu_shares is None else cpu_shares
+            await self.sandbox.resize(replace(own, cpu_millicores_max=cpu_millicores, cpu_shares=shares))
+
+    async def end_for(self, reason: str) -> None:
+        """As a crash with that reason."""
+        self._ground.files.note(self.id, f"ended: {reason}")
+        sandbox = self.running()
+        self._ended_for = reason
+        await sandbox.stop(grace_ms=0)
 
     def running(self) -> Sandbox:
         """Raises `NoSuchInstance` when there is no process."""
@@ -322,6 +337,9 @@ class ProgramInstance:
         self.feed(machine.Due())
 
     def _ended(self, how: Exit, *, before: str = "") -> machine.Exited:
+        if self._ended_for:
+            how, self._ended_for = Exit(code=how.code, detail=self._ended_for), ""
+            return reasons.ended(how, memory_mib_max=0, said="", before=before)
         said = self._ground.files.log_end(self.id, bytes_max=LAST_WORDS_BYTES)
         return reasons.ended(how, memory_mib_max=limits_of(self.kept).memory_mib_max, said=said, before=before)
 

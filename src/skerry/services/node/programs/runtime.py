@@ -177,6 +177,23 @@ class ProgramRuntime:
         with as_runtime_faults(instance_id):
             await instance.resize(limits)
 
+    async def throttle(self, instance_id: str, *, cpu_millicores: int, cpu_shares: int | None = None) -> None:
+        instance = self._instance(instance_id)
+        self._check(instance, "resize")
+        with as_runtime_faults(instance_id):
+            await instance.throttle(cpu_millicores, cpu_shares)
+
+    async def drop(self, instance_id: str, reason: str) -> None:
+        instance = self._instance(instance_id)
+        if instance.kept.program().port is None:
+            raise Unsupported(f"{instance_id} has no port: nothing would wake it")
+        instance.drop(reason)
+
+    async def restart(self, instance_id: str, reason: str) -> None:
+        instance = self._instance(instance_id)
+        with as_runtime_faults(instance_id):
+            await instance.end_for(reason)
+
     async def snapshot(self, instance_id: str) -> str:
         instance, sandbox = self._able(instance_id, "snapshot")
         with as_runtime_faults(instance_id):
