@@ -5,7 +5,7 @@ import contextlib
 import socket
 import struct
 
-from skerry.adapters.runtime.workerd.tasks import cancel
+from skerry.aio.tasks import cancel
 
 _CHUNK_BYTES = 64 << 10
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER: closing sends a reset
