@@ -12,6 +12,7 @@ from skerry.core.types.slices import NodeReport
 from skerry.kit.hashing import content_digest
 from skerry.kit.record import encode
 from skerry.ports.links import Unreachable
+from skerry.services.calls.exchange import Exchange
 from skerry.testing.builders import make_version
 from skerry.wire.internal.routes import link_app
 
@@ -82,6 +83,7 @@ async def test_a_node_is_told_not_now_of_what_its_site_cannot_ask_for_and_never_
         hear=lambda report: None,
         next_slice=no_slice,
         blob=copies.get,
+        exchange=Exchange(),
     )
     async with httpx.AsyncClient(
         transport=httpx.ASGITransport(app=app), base_url="http://site", headers={"authorization": "Bearer joined"}
