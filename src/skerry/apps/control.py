@@ -5,7 +5,7 @@ python -m skerry.apps.control --config FILE [--liveness-fd N]
 
 import os
 import secrets
-from collections.abc import Coroutine
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +26,7 @@ from skerry.core.types.control import SiteIntent
 from skerry.core.types.demand import DecidedDemand
 from skerry.core.types.ids import Digest, SiteId
 from skerry.core.types.slices import SiteReport, SiteSlice
-from skerry.ports.blobs import Blobs, NotFound
+from skerry.ports.blobs import Blobs
 from skerry.ports.store import Store
 from skerry.services.accounts import Accounts
 from skerry.services.calls.exchange import Exchange
@@ -151,11 +151,8 @@ def _links(config: ControlConfig, parts: Parts) -> Starlette:
     async def next_slice(site: str, after: int, wait_ms: int) -> SiteSlice | None:
         return await parts.slices.next(SiteId(site), after=after, wait_ms=wait_ms)
 
-    async def blob(digest: Digest) -> bytes | None:
-        try:
-            return await parts.blobs.get(digest)
-        except NotFound:
-            return None
+    async def blob(digest: Digest) -> AsyncIterator[bytes] | None:
+        return parts.blobs.stream(digest) if await parts.blobs.has(digest) else None
 
     return link_app(
         "sites",

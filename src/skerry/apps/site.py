@@ -43,7 +43,7 @@ async def serve(config: SiteConfig, plane: Plane) -> None:
     clock = SystemClock()
     link = HttpControlLink(config.control_url, config.site.id, secret)
     ingress = _ingress(config)
-    copies = SiteCopies(data / "blobs", link.blob)
+    copies = SiteCopies(data / "blobs", link.blob_stream)
     controller = SiteController(
         config.site.id,
         ingress,
@@ -81,7 +81,7 @@ def _app(controller: SiteController, copies: SiteCopies, secret: str, exchange: 
         caller_of=lambda report: report.node.id,
         hear=controller.hear,
         next_slice=next_slice,
-        blob=copies.get,
+        blob=copies.open,
         exchange=exchange,
     )
     return Starlette(routes=[Mount("/internal/v1", app=links)])

@@ -11,6 +11,7 @@ not know this caller (`Refused`); everything else that is no answer is `Unreacha
 """
 
 import hashlib
+from collections.abc import AsyncIterator
 from typing import TypeVar
 
 import httpcore
@@ -52,6 +53,19 @@ class _HttpLink:
         if hashlib.sha256(body).hexdigest() != digest:
             raise Unreachable(f"blob {digest[:DIGITS_SAID]}: what came has another hash")
         return body
+
+    async def blob_stream(self, digest: Digest) -> AsyncIterator[bytes]:
+        """The bytes as they come, unchecked: whoever keeps them compares them with their name."""
+        url, timeout = f"{self._base}/blobs/{digest}", {"connect": CONNECT_S_MAX, "pool": ANSWER_S_MAX, "read": ANSWER_S_MAX}
+        try:
+            async with self._pool.stream("GET", url, headers=self._headers, extensions={"timeout": timeout}) as response:
+                if response.status != 200:
+                    said = (await _read(response))[:SAID_BYTES_MAX].decode(errors="replace")
+                    raise Unreachable(f"blob {digest[:DIGITS_SAID]}: status {response.status} {said}".rstrip())
+                async for part in response.aiter_stream():
+                    yield part
+        except (httpcore.NetworkError, httpcore.TimeoutException, httpcore.ProtocolError, OSError) as error:
+            raise Unreachable(f"{url}: {type(error).__name__} {error}") from error
 
     async def next_calls(self, *, wait_ms: int) -> tuple[Call, ...]:
         status, body = await self._call("GET", f"{self._own}/calls?wait_ms={wait_ms}", held_s=wait_ms / 1000)
