@@ -140,7 +140,7 @@ async def test_what_is_served_in_pieces_is_kept_whole(tmp_path: Path) -> None:
     listener = socket.create_server(("127.0.0.1", 0))
     async with serving(Starlette(routes=[Mount("/internal/v1", app=links)]), listener):
         link = HttpSiteLink(f"http://127.0.0.1:{listener.getsockname()[1]}", "lhr-1", "joined")
-        copies = SiteCopies(tmp_path / "blobs", link.blob_stream)
+        copies = SiteCopies(tmp_path / "blobs", link.stream)
         assert await got(copies, digest) == big
         with pytest.raises(Unreachable, match="404"):
             await copies.open(Digest(content_digest(b"absent")))

@@ -43,7 +43,7 @@ async def serve(config: SiteConfig, plane: Plane) -> None:
     clock = SystemClock()
     link = HttpControlLink(config.control_url, config.site.id, secret)
     ingress = _ingress(config)
-    copies = SiteCopies(data / "blobs", link.blob_stream)
+    copies = SiteCopies(data / "blobs", link.stream)
     controller = SiteController(
         config.site.id,
         ingress,

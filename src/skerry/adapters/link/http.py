@@ -54,19 +54,6 @@ class _HttpLink:
             raise Unreachable(f"blob {digest[:DIGITS_SAID]}: what came has another hash")
         return body
 
-    async def blob_stream(self, digest: Digest) -> AsyncIterator[bytes]:
-        """The bytes as they come, unchecked: whoever keeps them compares them with their name."""
-        url, timeout = f"{self._base}/blobs/{digest}", {"connect": CONNECT_S_MAX, "pool": ANSWER_S_MAX, "read": ANSWER_S_MAX}
-        try:
-            async with self._pool.stream("GET", url, headers=self._headers, extensions={"timeout": timeout}) as response:
-                if response.status != 200:
-                    said = (await _read(response))[:SAID_BYTES_MAX].decode(errors="replace")
-                    raise Unreachable(f"blob {digest[:DIGITS_SAID]}: status {response.status} {said}".rstrip())
-                async for part in response.aiter_stream():
-                    yield part
-        except (httpcore.NetworkError, httpcore.TimeoutException, httpcore.ProtocolError, OSError) as error:
-            raise Unreachable(f"{url}: {type(error).__name__} {error}") from error
-
     async def next_calls(self, *, wait_ms: int) -> tuple[Call, ...]:
         status, body = await self._call("GET", f"{self._own}/calls?wait_ms={wait_ms}", held_s=wait_ms / 1000)
         if status == 204:
@@ -83,6 +70,19 @@ class _HttpLink:
         from skerry.adapters.link.pipe import open_pipe
 
         return await open_pipe(f"{self._own}/calls/{call_id}", self._headers)
+
+    async def stream(self, digest: Digest) -> AsyncIterator[bytes]:
+        """Piece by piece, unchecked: for what is too large for memory."""
+        timeout = {"connect": CONNECT_S_MAX, "pool": CONNECT_S_MAX, "read": ANSWER_S_MAX, "write": ANSWER_S_MAX}
+        url = f"{self._base}/blobs/{digest}"
+        try:
+            async with self._pool.stream("GET", url, headers=self._headers, extensions={"timeout": timeout}) as response:
+                if response.status != 200:
+                    raise Unreachable(f"blob {digest}: status {response.status}")
+                async for part in response.aiter_stream():
+                    yield part
+        except (httpcore.NetworkError, httpcore.TimeoutException, httpcore.ProtocolError, OSError) as error:
+            raise Unreachable(f"{url}: {type(error).__name__} {error}") from error
 
     async def _report(self, report: record.Record) -> None:
         status, _ = await self._call("POST", f"{self._own}/report", body=record.encode(report))
