@@ -67,6 +67,16 @@ class Resting(Record):
     dead_after_ms: int | None = None  # no process until the next request; by default never by time
 
 
+class ProgramsRules(Record):
+    """What a node gives to programs besides its capacity. None: as the network has it by default."""
+
+    images_mib_max: int = 20_480  # of images on its disk, beyond those in use
+    address_pool: str | None = None  # private address space that all nodes of a machine share
+
+    def network(self) -> dict[str, str]:
+        return {} if self.address_pool is None else {"pool": self.address_pool}
+
+
 class NodeConfig(Record):
     """`node.capacity` is what this node may give to instances: its share of the machine."""
 
@@ -78,6 +88,7 @@ class NodeConfig(Record):
     egress: EgressRules = EgressRules()
     answer_s_max: int = 60  # an event loop that answers nothing for half as long is ended
     resting: Resting = Resting()
+    programs: ProgramsRules = ProgramsRules()
     engines: Engines = Engines()
 
 

@@ -18,11 +18,13 @@ from skerry.adapters.runtime.workerd.runtime import WorkerdRuntime
 from skerry.adapters.runtime.workerd.settings import Settings
 from skerry.apps.config import NodeConfig
 from skerry.apps.logs import configure_logs
+from skerry.apps.node_programs import open_programs
 from skerry.apps.plane import Plane, read_secret, run_plane
 from skerry.apps.tasks import running
 from skerry.core.types.slices import NodeSlice
 from skerry.services.calls.answering import answer_calls
 from skerry.services.node.agent import Agent
+from skerry.services.node.composite import CompositeRuntime
 from skerry.services.node.talk import Talk
 
 REQUEST_CF_HEADER = "x-skerry-cf"  # set by the ingress, which removes a client's own
@@ -34,7 +36,7 @@ async def serve(config: NodeConfig, plane: Plane) -> None:
     data = Path(config.data_dir)
     clock = SystemClock()
     link = HttpSiteLink(config.site_url, config.node.id, read_secret(config.join_secret_path))
-    runtime = WorkerdRuntime(
+    workers = WorkerdRuntime(
         node=config.node.id,
         address=config.node.address,
         data_dir=data,
@@ -44,6 +46,8 @@ async def serve(config: NodeConfig, plane: Plane) -> None:
         workerd=config.engines.workerd,
         bwrap=config.engines.bwrap,
     )
+    programs, no_programs = open_programs(config, link)
+    runtime = CompositeRuntime(workers, programs, no_programs=no_programs)
     agent = Agent(
         config.node,
         runtime,

@@ -292,7 +292,7 @@ def run_dir_of(data: Path) -> Path:
 
 
 def make_directories(layout: Layout) -> None:
-    """All of them, 0700. Raises `UpError` when one is another user's or cannot be made."""
+    """All of them, 0700, and what is above the run directory passable. Raises `UpError`: one is another user's, or cannot be."""
     planes = ["control", *(site.id for site in layout.sites), *(node.id for node in layout.nodes)]
     private = [
         layout.data,
@@ -302,12 +302,12 @@ def make_directories(layout: Layout) -> None:
         layout.data / "nodes",
         *(layout.site_dir(site.id) for site in layout.sites),
         *(layout.node_dir(node.id) for node in layout.nodes),
-        layout.run.parent,
         layout.run,
         layout.records,
         layout.configs,
         *(layout.run / name for name in planes),
     ]
+    make_private(layout.run.parent, passable=os.geteuid() == 0)
     for path in private:
         make_private(path)
 
@@ -320,11 +320,16 @@ def prepare_data(data: Path) -> None:
     make_private(data / "logs")
 
 
-def make_private(path: Path) -> None:
-    """A directory that only this user enters; parents as usual. Raises `UpError`."""
+def make_private(path: Path, *, passable: bool = False) -> None:
+    """A directory that only this user enters; parents as usual. Raises `UpError`.
+
+    `passable`: others enter what it holds and do not see what that is. Programs' users, who are nobody on this machine, have
+    their root file systems below it.
+    """
+    mode = 0o711 if passable else 0o700
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.mkdir(mode=0o700, exist_ok=True)
+        path.mkdir(mode=mode, exist_ok=True)
         found = path.lstat()
     except (FileExistsError, NotADirectoryError) as error:
         file = next((place for place in (path, *path.parents) if place.exists()), path)
@@ -333,5 +338,5 @@ def make_private(path: Path) -> None:
         raise UpError(f"{path}: {(error.strerror or 'cannot be made').lower()}", hint="choose another with --data-dir") from error
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
         raise UpError(f"{path} is not a directory of this user's", hint="remove it, or choose another with --data-dir")
-    if found.st_mode & 0o077:
-        path.chmod(0o700)
+    if found.st_mode & 0o777 != mode:
+        path.chmod(mode)
