@@ -68,13 +68,10 @@ class Resting(Record):
 
 
 class ProgramsRules(Record):
-    """What a node gives to programs besides its capacity. None: as the network has it by default."""
+    """What a node gives to programs besides its capacity."""
 
     images_mib_max: int = 20_480  # of images on its disk, beyond those in use
-    address_pool: str | None = None  # private address space that all nodes of a machine share
-
-    def network(self) -> dict[str, str]:
-        return {} if self.address_pool is None else {"pool": self.address_pool}
+    address_pool: str = "100.64.0.0/10"  # private address space that all nodes of a machine share
 
 
 class NodeConfig(Record):

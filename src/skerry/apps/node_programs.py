@@ -50,7 +50,7 @@ def open_programs(config: NodeConfig, link: HttpSiteLink) -> tuple[ProgramRuntim
             address=config.node.address,
             data_dir=Path(config.data_dir),
             run_dir=Path(config.run_dir),
-            settings=NetworkSettings(egress_allow=config.egress.allow, **config.programs.network()),
+            settings=NetworkSettings(egress_allow=config.egress.allow, pool=config.programs.address_pool),
         ),
         prober=SocketProber(),
         rootfs=DirectoryRootFiles(),
