@@ -24,6 +24,9 @@ BWRAP_MIN = (0, 5)  # --json-status-fd, --perms
 CRUN_MIN = (1, 8)  # of Debian 12
 RUNC_MIN = (1, 1)
 GVISOR_VERSION = "20260905"  # the pin in tools/gvisor/go.mod, by its day; tried before each change of it
+QEMU_MIN = (7, 2)  # microvm with ACPI, virtserialport over mmio, and what Debian 12 has
+FIRECRACKER_MIN = (1, 7)  # the ACPI tables by which an ordinary kernel finds its devices
+FIRECRACKER_GET = "put a release's `firecracker` and `jailer` on the PATH, or name them in SKERRY_FIRECRACKER and SKERRY_JAILER"
 VERSION_TIMEOUT_S = 10  # a cold 130 MB binary on a slow disk
 SETUP = "make setup, in Skerry's working tree"
 
@@ -93,6 +96,23 @@ def find_bwrap() -> Tool:
     unpacked = tree() / ".cache/bubblewrap/usr/bin/bwrap"  # by set-up, for an ordinary user
     places = [_named("BWRAP"), _on_path("bwrap"), unpacked]
     return _first("bubblewrap", places, minimum=BWRAP_MIN, remedy="sudo apt-get install bubblewrap")
+
+
+def find_qemu() -> Tool:
+    """The monitor of microVMs where there is no Firecracker, or no hardware virtualization."""
+    places = [_named("QEMU"), _on_path("qemu-system-x86_64")]
+    return _first("qemu", places, minimum=QEMU_MIN, remedy="sudo apt-get install qemu-system-x86")
+
+
+def find_firecracker() -> Tool:
+    return _first(
+        "firecracker", [_named("FIRECRACKER"), _on_path("firecracker")], minimum=FIRECRACKER_MIN, remedy=FIRECRACKER_GET
+    )
+
+
+def find_jailer() -> Tool:
+    """What starts Firecracker as an own user in a root directory of its own; it comes with it."""
+    return _first("jailer", [_named("JAILER"), _on_path("jailer")], minimum=FIRECRACKER_MIN, remedy=FIRECRACKER_GET)
 
 
 def find_wrk() -> Tool:

@@ -393,11 +393,11 @@ def token_revoke(
     return _print_json(gone) if json else print(f"token {gone.token} ({gone.name}) is revoked")
 
 
-@app.command(epilog="Example: skerry doctor")
+@app.command(epilog="Example: skerry doctor --get microvm")
 def doctor(
     json: JsonOption = False,
     required: Annotated[bool, typer.Option("--required", help="Only what keeps Skerry from running.")] = False,
-    get: Annotated[Literal["gvisor"] | None, typer.Option("--get", help="Build an engine that no package has.")] = None,
+    get: Annotated[Literal["gvisor", "microvm"] | None, typer.Option("--get", help="Bring what set-up does not: gVisor; guests' kernel and init.")] = None,
 ) -> None:
     """Tell what this machine has, what it lacks, what that disables and how to get it."""
     from skerry.apps.doctor import doctor as examine
