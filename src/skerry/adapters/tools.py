@@ -31,6 +31,7 @@ VERSION_TIMEOUT_S = 10  # a cold 130 MB binary on a slow disk
 SETUP = "make setup, in Skerry's working tree"
 
 _NUMBER = re.compile(r"\d+(?:\.\d+)+|\d{4}-\d\d-\d\d|20\d{6}")
+_LIBRARY = re.compile(r"/\S+(?= \(0x)")
 _WORKERD_ARCH = {"x86_64": "64", "aarch64": "arm64"}
 
 
@@ -137,6 +138,12 @@ def find_runsc() -> Tool:
 def cache() -> Path:
     """Where engines that were built for this user are, outside of every tree."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "skerry/tools"
+
+
+def libraries_of(*programs: str) -> tuple[str, ...]:
+    """What these load, the loader among them; nothing for static ones."""
+    done = subprocess.run(["/usr/bin/ldd", *programs], capture_output=True, text=True, check=False)
+    return tuple(sorted({found.group() for found in _LIBRARY.finditer(done.stdout)}))
 
 
 def _named(name: str) -> Path | None:

@@ -120,11 +120,17 @@ class MicroVm(ABC):
     @abstractmethod
     async def snapshot(self, directory: str) -> None: ...
 
+    async def talk_anew(self, agent: GuestAgent | None) -> None:
+        """Another session with the guest; what the one before had opened has ended."""
+        await self._unwatch()
+        old, self.agent = self.agent, agent
+        if old is not None:
+            await old.aclose()
+        self._watcher = asyncio.create_task(self._watch())
+
     async def let_go(self) -> None:
         """The machine goes on; nobody here waits for it any more."""
-        self._watcher.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._watcher
+        await self._unwatch()
         if self.agent is not None:
             await self.agent.aclose()
             self.agent = None
@@ -136,6 +142,11 @@ class MicroVm(ABC):
         if self._end.done() or self.agent is None or self.agent.exited.done():
             raise Gone(f"{self.id} has ended" if self._end.done() else f"the guest of {self.id} does not answer")
         return self.agent
+
+    async def _unwatch(self) -> None:
+        self._watcher.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._watcher
 
     async def _watch(self) -> None:
         ended = asyncio.create_task(self.process.ended())

@@ -13,6 +13,7 @@ from skerry.ports.sandbox import ExecSpec, GuestNetwork, Mount, SandboxFile, San
 ENTROPY_BYTES = 64
 MOUNT_BYTES_MAX = 1 << 20  # a mounted file is copied into the guest's memory
 MIB = 1 << 20
+MOUNTED = 1 << 31  # in a file's mode: it stands for one of the host, and nobody writes to it
 
 
 def program(spec: SandboxSpec) -> list[bytes]:
@@ -28,7 +29,8 @@ def program(spec: SandboxSpec) -> list[bytes]:
             field(Tag.WRITABLE_MIB, struct.pack("<I", spec.writable_mib)),
             field(Tag.READ_ONLY, bytes([spec.read_only])),
             *limits(spec.limits),
-            *(part for file in (*_mounted(spec.mounts), *spec.files) for part in _file(file)),
+            *(part for file in _mounted(spec.mounts) for part in _file(file, flags=MOUNTED)),
+            *(part for file in spec.files for part in _file(file)),
         ]
     except (ValueError, struct.error) as error:
         raise StartError(str(error)) from error
@@ -91,11 +93,12 @@ def _mac(text: str) -> bytes:
     return packed
 
 
-def _file(file: SandboxFile) -> list[bytes]:
+def _file(file: SandboxFile, *, flags: int = 0) -> list[bytes]:
     if not file.path.startswith("/"):
         raise ValueError(f"{file.path}: not an absolute path")
     parts = [file.content[at : at + FIELD_BYTES_MAX] for at in range(0, len(file.content), FIELD_BYTES_MAX)]
-    return [field(Tag.FILE, struct.pack("<I", file.mode) + file.path.encode()), *(field(Tag.FILE_DATA, part) for part in parts)]
+    head = field(Tag.FILE, struct.pack("<I", file.mode | flags) + file.path.encode())
+    return [head, *(field(Tag.FILE_DATA, part) for part in parts)]
 
 
 def _mounted(mounts: tuple[Mount, ...]) -> list[SandboxFile]:

@@ -59,6 +59,13 @@ class Monitor:
             await asyncio.sleep(0.002)
         raise EngineUnavailable("the monitor's sandbox could not be made")
 
+    async def outlives(self, seconds: float) -> bool:
+        """False when it ends within that time: it was being killed. Bubblewrap outlives it for a moment more."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._outer.wait()
+        return self.alive()
+
     async def ended(self) -> int | None:
         """Its exit status, if this process started it."""
         return await self._outer.wait()
@@ -81,6 +88,7 @@ class Monitor:
         usage = self.group.usage()
         return SandboxStats(
             cpu_us=usage.cpu_us,
+            throttled_us=usage.throttled_us,
             memory_bytes=usage.memory_bytes,
             oom_kills=usage.oom_kills,
             private_bytes=private_bytes(self.pid) if usage.memory_bytes else 0,

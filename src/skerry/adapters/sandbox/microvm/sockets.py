@@ -4,10 +4,9 @@ import asyncio
 import contextlib
 import os
 import socket
+import stat
 from collections.abc import Generator
 from pathlib import Path
-
-CONNECT_ROUNDS = 2000  # of 5 ms
 
 
 def listen(directory: Path, name: str) -> socket.socket:
@@ -25,15 +24,22 @@ def listen(directory: Path, name: str) -> socket.socket:
 
 
 async def connect(directory: Path, name: str) -> socket.socket:
-    """Raises `OSError`: nobody listens there."""
+    """Raises `OSError`: nobody listens there, or what is there is no socket. `directory` may be a monitor's own: a link that one
+    which a guest has taken over puts there is not followed."""
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     connection.setblocking(False)
+    place = -1
     try:
-        with _short(directory) as short:
-            await asyncio.get_running_loop().sock_connect(connection, f"{short}/{name}")
+        place = os.open(directory / name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+        if not stat.S_ISSOCK(os.fstat(place).st_mode):
+            raise OSError(f"{directory / name} is no socket")
+        await asyncio.get_running_loop().sock_connect(connection, f"/proc/self/fd/{place}")
     except BaseException:
         connection.close()
         raise
+    finally:
+        if place >= 0:
+            os.close(place)
     return connection
 
 

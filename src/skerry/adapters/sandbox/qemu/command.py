@@ -6,22 +6,20 @@ network, an own uid, no capability, and QEMU's own system call filter.
 """
 
 import functools
-import re
 import shutil
-import subprocess
 from pathlib import Path
 
+from skerry.adapters import tools
 from skerry.adapters.process.detached import FIRST_FD
 from skerry.adapters.sandbox.microvm.build import GuestFiles
 from skerry.kit.record import Record
 from skerry.ports.sandbox import EngineUnavailable
 
 MAC = "02:00:00:00:00:01"  # of the device while it boots; a guest takes its own with its identity
-AGENT_PORT, LOG_PORT = "skerry.agent", "skerry.log"
+AGENT_PORT = "skerry.agent"
 SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
 _SET_UID = ("CAP_SETUID", "CAP_SETGID", "CAP_SETPCAP")
 _DATA = ("/usr/share/qemu", "/usr/share/seabios")
-_LIBRARY = re.compile(r"(/\S+)(?= \(0x)")
 FDS = ("tap", "log", "memory", "disk", "qmp", "agent", "console")
 
 
@@ -53,8 +51,7 @@ def programs(qemu: str, version: str, bwrap: str) -> Programs:
     setpriv = shutil.which("setpriv")
     if setpriv is None:
         raise EngineUnavailable("setpriv is not on this machine: sudo apt-get install util-linux")
-    done = subprocess.run(["/usr/bin/ldd", qemu, setpriv], capture_output=True, text=True, check=False)
-    libraries = {str(Path(found)) for found in _LIBRARY.findall(done.stdout)}
+    libraries = tools.libraries_of(qemu, setpriv)
     modules = {str(path.parent) for path in Path("/usr/lib").glob("*/qemu/accel-tcg-*.so")}
     return Programs(
         qemu=str(Path(qemu).resolve()), version=version, bwrap=bwrap, setpriv=setpriv,
@@ -98,11 +95,10 @@ def arguments(
         "-chardev", f"file,id=console,path=/dev/fdset/{fd['console']},append=on", "-serial", "chardev:console",
         "-drive", f"if=none,id=disk,file=/dev/fdset/{fd['disk']},format=raw,readonly=on,cache=writeback,aio=threads",
         "-device", "virtio-blk-device,drive=disk",
-        "-device", "virtio-serial-device",
+        "-chardev", f"file,id=log,path=/dev/fdset/{fd['log']},append=on",
+        "-device", "virtio-serial-device", "-device", "virtconsole,chardev=log,nr=0",
         "-chardev", f"socket,id=agent,fd={fd['agent']},server=on,wait=off",
         "-device", f"virtserialport,chardev=agent,nr=1,name={AGENT_PORT}",
-        "-chardev", f"file,id=log,path=/dev/fdset/{fd['log']},append=on",
-        "-device", f"virtserialport,chardev=log,nr=2,name={LOG_PORT}",
         "-netdev", f"tap,id=net,fd={fd['tap']},vhost=off",
         "-device", f"virtio-net-device,netdev=net,mac={MAC}",
         *(("-device", "virtio-balloon-device,deflate-on-oom=on,free-page-reporting=on") if anonymous else ()),

@@ -39,6 +39,7 @@ from skerry.ports.sandbox import EngineFacts, EngineUnavailable, SandboxLimits, 
 log = structlog.get_logger()
 
 ID = re.compile(r"[0-9a-f]{16}")
+DYING_S = 1.0  # a monitor that was killed gives back its memory first
 STARTED_FILE = "started.json"
 GREET_S = 30
 OPEN_S = 10
@@ -117,7 +118,7 @@ class QemuEngine:
         try:
             running.agent = await greet(*await running.connect_agent_stream(), process, timeout_s=OPEN_S)
         except (OSError, AgentLost) as error:
-            if not process.alive():
+            if not await process.outlives(DYING_S):
                 process.close()
                 return None
             log.warning("guest_silent", id=sandbox_id, error=str(error))  # paused, or stuck: it is there all the same

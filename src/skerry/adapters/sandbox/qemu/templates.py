@@ -13,6 +13,7 @@ import shutil
 from collections import OrderedDict
 from pathlib import Path
 
+from skerry.adapters.sandbox.microvm.sparse import copy_sparse
 from skerry.adapters.sandbox.qemu.command import Machine
 from skerry.kit.hashing import stable_id
 from skerry.kit.record import Record, decode, encode
@@ -20,7 +21,6 @@ from skerry.ports.sandbox import EngineUnavailable
 
 MEMORY, STATE, ABOUT = "memory", "state", "about.json"
 _SEALS = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
-_COPY_BYTES = 8 << 20
 
 
 class About(Record):
@@ -135,7 +135,7 @@ def write(directory: Path, template: Template) -> None:
     """Its files into a directory that is there. Memory has holes where the guest never wrote."""
     target = os.open(directory / MEMORY, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
-        _copy_sparse(template.memory_fd, target)
+        copy_sparse(template.memory_fd, target)
     finally:
         os.close(target)
     for name, content in ((STATE, template.state), (ABOUT, encode(template.about))):
@@ -156,7 +156,7 @@ def read(directory: Path) -> Template:
     try:
         if os.fstat(source).st_size != about.machine.memory_mib << 20:
             raise EngineUnavailable(f"{directory / MEMORY} is not whole")
-        _copy_sparse(source, memory)
+        copy_sparse(source, memory)
         seal(memory)
     except BaseException:
         os.close(memory)
@@ -178,21 +178,3 @@ def _load(directory: Path, about: About) -> Template | None:
         return found
     found.close()
     return None
-
-
-def _copy_sparse(source: int, target: int) -> None:
-    size = os.fstat(source).st_size
-    os.ftruncate(target, size)
-    at = 0
-    while at < size:
-        try:
-            start = os.lseek(source, at, os.SEEK_DATA)
-        except OSError:  # ENXIO: nothing but holes from here on
-            return
-        end = os.lseek(source, start, os.SEEK_HOLE)
-        while start < end:
-            data = os.pread(source, min(_COPY_BYTES, end - start), start)
-            if not data:
-                return
-            start += os.pwrite(target, data, start)
-        at = end

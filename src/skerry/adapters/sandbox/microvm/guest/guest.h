@@ -77,6 +77,7 @@ void put32(uint8_t *p, uint32_t value);
 
 /* system.c: mounts, modules, network, time, randomness */
 void system_boot(void);
+void wait_for(const char *path);
 const char *wait_for_port(const char *name);
 void system_root(void);
 const char *system_writable(uint32_t mib); /* NULL, or what could not be done (errno says why) */

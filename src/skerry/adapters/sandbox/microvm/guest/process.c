@@ -214,6 +214,8 @@ void process_start(uint16_t channel, const struct config *program, const struct 
     }
     fcntl(process->in, F_SETFL, O_NONBLOCK);
     fcntl(process->out, F_SETFL, O_NONBLOCK);
+    if (process->err >= 0)
+        fcntl(process->err, F_SETFL, O_NONBLOCK);
     process->used = true;
     frame_send(T_DONE, channel, NULL, 0);
 }

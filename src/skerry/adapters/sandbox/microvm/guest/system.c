@@ -25,7 +25,8 @@
 
 struct kept_file {
     char *path;
-    uint32_t mode, uid, gid;
+    uint32_t mode;
+    bool mounted; /* stands for a file of the host: nobody writes to it */
     uint8_t *data;
     size_t length;
     struct kept_file *next;
@@ -50,7 +51,7 @@ static void load_modules(void) {
         fclose(list);
 }
 
-static void wait_for(const char *path) {
+void wait_for(const char *path) {
     struct stat found;
     for (int turn = 0; turn < 500 && stat(path, &found); turn++)
         usleep(2000);
@@ -186,6 +187,7 @@ const char *system_writable(uint32_t mib) {
 void files_keep(struct bytes begin) {
     struct kept_file *file = calloc(1, sizeof *file);
     file->mode = get32(begin.data) & 07777;
+    file->mounted = get32(begin.data) >> 31;
     file->path = strndup((const char *)begin.data + 4, begin.length - 4);
     file->next = kept;
     kept = file;
@@ -238,9 +240,12 @@ static bool write_kept(const struct config *config, char *failed, size_t size) {
             good = false;
         }
         if (fd >= 0) {
-            fchown(fd, config->uid, config->gid);
+            if (!file->mounted)
+                fchown(fd, config->uid, config->gid);
             close(fd);
         }
+        if (fd >= 0 && file->mounted && !mount(file->path, file->path, NULL, MS_BIND, NULL))
+            mount(NULL, file->path, NULL, MS_REMOUNT | MS_BIND | MS_RDONLY, NULL);
         if (file->data)
             memset(file->data, 0, file->length);
         kept = file->next;
