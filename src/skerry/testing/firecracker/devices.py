@@ -20,6 +20,11 @@ def _limiter(given: dict[str, Any] | None) -> dict[str, Any] | None:
     return buckets if any(buckets.values()) else None
 
 
+def _changed(old: dict[str, Any] | None, given: dict[str, Any]) -> dict[str, Any] | None:
+    """What is not named stays."""
+    return _limiter({**(old or {"bandwidth": None, "ops": None}), **{name: bucket for name, bucket in given.items() if bucket}})
+
+
 class Devices:
     def __init__(self, directory: Path) -> None:
         self.drives: dict[str, dict[str, Any]] = {}
@@ -64,7 +69,7 @@ class Devices:
             self._need_file(given["path_on_host"], f"{failed}: Block", end=end)
             drive["path_on_host"] = given["path_on_host"]
         if given["rate_limiter"] is not None:
-            drive["rate_limiter"] = _limiter({**(drive["rate_limiter"] or {}), **given["rate_limiter"]})
+            drive["rate_limiter"] = _changed(drive["rate_limiter"], given["rate_limiter"])
 
     def put_network(self, given: dict[str, Any]) -> None:
         name = given["iface_id"]
@@ -90,7 +95,7 @@ class Devices:
             raise Refused(f"Network config error: Unable to update the net device: {_DEVICE_MISSING}")
         for key in ("rx_rate_limiter", "tx_rate_limiter"):
             if given[key] is not None:
-                network[key] = _limiter({**(network[key] or {}), **given[key]})
+                network[key] = _changed(network[key], given[key])
 
     def put_pmem(self, given: dict[str, Any], *, hot: bool) -> None:
         if hot and not (self._directory / given["path_on_host"]).exists():

@@ -1,7 +1,8 @@
 """`skerry.ports.sandbox.SandboxEngine` with QEMU's microvm machine: any Linux program behind a kernel of its own.
 
-    start:  template of the image (booted once) -> clone -> HELLO -> CONFIG, RUN        about 0.2 s
-            snapshot of a running one           -> clone -> HELLO -> IDENTITY           about 0.1 s
+    start:  template of the image (booted once) -> clone -> HELLO -> CONFIG, RUN
+            snapshot of a running one           -> clone -> HELLO -> IDENTITY
+            memory that may be merged           -> boot  -> HELLO -> CONFIG, RUN
     all that a machine has: records/<id>, run/m/<id>/, group <id>
 
 Hardware virtualization is used where the probe says that it runs Linux guests (`microvm/kvm.py`), else emulation.
@@ -89,11 +90,12 @@ class QemuEngine:
         if self._places.machine(spec.id).exists():
             raise StartError(f"{spec.id} is there already")
         config = fields.program(spec) if snapshot is None else fields.identity(spec)  # what is wrong with it is told at once
-        template = await self._template(spec) if snapshot is None else await self._snapshot(Path(snapshot), spec)
-        running = self._launch(spec, template)
+        template = await self._origin(spec, snapshot)
+        about = template.about if template is not None else self._about(spec)
+        running = self._launch(spec, about, template)
         try:
             await self._resume(running, template)
-            return await self._introduce(running, spec, template, config)
+            return await self._introduce(running, spec, about, config)
         except (AgentLost, QmpError, OSError, TimeoutError) as error:
             said = running.said()
             await self._give_up(running)
@@ -146,6 +148,19 @@ class QemuEngine:
         held = self._open[started.id] = QemuSandbox(started, running, self._settings, self._snapshots)
         return held
 
+    async def _origin(self, spec: SandboxSpec, snapshot: str | None) -> Template | None:
+        """What it starts from; None: it boots, into memory that is all its own."""
+        if snapshot is not None:
+            return await self._snapshot(Path(snapshot), spec)
+        return None if spec.merge_memory else await self._template(spec)
+
+    def _about(self, spec: SandboxSpec) -> About:
+        assert spec.disk is not None
+        return About(
+            machine=self._machine(spec), guest=self._host.guest.key, monitor=self._host.programs.version,
+            disk_bytes=disk_bytes(spec.disk),
+        )  # fmt: skip
+
     def _machine(self, spec: SandboxSpec) -> Machine:
         return Machine(
             memory_mib=self._settings.guest_mib(spec.limits.memory_mib_max),
@@ -153,14 +168,12 @@ class QemuEngine:
             accelerator=self._accelerator,
             tsc_khz=host_machine.tsc_khz() if self._accelerator == "tcg" else 0,
             translated_code_mib=self._settings.translated_code_mib if self._accelerator == "tcg" else 0,
+            merge=spec.merge_memory,
         )
 
     async def _template(self, spec: SandboxSpec) -> Template:
         assert spec.disk is not None
-        about = About(
-            machine=self._machine(spec), guest=self._host.guest.key, monitor=self._host.programs.version,
-            disk_bytes=disk_bytes(spec.disk),
-        )  # fmt: skip
+        about = self._about(spec)
         key = templates.key_of(about, spec.disk)
         async with self._templates.lock(key):
             found = await self._templates.find(key, about)
@@ -171,10 +184,13 @@ class QemuEngine:
                     found = await self._boot(f"{key}", spec.disk, about)
                 except AgentLost as error:
                     log.warning("microvm_boot_failed", attempt=attempt, error=str(error))
-                    if attempt == self._settings.start_retries:
+                    if attempt == self._settings.start_retries and self._accelerator == "tcg":
                         raise EngineUnavailable(f"a guest does not boot: {error}") from error
-            assert found is not None
-            return found
+            if found is not None:
+                return found
+        # The probe is a page of code, a kernel is the last word: from here on everything is emulated.
+        self._accelerator, self._kvm_reason = "tcg", "KVM passed its probe, but no Linux guest boots with it"
+        return await self._template(spec)
 
     async def _boot(self, key: str, disk: str, about: About) -> Template:
         """Until PID 1 answers, and not further. Raises `AgentLost` with the guest's last words."""
@@ -229,36 +245,38 @@ class QemuEngine:
             raise EngineUnavailable(f"{directory} was taken with another image, guest or QEMU")
         return found
 
-    def _launch(self, spec: SandboxSpec, template: Template) -> Running:
+    def _launch(self, spec: SandboxSpec, about: About, template: Template | None) -> Running:
         assert spec.disk is not None
         limits = host_limits(spec.limits, self._settings, pids=PIDS_MAX)
         return launch(
             self._host, self._places, self._tree,
             Launch(
-                name=spec.id, machine=template.about.machine, disk=spec.disk, uid=self._settings.uid(spec.id),
-                limits=_quick(limits), incoming=True, memory_fd=template.memory_fd,
+                name=spec.id, machine=about.machine, disk=spec.disk, uid=self._settings.uid(spec.id),
+                limits=_quick(limits), incoming=template is not None, memory_fd=template.memory_fd if template else -1,
                 tap=(spec.netns, spec.network.device) if spec.network is not None else None,
                 log=spec.log, log_bytes_max=spec.log_bytes_max,
             ),
         )  # fmt: skip
 
-    async def _resume(self, running: Running, template: Template) -> None:
+    async def _resume(self, running: Running, template: Template | None) -> None:
         await running.process.started()
         qmp = await running.connect_qmp()
         streams = await running.connect_agent_stream()
-        await running.load(template.state)
-        await qmp.call("cont")
-        running.agent = await greet(*streams, running.process, timeout_s=GREET_S)
+        if template is not None:
+            await running.load(template.state)
+            await qmp.call("cont")
+        timeout_s = GREET_S if template is not None else self._settings.boot_ms_max / 1000
+        running.agent = await greet(*streams, running.process, timeout_s=timeout_s)
 
-    async def _introduce(self, running: Running, spec: SandboxSpec, template: Template, config: list[bytes]) -> QemuSandbox:
+    async def _introduce(self, running: Running, spec: SandboxSpec, about: About, config: list[bytes]) -> QemuSandbox:
         """Tell the guest who it is, and what to run if it does not yet."""
         assert running.agent is not None
         assert spec.disk is not None
-        if (running.agent.state == GuestState.FRESH) == template.about.running:
+        if (running.agent.state == GuestState.FRESH) == about.running:
             raise EngineUnavailable("the snapshot is not what it says")
-        await (running.agent.take_identity(config) if template.about.running else running.agent.run(config))
-        origin = Origin(about=template.about, disk=spec.disk)
-        started = started_by(spec, guest_mib=template.about.machine.memory_mib, about=encode(origin))
+        await (running.agent.take_identity(config) if about.running else running.agent.run(config))
+        origin = Origin(about=about, disk=spec.disk)
+        started = started_by(spec, guest_mib=about.machine.memory_mib, about=encode(origin))
         running.process.group.limit(host_limits(spec.limits, self._settings, pids=PIDS_MAX))
         detached.write_private(running.directory / STARTED_FILE, encode(started))
         return self._hold(started, running)

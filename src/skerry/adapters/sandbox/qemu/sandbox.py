@@ -7,7 +7,8 @@ from skerry.adapters.sandbox.microvm.box import MicroVm, Started
 from skerry.adapters.sandbox.microvm.settings import Settings
 from skerry.adapters.sandbox.qemu.machine import PIDS_MAX, Running
 from skerry.adapters.sandbox.qemu.qmp import Qmp, QmpError, QmpLost
-from skerry.adapters.sandbox.qemu.snapshots import Snapshots
+from skerry.adapters.sandbox.qemu.snapshots import Origin, Snapshots
+from skerry.kit.record import decode
 from skerry.ports.sandbox import Gone, SandboxError, Unsupported
 
 
@@ -31,6 +32,8 @@ class QemuSandbox(MicroVm):
         raise Unsupported("a clone's memory belongs to its template or to itself: there is nothing to give back")
 
     async def snapshot(self, directory: str) -> None:
+        if decode(self.started.about, Origin).about.machine.merge:
+            raise Unsupported("memory that may be merged with that of others is in no file that clones could share")
         async with self._turn:
             try:
                 await self._snapshots.take(self._running, self.started, Path(directory))

@@ -41,7 +41,7 @@ class Template:
 
     @property
     def memory_mib(self) -> int:
-        return os.fstat(self.memory_fd).st_blocks * 512 >> 20
+        return -(-os.fstat(self.memory_fd).st_blocks * 512 >> 20)
 
     def close(self) -> None:
         os.close(self.memory_fd)

@@ -145,12 +145,23 @@ static const char *mount_into(const char *name, const char *type, unsigned long 
     return mount(name, path, type, flags, options) ? path : NULL;
 }
 
-static void raise_loopback(void) {
-    struct ifreq request = {.ifr_name = "lo"};
-    int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-    ioctl(fd, SIOCGIFFLAGS, &request);
+static int raise_device(int fd, const char *name) {
+    struct ifreq request = {0};
+    strcpy(request.ifr_name, name);
+    if (ioctl(fd, SIOCGIFFLAGS, &request))
+        return -1;
+    if (request.ifr_flags & IFF_UP)
+        return 0;
     request.ifr_flags |= IFF_UP;
-    ioctl(fd, SIOCSIFFLAGS, &request);
+    return ioctl(fd, SIOCSIFFLAGS, &request);
+}
+
+/* Before a template is taken: to bring a device up is the most of what a network costs. IPv6 leads nowhere from here. */
+static void raise_devices(void) {
+    int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    write_file("/proc/sys/net/ipv6/conf/eth0/disable_ipv6", "1");
+    raise_device(fd, "lo");
+    raise_device(fd, "eth0"); /* there may be none */
     close(fd);
 }
 
@@ -173,7 +184,7 @@ void system_root(void) {
         return;
     }
     make_devices();
-    raise_loopback();
+    raise_devices();
     group_make("main");
 }
 
@@ -329,31 +340,30 @@ static const char *set_route(int fd, const struct config *config) {
     return ioctl(fd, SIOCADDRT, &route) ? "route" : NULL;
 }
 
+/* The device stays up: what an earlier identity had (its address, and with that its routes) is replaced. */
 static const char *set_network(const struct config *config) {
     int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
     struct ifreq request = {.ifr_name = "eth0"};
+    struct rtentry old = {.rt_flags = RTF_UP};
     const char *failed = NULL;
     if (!config->has_network) {
         close(fd);
         return NULL;
     }
-    if (ioctl(fd, SIOCGIFFLAGS, &request))
-        failed = "eth0";
-    request.ifr_flags &= ~IFF_UP; /* an earlier identity's routes and neighbours go with it */
-    ioctl(fd, SIOCSIFFLAGS, &request);
+    set_address(&old.rt_dst, 0), set_address(&old.rt_genmask, 0);
+    ioctl(fd, SIOCDELRT, &old);
     request.ifr_hwaddr.sa_family = ARPHRD_ETHER;
     memcpy(request.ifr_hwaddr.sa_data, config->mac, 6);
-    if (!failed && ioctl(fd, SIOCSIFHWADDR, &request))
-        failed = "hardware address";
+    if (ioctl(fd, SIOCSIFHWADDR, &request))
+        failed = "eth0: hardware address";
     set_address(&request.ifr_addr, config->address);
     if (!failed && ioctl(fd, SIOCSIFADDR, &request))
         failed = "address";
     set_address(&request.ifr_netmask, config->prefix ? htonl(~0u << (32 - config->prefix)) : 0);
     if (!failed && ioctl(fd, SIOCSIFNETMASK, &request))
         failed = "network mask";
-    request.ifr_flags = IFF_UP | IFF_BROADCAST | IFF_RUNNING | IFF_MULTICAST;
-    if (!failed && ioctl(fd, SIOCSIFFLAGS, &request))
-        failed = "eth0 up";
+    if (!failed && raise_device(fd, "eth0"))
+        failed = "eth0";
     if (!failed)
         failed = set_route(fd, config);
     int error = errno;
