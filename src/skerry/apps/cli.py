@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from skerry.apps import cli_demand, cli_plan, cli_rollout, cli_run, cli_scale, cli_talk
+from skerry.apps import cli_demand, cli_maintenance, cli_plan, cli_rollout, cli_run, cli_scale, cli_talk
 from skerry.apps.cli_base import AccountOption, Before, DataDirOption, JsonOption
 from skerry.apps.cli_base import chosen_account as _account
 from skerry.apps.cli_base import connect as _client
@@ -25,6 +25,7 @@ from skerry.apps.world.cli import app as world_app
 
 if TYPE_CHECKING:
     from skerry.apps.client import Client
+    from skerry.apps.config import HookConfig
     from skerry.core.types.view import AccountView
 
 EXPIRES_DAYS_MAX = 3650
@@ -49,6 +50,7 @@ cli_plan.add_to(app)
 cli_rollout.add_to(app)
 cli_run.add_to(app)
 cli_talk.add_to(app)
+cli_maintenance.add_to(app)
 
 
 @app.callback()
@@ -88,6 +90,10 @@ def up(
         float | None, typer.Option(metavar="SECONDS", help="Without use, end an app's process until the next request.")
     ] = None,
     zram: Annotated[bool, typer.Option("--zram/--no-zram", help="As root: make swap in memory, for sleeping apps.")] = True,
+    hook: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=PROGRAM", help="A program that `skerry maintenance` may run on each node, by this name."),
+    ] = None,
     json: JsonOption = False,
 ) -> None:
     """Start every plane on this machine: control, cities, nodes. Ctrl-C ends all of it."""
@@ -108,6 +114,7 @@ def up(
         egress_allow=tuple(allow_egress or ()),
         answer_s_max=answer_seconds,
         resting=Resting(sleep_after_ms=_ms(sleep_after), dead_after_ms=_ms(dead_after)),
+        hooks=tuple(_hook(text) for text in hook or ()),
     )
     if not detach:
         raise typer.Exit(module.up(options, json=json))
@@ -117,6 +124,13 @@ def up(
     else:
         print(f"Ready after {started.seconds:.1f} s (pid {started.pid}); API: {started.api_url}")
         print(f"`skerry status` shows it, `skerry down` ends it; logs: {started.data_dir}/logs")
+
+
+def _hook(text: str) -> "HookConfig":
+    from skerry.apps.config import HookConfig
+
+    name, _, program = text.partition("=")
+    return HookConfig(name=name, program=program)
 
 
 @app.command(epilog="Example: skerry down")

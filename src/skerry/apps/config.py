@@ -74,6 +74,14 @@ class ProgramsRules(Record):
     address_pool: str = "100.64.0.0/10"  # private address space that all nodes of a machine share
 
 
+class HookConfig(Record):
+    """A task that maintenance may have done on a node: `program` is an absolute path. `reboots`: it takes the machine down."""
+
+    name: str
+    program: str
+    reboots: bool = False
+
+
 class NodeConfig(Record):
     """`node.capacity` is what this node may give to instances: its share of the machine."""
 
@@ -86,6 +94,7 @@ class NodeConfig(Record):
     answer_s_max: int = 60  # an event loop that answers nothing for half as long is ended
     resting: Resting = Resting()
     programs: ProgramsRules = ProgramsRules()
+    hooks: tuple[HookConfig, ...] = ()
     engines: Engines = Engines()
 
 

@@ -33,6 +33,7 @@ from skerry.services.calls.exchange import Exchange
 from skerry.services.control import keys
 from skerry.services.control.collector import Collector
 from skerry.services.control.declare import declare_sites
+from skerry.services.control.maintenances import Maintenances
 from skerry.services.control.mirror import Mirror
 from skerry.services.control.observed import Observed
 from skerry.services.control.placer import Placer
@@ -72,6 +73,7 @@ class Parts:
         self.watcher = Watcher(store, self.mirror, self.observed, self.placer, self.clock)
         self.collector = Collector(store, self.mirror, blobs, self.clock)
         self.exchange = Exchange()
+        self.maintenances = Maintenances(store, self.mirror, self.observed, self.clock)
         self.operations = PlatformOperations(
             store,
             self.mirror,
@@ -80,12 +82,14 @@ class Parts:
             self.clock,
             load_catalogue=_load_catalogue,
             rollouts=self.rollouts,
+            maintenances=self.maintenances,
             suffix=config.suffix,
             public_port=config.public_port,
         )
 
     def loops(self) -> tuple[Coroutine[Any, Any, None], ...]:
-        return (self.mirror.run(), self.placer.run(), self.rollouts.run(), self.watcher.run(), self.collector.run())
+        parts = (self.mirror, self.placer, self.rollouts, self.maintenances, self.watcher, self.collector)
+        return tuple(part.run() for part in parts)
 
 
 async def serve(config: ControlConfig, plane: Plane) -> None:

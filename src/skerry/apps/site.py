@@ -15,7 +15,7 @@ from skerry.adapters.clock.system import SystemClock
 from skerry.adapters.ingress.haproxy.ingress import HAProxyIngress
 from skerry.adapters.ingress.haproxy.settings import Limits, Settings
 from skerry.adapters.link.http import HttpControlLink
-from skerry.adapters.link.probe import accepts_connections
+from skerry.adapters.link.probe import try_connect
 from skerry.adapters.recordfile import JsonFile
 from skerry.apps.config import SiteConfig
 from skerry.apps.logs import configure_logs
@@ -48,7 +48,7 @@ async def serve(config: SiteConfig, plane: Plane) -> None:
         config.site.id,
         ingress,
         link,
-        nodes=Nodes(config.nodes, clock, accepts_connections),
+        nodes=Nodes(config.nodes, clock, try_connect),
         clock=clock,
         slice_file=JsonFile(data / "slice.json", SiteSlice),
         memory_file=JsonFile(data / "memory.json", SiteMemory),

@@ -4,6 +4,7 @@ app, shares -> wanted instances, by share
 world       -> sites in order: pinned, those that run it now, the rest by stable hash
 each site   -> policy, state, nodes, size -> take capacity in rounds -> placements, or a reason
 short       -> one more where there are fewest, until regions and total have their minimums
+still short -> what runs where it is being drained stays there, until there is room elsewhere
 """
 
 from collections import Counter
@@ -11,7 +12,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from skerry.core.placement.seats import Budget, Seat, reach_minimums
+from skerry.core.placement.seats import Budget, Seat, keep_what_is_left, reach_minimums
 from skerry.core.placement.world import SiteView, World
 from skerry.core.policy.capacity import site_free
 from skerry.core.policy.scale import instances_min
@@ -100,7 +101,7 @@ def _settled(world: World, app: App, wanted: tuple[Version, ...], parent: Plan |
     """
     caps = _refusal_caps(world, app, wanted, parent)
     placements = parent.placements if parent else ()
-    there = frozenset(placement.site for placement in placements)
+    there = {site: versions.total() for site, versions in _running(placements).items()}
     seen = [_running(placements)]
     while True:
         seats = _choose(world, app, wanted, caps=caps, there=there, running=seen[-1])
@@ -128,7 +129,7 @@ def _choose(
     wanted: tuple[Version, ...],
     *,
     caps: dict[tuple[SiteId, VersionId], int],
-    there: frozenset[SiteId],
+    there: Mapping[SiteId, int],
     running: dict[SiteId, Counter[VersionId]],
 ) -> list[Seat]:
     """One seat per site, by site id, filled in an order that keeps what runs when `max_total` is short."""
@@ -141,13 +142,14 @@ def _choose(
             caps=caps,
             budget=budget,
             before=running.get(view.site.id, Counter()),
-            runs_there=view.site.id in there,
+            planned=there.get(view.site.id, 0),
         )
         for view in _order(world, app, running)
     ]
     for seat in seats:
         seat.fill()
     reach_minimums(seats, app.scale, wanted)
+    keep_what_is_left(seats, app.scale, wanted)
     return sorted(seats, key=lambda seat: seat.site.id)
 
 

@@ -35,6 +35,13 @@ class SiteLedger(Record):
     leaving: Resources = Resources()
 
 
+class Silence(Record):
+    """A site that was given up as it does not answer, and when: so that a control that starts meanwhile knows it."""
+
+    site: SiteId
+    since_ms: int
+
+
 class SiteIntent(Record):
     """A site as the operator wants it: `site.state` is "up" or "draining"."""
 

@@ -16,6 +16,9 @@ RESERVATIONS = "reservations/"
 ACCOUNTS = "accounts/"
 IMAGE_BLOBS = "image-blobs/"
 DECIDED_DEMAND = "decided-demand/"
+SILENCES = "silences/"
+MAINTENANCE = "maintenance/"
+MAINTENANCE_NOW = "maintenance/now"  # the latest one; there is one at a time
 
 
 def app(account: AccountId, name: AppName) -> str:
@@ -61,6 +64,10 @@ def site(site_id: SiteId) -> str:
 
 def ledger(site_id: SiteId) -> str:
     return f"{LEDGERS}{site_id}"
+
+
+def silence(site_id: SiteId) -> str:
+    return f"{SILENCES}{site_id}"
 
 
 def reservation(site_id: SiteId, account: AccountId, name: AppName) -> str:

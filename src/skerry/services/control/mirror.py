@@ -14,8 +14,9 @@ import structlog
 
 from skerry.core.types.account import Account
 from skerry.core.types.app import App, Deployment, Version
-from skerry.core.types.control import PlanHead, Reservation, SiteIntent, SiteLedger
+from skerry.core.types.control import PlanHead, Reservation, Silence, SiteIntent, SiteLedger
 from skerry.core.types.demand import DecidedDemand
+from skerry.core.types.maintenance import Maintenance
 from skerry.core.types.plan import Blocked, Evaluation, Plan, Release
 from skerry.kit import record
 from skerry.ports.store import PAGE_MAX, Change, Check, Compacted, Page, Store, StoreError
@@ -39,6 +40,8 @@ KINDS: dict[str, type[record.Record]] = {
     keys.LEDGERS: SiteLedger,
     keys.RESERVATIONS: Reservation,
     keys.DECIDED_DEMAND: DecidedDemand,
+    keys.SILENCES: Silence,
+    keys.MAINTENANCE: Maintenance,
 }
 RETRY_DELAY_S = 0.5  # a store that does not answer is asked again this often
 

@@ -16,6 +16,7 @@ from skerry.core.placement.ledger import reservations
 from skerry.core.placement.simple import blocking, place, same_decision
 from skerry.core.placement.world import SiteView, World
 from skerry.core.policy.capacity import nodes_up, total_capacity
+from skerry.core.policy.refill import held_back, open_capacity
 from skerry.core.types.app import App, Deployment, Version
 from skerry.core.types.control import PlanHead, Reservation, SiteIntent, SiteLedger
 from skerry.core.types.demand import DecidedDemand
@@ -28,6 +29,7 @@ from skerry.kit.record import Record
 from skerry.ports.clock import Clock
 from skerry.ports.store import OPS_MAX, Check, Conflict, Delete, Op, Put, Store, StoreError
 from skerry.services.control import keys
+from skerry.services.control.drains import Drains
 from skerry.services.control.ledger import ledger_changes, others_of
 from skerry.services.control.mirror import Mirror
 from skerry.services.control.observed import Observed
@@ -64,6 +66,7 @@ class Placer:
         self._store = store
         self._mirror = mirror
         self._observed = observed
+        self._drains = Drains(mirror)
         self._slices = slices
         self._clock = clock
 
@@ -179,14 +182,22 @@ class Placer:
         site_id = intent.site.id
         ledger = self._mirror.get(keys.ledger(site_id), SiteLedger)
         own = self._mirror.get(keys.reservation(site_id, *key), Reservation)
+        draining = self._drains.of(intent)
         nodes = tuple(
-            replace(node, state="draining") if node.id in intent.draining_nodes and node.state == "up" else node
+            replace(node, state="draining") if node.id in draining and node.state == "up" else node
             for node in self._observed.nodes(site_id)
         )
+        full = total_capacity(nodes_up(nodes))
+        others = others_of(ledger or SiteLedger(site=site_id), own, full)
+        opening = self._observed.opening(site_id)
+        if opening:
+            held = own.resources if own else Resources()
+            others = held_back(others, held, full=full, opened=open_capacity(nodes_up(nodes), opening))
         return SiteView(
             site=replace(intent.site, state=self._observed.site_state(intent)),
             nodes=nodes,
-            others=others_of(ledger or SiteLedger(site=site_id), own, total_capacity(nodes_up(nodes))),
+            others=others,
+            opening=bool(opening),
             refused=self._refused_now(site_id, key),
         )
 

@@ -21,9 +21,11 @@ from skerry.kit.hashing import stable_id
 from skerry.ports.clock import Clock
 from skerry.ports.store import Check, Conflict, Put, Store, StoreError
 from skerry.services.control import keys
+from skerry.services.control.drains import Drains
 from skerry.services.control.mirror import Mirror
 from skerry.services.control.observed import Observed
 from skerry.services.control.placer import Placer
+from skerry.services.control.silences import Silences
 
 log = structlog.get_logger()
 
@@ -51,6 +53,8 @@ class Watcher:
         self._clock = clock
         self._seen: object = None
         self._more = False
+        self._drains = Drains(mirror)
+        self._silences = Silences(store, mirror, observed, clock)
         self._owed: dict[AppKey, None] = {}  # apps that could not be looked at, as they were being decided
 
     async def run(self) -> None:
@@ -65,6 +69,7 @@ class Watcher:
     async def step(self) -> int:
         """How many evaluations were written. Raises `StoreError`."""
         self._more = False
+        await self._silences.step()
         if not self._placer.ready():
             return 0
         seen = self._signature()
@@ -103,7 +108,10 @@ class Watcher:
             for node in self._observed.nodes(intent.site.id)
         )
         refused = tuple(item for intent in intents for item in self._placer.refusals(intent.site.id))
-        states = tuple((intent, self._observed.site_state(intent)) for intent in intents)
+        states = tuple(
+            (intent, self._observed.site_state(intent), self._drains.of(intent), self._observed.opening(intent.site.id))
+            for intent in intents
+        )
         blocked = tuple(self._mirror.select(keys.BLOCKED, Blocked))
         room = tuple(self._mirror.select(keys.LEDGERS, SiteLedger)) if blocked else ()
         return (states, nodes, refused, blocked, room)

@@ -3,7 +3,7 @@
 import asyncio
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import final
+from typing import Literal, final
 
 from skerry.adapters.ingress.simulated import BrokenOff
 from skerry.core.types.ids import SiteId
@@ -45,11 +45,12 @@ class Network:
             return await self._reach_peer(origin, SiteId(name), method, host)
         return await self._reach_instance(self._ground.hosts[name], address)
 
-    async def accepts(self, address: str) -> bool:
-        """Whether a TCP connect succeeds: the process is there, or an agent that holds the listener for a dead one."""
+    async def try_connect(self, address: str) -> Literal["accepts", "refuses", "silent"]:
+        """The process is there, or an agent that holds the listener for a dead one; a machine without power says nothing."""
         await asyncio.sleep(0.001)
         node = self._ground.hosts[address.partition(".")[0]]
-        return any(cell.address == address and (node.alive or _goes_on(node, cell)) for cell in node.machine.cells.values())
+        there = any(cell.address == address and (node.alive or _goes_on(node, cell)) for cell in node.machine.cells.values())
+        return "accepts" if there else "refuses" if node.powered else "silent"
 
     async def _reach_peer(self, origin: SiteId, site: SiteId, method: str, host: str) -> int:
         await asyncio.sleep(HOP_MS / 1000)

@@ -13,12 +13,14 @@ from skerry.adapters.store.simulated import SimulatedStore
 from skerry.core.types.account import Account
 from skerry.core.types.app import App, Share, Version
 from skerry.core.types.ids import AppName, Digest, NodeId, SiteId, VersionId
+from skerry.core.types.maintenance import Maintenance
 from skerry.core.types.plan import Plan, Release
-from skerry.core.types.view import AppView, Explanation
+from skerry.core.types.view import AppView, Explanation, MaintenanceStart
 from skerry.kit.hashing import content_digest
 from skerry.ports.sandbox import Exit
 from skerry.services.accounts import Accounts
 from skerry.services.control import keys
+from skerry.services.control.maintenances import MaintenanceWord
 from skerry.services.control.rollouts import Word
 from skerry.services.intents.programs import ProgramUpload
 from skerry.services.intents.upload import ModulePart, Upload
@@ -261,6 +263,18 @@ class World(Estate):
 
     async def undrain(self, target: str) -> None:
         await self.control.call(self.control.operations.undrain(target))
+
+    async def maintain(self, task: str = "reboot", *, percent: int = 10, sites: tuple[str, ...] = ()) -> None:
+        asked = MaintenanceStart(task=task, max_unavailable_percent=percent, sites=sites)
+        await self.control.call(self.control.operations.start_maintenance(asked, "test"))
+
+    async def change_maintenance(self, word: MaintenanceWord) -> None:
+        await self.control.call(self.control.operations.change_maintenance(word))
+
+    def maintenance(self) -> Maintenance | None:
+        """As the store has it."""
+        self.checks.follow_store()
+        return next(iter(self.checks.held(keys.MAINTENANCE, Maintenance)), None)
 
     async def change_rollout(self, app: str, word: Word) -> None:
         await self.control.call(self.control.operations.change_rollout(self.account.id, AppName(app), word))
