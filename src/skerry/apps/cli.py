@@ -411,7 +411,10 @@ def token_revoke(
 def doctor(
     json: JsonOption = False,
     required: Annotated[bool, typer.Option("--required", help="Only what keeps Skerry from running.")] = False,
-    get: Annotated[Literal["gvisor", "microvm"] | None, typer.Option("--get", help="Bring what set-up does not: gVisor; guests' kernel and init.")] = None,
+    get: Annotated[
+        Literal["gvisor", "microvm"] | None,
+        typer.Option("--get", help="Bring what set-up does not: gVisor; guests' kernel and init."),
+    ] = None,
 ) -> None:
     """Tell what this machine has, what it lacks, what that disables and how to get it."""
     from skerry.apps.doctor import doctor as examine

@@ -5,7 +5,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Literal, final
 
-from skerry.adapters.ingress.simulated import BrokenOff
+from skerry.adapters.ingress.simulated import BROKEN, BrokenOff
 from skerry.core.types.ids import SiteId
 from skerry.testing.world.ground import Ground, Host
 from skerry.testing.world.host import Cell
@@ -22,6 +22,7 @@ class Way:
     node: str = ""
     version: str = ""
     refused: bool = False  # an instance that cannot start said so itself
+    broke: bool = False  # it was handed on, and broke off in the next city: it goes to no third one
 
 
 way_of_request: ContextVar[Way] = ContextVar("way_of_request")
@@ -61,6 +62,9 @@ class Network:
         answer = await ingress.request(host, method=method, peer=True)
         if ingress.pid != pid:
             raise BrokenOff(f"the ingress of {site} ended meanwhile")
+        way = way_of_request.get(None)
+        if way is not None and answer.status == BROKEN:
+            way.broke = True
         return answer.status
 
     async def _reach_instance(self, node: Host, address: str) -> int:
