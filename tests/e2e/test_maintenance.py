@@ -92,10 +92,11 @@ async def test_draining_all_cities_takes_no_app_down(platform: Platform) -> None
 
         async def one_city() -> bool:
             found = await platform.instances(app="hello")
-            return [item["site"] for item in found] == ["lhr"] and found[0]["state"] in ("running", "asleep")
+            return len(found) == 1 and found[0]["state"] in ("running", "asleep")
 
         await platform.until(one_city)
-        code, shown = await platform.command("explain", "hello", "lhr")
+        last = (await platform.instances(app="hello"))[0]["site"]
+        code, shown = await platform.command("explain", "hello", last)
         assert (code, "until there is room elsewhere" in shown) == (0, True)
         for city in ("cur", "lhr"):
             await platform.api("POST", "/v1/undrain", {"target": city})
