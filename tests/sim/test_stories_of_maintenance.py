@@ -176,3 +176,17 @@ def test_a_city_that_is_lost_meanwhile_holds_it_up_and_is_left_out_by_nobody() -
         assert {work.phase for work in job.nodes} == {"done"}
 
     play(story, CITIES)
+
+
+def test_nodes_of_a_city_that_is_drained_as_a_whole_are_maintained_too() -> None:
+    async def story(world: World) -> None:
+        await world.deploy("hello")
+        await world.settled()
+        await world.drain("lhr")
+        await world.settled()
+        await world.maintain(sites=("lhr",))
+        job = await until(world, "done")
+        assert {work.phase for work in job.nodes} == {"done"}
+        await world.undrain("lhr")
+
+    play(story, CITIES)

@@ -25,7 +25,7 @@ from skerry.core.types.app import App
 from skerry.core.types.control import SiteIntent
 from skerry.core.types.ids import AccountId, AppName, NodeId, SiteId
 from skerry.core.types.maintenance import Maintenance
-from skerry.core.types.place import Node, PlaceState
+from skerry.core.types.place import PlaceState
 from skerry.core.types.slices import SERVING_STATES
 from skerry.core.types.view import MaintenanceStart
 from skerry.kit import record
@@ -111,7 +111,7 @@ class Maintenances:
                     serves.setdefault((item.instance.account, item.instance.app), []).append(item.node)
             said = {entry.node: entry.report for entry in report.tasks} if report else {}
             for node in report.nodes if report else ():
-                state: PlaceState = "down" if lost else _seen_state(intent, node)
+                state: PlaceState = "down" if lost else node.state
                 nodes[node.id] = NodeFacts(site=site, state=state, instances=on_node.get(node.id, 0), task=said.get(node.id))
         apps = tuple(found for key in sorted(serves) if (found := self._app(key, serves[key])) is not None)
         return Facts(nodes=nodes, apps=apps)
@@ -200,11 +200,6 @@ class Maintenances:
         revision = await self._store.transact([check], [Put(key=keys.MAINTENANCE_NOW, value=record.encode(job))])
         while self._mirror.revision < revision:
             await self._mirror.wait_beyond(self._mirror.revision, wait_ms=IDLE_MS)
-
-
-def _seen_state(intent: SiteIntent, node: Node) -> PlaceState:
-    """A city that is drained as a whole has its nodes out of service too."""
-    return "draining" if node.state == "up" and intent.site.state == "draining" else node.state
 
 
 def _tell(before: Maintenance, after: Maintenance) -> None:
