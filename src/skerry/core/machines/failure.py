@@ -76,13 +76,6 @@ class Opinion(Record):
 UP = Opinion(state="up")
 
 
-class Judgement(Record):
-    """Of everybody, at one look. `next_ms`: when silence alone can change it (None: never)."""
-
-    opinions: Mapping[str, Opinion]
-    next_ms: int | None = None
-
-
 def phi(silent_ms: float, mean_ms: float, deviation_ms: float) -> float:
     """−log₁₀ of the probability that an interval, normally distributed, is longer than this silence."""
     later = erfc((silent_ms - mean_ms) / (deviation_ms * sqrt(2))) / 2
@@ -144,30 +137,18 @@ class Watch:
         self._lost.discard(member)
         self._opinions[member] = UP
 
-    def forget(self, member: str) -> None:
-        """A member that was taken out of service is no longer watched."""
-        self._rhythms.pop(member, None)
-        self._lost.discard(member)
-        self._opinions.pop(member, None)
-
     def opinion(self, member: str) -> Opinion:
         """Of the latest look; who is not watched is not suspected."""
         return self._opinions.get(member, UP)
 
-    def silent_ms(self, member: str, now_ms: int) -> int:
-        rhythm = self._rhythms.get(member)
-        return now_ms - rhythm.heard_ms if rhythm else 0
-
-    def look(self, now_ms: int) -> Judgement:
+    def look(self, now_ms: int) -> Mapping[str, Opinion]:
         """Judge everybody now."""
         self._excuse(now_ms)
         late = self._others_are_heard()
-        found = {name: self._judge(rhythm, now_ms, late=late) for name, rhythm in self._rhythms.items()}
-        found = self._hold(found, now_ms)
+        found = self._hold({name: self._judge(rhythm, now_ms, late=late) for name, rhythm in self._rhythms.items()}, now_ms)
         self._lost = {name for name, opinion in found.items() if opinion.state == "lost"}
-        changes = [due for name in found if (due := self._next_ms(name, found[name], now_ms)) is not None]
         self._opinions = found
-        return Judgement(opinions=dict(found), next_ms=min(changes, default=None))
+        return dict(found)
 
     def _excuse(self, now_ms: int) -> None:
         """A gap since the last look that is too long was the observer's own silence."""
@@ -211,17 +192,3 @@ class Watch:
             else opinion
             for name, opinion in found.items()
         }
-
-    def _next_ms(self, name: str, opinion: Opinion, now_ms: int) -> int | None:
-        if opinion.state == "lost":
-            return None
-        rhythm, settings = self._rhythms[name], self._settings
-        times = (
-            (settings.suspect_ms, settings.lost_ms, settings.lost_ms_max)
-            if rhythm.words
-            else (settings.late_ms, settings.unheard_ms)
-        )
-        due = [rhythm.heard_ms + after + 1 for after in times if rhythm.heard_ms + after >= now_ms]
-        if opinion.state == "suspected" or opinion.silent_ms > settings.suspect_ms:
-            due.append(now_ms + settings.heartbeat_ms)  # by φ, or by the end of a hold
-        return min(due, default=now_ms + settings.heartbeat_ms)

@@ -11,7 +11,7 @@ What of the fleet is out of service follows from the record alone (`out_of_servi
 task has a token that is the same whoever derives it, so that an order that is given twice is carried out once.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import final
 
 from msgspec.structs import replace
@@ -292,11 +292,3 @@ def _number(node: NodeId) -> int:
 
 def _spoken(ms: int) -> str:
     return f"{ms // 60_000} min" if ms >= 60_000 else f"{ms / 1000:g} s"
-
-
-def counts(works: Iterable[NodeWork]) -> dict[WorkPhase, int]:
-    """How many nodes are in each phase."""
-    found: dict[WorkPhase, int] = {}
-    for work in works:
-        found[work.phase] = found.get(work.phase, 0) + 1
-    return found

@@ -95,7 +95,7 @@ class Nodes:
         now_ms = self._clock.monotonic_ms()
         for node in self.expected:
             self._watch.expect(node, now_ms)
-        found = self._watch.look(now_ms).opinions
+        found = self._watch.look(now_ms)
         silent = [NodeId(name) for name in sorted(found) if found[name].state != "up" and name not in self.lost]
         await asyncio.gather(*(self._look_at(node, self._heard.get(node), found[node]) for node in silent))
         return before != (self.lost, self.cut_off, self._silent_instances)

@@ -49,5 +49,5 @@ class Belief:
         for site in self._sites:
             if site not in self._silent:
                 self._watch.hear(site, self._at_ms, restarted=True)
-        opinions = self._watch.look(now_ms).opinions
+        opinions = self._watch.look(now_ms)
         return [name for name, opinion in opinions.items() if opinion.state == "lost"]
