@@ -338,3 +338,11 @@ def test_one_version_stays_on_a_drained_node_beside_another_that_has_room() -> N
     drained = replace(lhr, nodes=(replace(lhr.nodes[0], state="draining"), lhr.nodes[1]))
     plan = decide(World(sites=(drained, make_view("cur", nodes=1, memory_mib=12))), shares=shares, parent=first)
     assert counts(plan) == {"cur/hello-v1": 1, "lhr/hello-v1": 1, "lhr/hello-v2": 1}
+
+
+def test_no_more_stays_than_a_city_may_have_of_one_version() -> None:
+    app, shares = make_app(scale=Scale(max_per_site=1, survive_sites=1)), ((V1, 50.0), (V2, 50.0))
+    lhr = make_view("lhr", nodes=2)
+    first = decide(World(sites=(lhr,)), app, shares)
+    drained = replace(lhr, nodes=(replace(lhr.nodes[0], state="draining"), lhr.nodes[1]))
+    assert counts(decide(World(sites=(drained,)), app, shares, parent=first)) == {"lhr/hello-v1": 1, "lhr/hello-v2": 1}

@@ -94,8 +94,8 @@ class Seat:
 
     def stay(self, version: Version) -> bool:
         """One instance more of those that run here goes on, as it has no other place; False: there is none more."""
-        count = self.counts[version.id]
-        if not self.is_left() or self._budget.spent or count >= self.planned:
+        count, most = self.counts[version.id], self._scale.max_per_site
+        if not self.is_left() or self._budget.spent or count >= (self.planned if most is None else min(self.planned, most)):
             return False
         held = count < self.before[version.id] and any(node.state == "draining" for node in self._view.nodes)
         room = self._room.take(version.limits.reserve, self._needs[version.id])
