@@ -11,7 +11,6 @@ everywhere       every app in every site that policy allows, in equal parts
 
 import argparse
 import gc
-import multiprocessing
 import resource
 import sys
 import time
@@ -23,6 +22,7 @@ import numpy as np
 
 from _exact import objective, optimum, violations
 from _measure import Report, percentile
+from skerry.adapters.forked import forked, processors
 from skerry.adapters.worlds import make_problem
 from skerry.core.placement.solve.again import place_again
 from skerry.core.placement.solve.assign import assign
@@ -30,32 +30,6 @@ from skerry.core.placement.solve.batch import Market
 from skerry.core.placement.solve.columns import make_columns
 from skerry.core.placement.solve.one_app import decide
 from skerry.core.placement.solve.whole import place_all
-
-PROCESSES = 2
-
-
-def forked(function, parts):
-    """Like map, in processes that are copies of this one: nothing but results is sent."""
-    context = multiprocessing.get_context("fork")
-    pipes, children = [], []
-    for number in range(PROCESSES):
-        here, there = context.Pipe(duplex=False)
-        child = context.Process(target=_work, args=(function, parts[number::PROCESSES], there))
-        child.start()
-        there.close()
-        pipes.append(here)
-        children.append(child)
-    found = [None] * len(parts)
-    for number, pipe in enumerate(pipes):
-        found[number::PROCESSES] = pipe.recv()
-    for child in children:
-        child.join()
-    return found
-
-
-def _work(function, parts, pipe):
-    gc.disable()
-    pipe.send([function(part) for part in parts])
 
 
 def timed(function):
@@ -93,7 +67,7 @@ def bench_whole(report, problem, seconds_max):
     plan, seconds = timed(lambda: place_all(problem, spread=forked))
     apps = len(problem.apps)
     report.table(
-        f"full plan, {apps} apps × {len(problem.sites)} sites, {PROCESSES} processes",
+        f"full plan, {apps} apps × {len(problem.sites)} sites, {processors()} processes",
         [
             {
                 "seconds": seconds,

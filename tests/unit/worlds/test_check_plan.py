@@ -67,9 +67,9 @@ def flow(plan: Json, change: float) -> None:
     plan["flows"][0][3] += change
 
 
-def prices(plan: Json, factor: float) -> None:
-    for app in plan["certificate"]["apps"].values():
-        app["metro"] = {metro: price * factor for metro, price in app["metro"].items()}
+def prices(plan: Json, price: float) -> None:
+    for app, metro, *_ in plan["flows"]:
+        plan["certificate"]["apps"].setdefault(app, {}).setdefault("metro", {})[metro] = price
 
 
 PLANTED: list[tuple[str, Callable[[Json], object], str]] = [
@@ -88,8 +88,8 @@ PLANTED: list[tuple[str, Callable[[Json], object], str]] = [
     ("a wrong term", lambda plan: plan["objective"].update(latency=1.0), "objective.latency is"),
     ("a wrong total", lambda plan: plan["objective"].update(total=1.0), "objective.total is"),
     ("a bound that is not proven", lambda plan: plan.update(bound=plan["bound"] * 1.01), "the certificate proves"),
-    ("prices too high", lambda plan: prices(plan, 3.0), "the certificate proves"),
-    ("prices too low", lambda plan: prices(plan, 0.3), "the certificate proves"),
+    ("prices too high", lambda plan: prices(plan, 5000.0), "the certificate proves"),
+    ("prices too low", lambda plan: prices(plan, 0.001), "the certificate proves"),
     ("a bound above J", lambda plan: plan.update(bound=plan["objective"]["total"] * 2), "is above J"),
     ("a wrong gap", lambda plan: plan.update(gap=plan["gap"] + 0.1), "gap is"),
     ("a home that is nowhere", lambda plan: plan["homes"].update(orders="xyz"), "xyz is no site"),

@@ -1,14 +1,12 @@
 """`skerry place`: a world's files in, a plan out."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
+from skerry.adapters.forked import forked
 from skerry.adapters.worlds import read_plan, read_world, write_plan
-from skerry.apps.sim.progress import progress
 from skerry.core.placement.solve.again import place_again
-from skerry.core.placement.solve.ask import Ints
-from skerry.core.placement.solve.batch import Solved
 from skerry.core.placement.solve.plan import moves
 from skerry.core.placement.solve.reasons import rejected
 from skerry.core.placement.solve.solution import Solution
@@ -50,24 +48,11 @@ def place(world: Path, out: Path, before: Path | None, events: Sequence[str], *,
     for event in events:
         problem = apply_event(problem, event)
     began = time.perf_counter()
-    solution = _decided(problem, running, quiet=json)
+    solution = place_again(problem, running) if running is not None else place_all(problem, spread=forked)
     seconds = time.perf_counter() - began
     write_plan(out, format_plan(problem, solution, rejected(problem, solution), seconds))
     said = _counts(problem, solution, running, out, seconds)
     print(encode(said).decode()) if json else _print(said)
-
-
-def _decided(problem: Problem, running: Solution | None, *, quiet: bool) -> Solution:
-    if running is not None:
-        return place_again(problem, running)
-    with progress("apps", len(problem.apps), quiet=quiet) as bar:
-
-        def spread(function: Callable[[Ints], Solved], parts: Sequence[Ints]) -> Iterator[Solved]:
-            for part in parts:
-                yield function(part)
-                bar.advance(len(part))
-
-        return place_all(problem, spread=spread)
 
 
 def _counts(problem: Problem, solution: Solution, running: Solution | None, out: Path, seconds: float) -> Placed:

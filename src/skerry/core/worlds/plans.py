@@ -1,5 +1,6 @@
 """`plan.json`: a whole plan by names, so that other solvers, checkers and people can read it, and ours can go on from it."""
 
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -236,7 +237,8 @@ def _app_prices(problem: Problem, proof: Certificate) -> dict[str, object]:
         part = slice(int(problem.demand.start[at]), int(problem.demand.start[at + 1]))
         high, low = proof.count_price[at].tolist()
         named = _named(metros, problem.demand.metro[part].astype(np.int64))
-        prices = dict(zip(named, proof.metro_price[part].tolist(), strict=True))
+        said = zip(named, proof.metro_price[part].tolist(), strict=True)
+        prices = {metro: price for metro, price in said if not math.isnan(price)}
         apps[app.app] = AppPrices(metro=prices, max_total=high, min_total=low, homes=homes.get(at, {}))
     return apps
 

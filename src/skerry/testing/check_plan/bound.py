@@ -1,6 +1,7 @@
 """The lower bound of J that a certificate proves, from its prices and the world alone.
 
-For any prices of sites (λ), metros (v) and counts (high, low), all at least 0:
+For any prices of sites (λ), metros (v) and counts (high, low), all at least 0 (a v that is not said is what a request costs at
+its cheapest site, instances by the request):
 
     J ≥ Σ_app b(app) − Σ_site λ · capacity
     b = Σ_metro demand · min(v, lost) + low · min_total − high · max_total + move · Σ now − Σ_site π
@@ -77,7 +78,11 @@ class _App:
             homes, {name: calls[name] for name in loose}, {name: self._moving(name, callers[name]) for name in loose}
         )
         here += sum(float(question.moves[name][self.world.site_at[homes[name]]]) for name in loose)
-        return self._over_homes(here, constant + self._by_count(price), self._by_request(price, stays, question), question)
+        tangents = (stays, away) if len(loose) > 1 and self.app.latency_objective_ms is not None else (stays,)
+        return max(
+            self._over_homes(here, constant + self._by_count(price), self._by_request(price, stays, near, question), question)
+            for near in tangents
+        )
 
     def _counted(self, high: float, low: float) -> tuple[float, Floats]:
         """What count limits add, and the price of an instance with them."""
@@ -109,7 +114,9 @@ class _App:
     def _at(self, price: Floats, away: Floats, said: dict[str, float]) -> float:
         """Σ demand · min(v, lost) + move · Σ now − Σ π, count limits apart."""
         move = self.world.weights.move
-        v = np.minimum(np.array([said.get(metro, self.lost) for metro in self.metros]), self.lost)
+        cheapest = (self.request(self.rtt + away) + self._floor(price) / self.app.rps_per_instance)[:, self.open]
+        unsaid = cheapest.min(axis=1, initial=self.lost)
+        v = np.minimum(np.array([said.get(metro, other) for metro, other in zip(self.metros, unsaid, strict=True)]), self.lost)
         found = float(self.rps @ v) + move * float(self.now.sum())
         for at in self.open.tolist():
             dear = np.maximum(0.0, v - self.request(self.rtt[:, at] + away[at]))
@@ -152,16 +159,16 @@ class _App:
             rest += float(((price[at] - floor[at]) * counts + move * np.abs(counts - self.now[at])).min())
         return rest
 
-    def _by_request(self, price: Floats, stays: Floats, question: "_Homes") -> Floats:
-        """[S]: what requests cost at least with all movable data there. For several data lateness counts only where it is sure:
-        a tangent of a convex cost is below it."""
+    def _by_request(self, price: Floats, stays: Floats, near: Floats, question: "_Homes") -> Floats:
+        """[S]: what requests cost at least with all movable data there. For several data lateness counts only for metros
+        that are late if data calls take as long as `near` says: any tangent of a convex cost is below it."""
         weights, limit = self.world.weights, self.app.latency_objective_ms
         each, calls = self._floor(price) / self.app.rps_per_instance, sum(question.calls.values())
         several = len(question.calls) > 1
         least = np.full((len(self.rps), len(self.most)), self.lost)
         sure = np.zeros(len(self.rps), dtype=np.bool_)
         if several and limit is not None and len(self.open):
-            sure = (self.rtt + stays)[:, self.open].min(axis=1) >= limit
+            sure = (self.rtt + near)[:, self.open].min(axis=1) >= limit
         for at in self.open.tolist():
             ms = (self.rtt[:, at] + stays[at])[:, None] + calls * self.world.site_rtt[at][None, :]
             cost = weights.latency * ms if several else self.request(ms)

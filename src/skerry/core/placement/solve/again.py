@@ -8,16 +8,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from skerry.core.placement.solve.arrays import floats, ranked, sums, upto
 from skerry.core.placement.solve.ask import Ints
 from skerry.core.placement.solve.batch import Market, decide_app
 from skerry.core.placement.solve.books import Books
 from skerry.core.placement.solve.columns import Columns, make_columns
+from skerry.core.placement.solve.costs import CHUNK, Costs
+from skerry.core.placement.solve.packable import unpacked
 from skerry.core.placement.solve.plan import Draft, Flows, Unserved, pair_apps
 from skerry.core.placement.solve.repair import (
-    CHUNK,
-    Costs,
     Requests,
     broken,
     decide_anew,
@@ -29,6 +30,7 @@ from skerry.core.placement.solve.repair import (
 from skerry.core.placement.solve.solution import Solution, app_totals, in_callers_order
 from skerry.core.types.problem import Floats, Problem
 
+Counts = NDArray[np.int32]
 SAME_DEMAND = 1e-9  # of an app's demand: less is rounding
 
 
@@ -61,8 +63,23 @@ def place_again(problem: Problem, solution: Solution, apps: Sequence[int] = ()) 
         place(books, Costs(columns, books.homes, market.shadow), gone)
     decide_anew(books, market, important_first(columns, np.union1d(changed, broken(books))))
     reserve_for_losses(books, market)
+    _give_back(books, before)
     within_nodes(books, market)
     return in_callers_order(columns, books, market.shadow)
+
+
+def _give_back(books: Books, before: Counts) -> None:
+    """Where nodes cannot pack what came, idle instances that came end again, before anybody leaves who was there."""
+    sites = np.flatnonzero((unpacked(books.columns, books.counts) > 0.0).any(axis=1))
+    if not len(sites):
+        return
+    books.closed[sites] = True
+    need = np.ceil(books.loads()[:, sites] / books.columns.rate[:, None] - 1e-9)
+    kept = np.minimum(books.counts[:, sites], np.maximum(before[:, sites], need).astype(np.int64))
+    for app in np.flatnonzero((kept < books.counts[:, sites]).any(axis=1)).tolist():
+        counts = books.counts[app].astype(np.int64)
+        counts[sites] = kept[app]
+        books.set_counts(app, counts)
 
 
 def rebalance(problem: Problem, solution: Solution, budget: Budget | None = None) -> Solution:

@@ -1,5 +1,6 @@
 """Typed names for the few array operations that everything here is made of."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -34,3 +35,8 @@ def ranked(keys: NDArray[Any], count: int | None = None) -> Ints:
     limit = np.partition(keys, count)[count]
     some = np.flatnonzero(keys <= limit)
     return np.asarray(some[np.argsort(keys[some], kind="stable")][:count], dtype=np.int64)
+
+
+def joined(parts: Sequence[Ints]) -> Ints:
+    """One after the other; of none, none."""
+    return np.concatenate([upto(0), *parts])

@@ -1,14 +1,18 @@
 """Many apps at given prices, each on its own: what a part of the apps decides, as columns."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
-from skerry.core.placement.solve.arrays import upto
+from skerry.core.placement.solve.arrays import joined, upto
 from skerry.core.placement.solve.ask import Ints
 from skerry.core.placement.solve.bound import CountPrices, Dual, bound_app, bound_with, count_prices, instance_constant
+from skerry.core.placement.solve.by_request import WASTE_MOST, least_costs, simple, spread_out, topped_up
 from skerry.core.placement.solve.columns import Columns, by_app_and_site
+from skerry.core.placement.solve.costs import Costs
+from skerry.core.placement.solve.crowd import movable
 from skerry.core.placement.solve.desk import Desk, State
 from skerry.core.placement.solve.homes import best_homes, home_costs, improved_homes, moving_cost
 from skerry.core.placement.solve.one_app import search
@@ -16,8 +20,6 @@ from skerry.core.placement.solve.plan import Draft, Flows, Unserved
 from skerry.core.types.problem import Bools, Floats
 
 Solved = tuple["Part", "Proof"]
-Spread = Callable[[Callable[[Ints], Solved], Sequence[Ints]], Iterable[Solved]]
-"""Runs a function on each part, in order: `map`, or one that runs them in several processes."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,7 @@ class Proof:
     """What proves the part of the bound of some apps."""
 
     apps: Ints
+    searched: Bools  # [apps]: decided with whole instances
     least: Floats  # [apps] J, shadow prices included
     metro_price: Floats  # of all rows of their demand, app by app
     count_price: Floats  # [apps, 2]
@@ -64,12 +67,20 @@ class Market:
     shadow: Floats
     settled: Bools  # [A]: apps whose own data stays where `homes` says
     losses: bool  # whether apps reserve for the losses they survive
+    soft: float = 0.0  # J per rps: between sites that differ by less, requests divide
 
     @staticmethod
-    def at(columns: Columns, homes: Ints, shadow: Floats, settled: Ints | None = None, *, losses: bool = True) -> "Market":
+    def at(
+        columns: Columns, homes: Ints, shadow: Floats, settled: Ints | None = None, *, losses: bool = True, soft: float = 0.0
+    ) -> "Market":
         stay = np.zeros(columns.apps, dtype=np.bool_)
         stay[settled if settled is not None else upto(0)] = True
-        return Market(columns, homes, shadow, stay, losses)
+        return Market(columns, homes, shadow, stay, losses, soft)
+
+    @cached_property
+    def costs(self) -> Costs:
+        """Of every app's requests, for an instance that starts."""
+        return Costs(self.columns, self.homes, self.shadow, started=True)
 
 
 def decide_app(market: Market, app: int, room: Ints) -> Decided:
@@ -113,7 +124,7 @@ def prove(prover: Market, one: Decided) -> Dual:
     tried = (best, *(bound_with(desk, best.metro_price, counts) for counts in _other_prices(best, desk, state)))
     for dual in tried:
         high, low = dual.count_price
-        costs = home_costs(columns, one.app, ask, high - low)
+        costs = home_costs(columns, one.app, ask, one.tried, high - low)
         constant = instance_constant(desk, dual.count_price)
         here = max(dual.value + moved, constant + float(costs.least[upto(len(loose)), one.tried[loose]].sum()))
         found.append(min(here, constant + costs.total_but(one.tried[loose])))
@@ -128,19 +139,91 @@ def _other_prices(best: Dual, desk: Desk, state: State) -> list[CountPrices]:
 
 
 def solve_part(market: Market, prover: Market, apps: Ints) -> tuple[Part, Proof]:
-    """Each app as if it were alone but for the prices."""
+    """Each app as if it were alone but for the prices: by the request where that is near enough, else by search."""
+    columns = market.columns
+    by_request = apps[simple(columns)[apps] & (market.settled[apps] | ~movable(columns)[apps])]
+    spreading = spread_out(columns, market.costs, market.shadow, by_request, market.soft)
+    kept = np.zeros(columns.apps, dtype=np.bool_)
+    kept[by_request[spreading.waste[by_request] <= WASTE_MOST]] = True
+    spreading = topped_up(columns, spreading.of(kept), market.shadow)
+    searched, proofs = _searched(market, prover, apps[~kept[apps]])
+    near = apps[kept[apps]]
+    (app, site, count), (flow_app, metro, flow_site, rps) = spreading.instances, spreading.flows
+    (lost_app, lost_metro, lost), other = spreading.unserved, searched
+    part = Part(
+        apps=apps,
+        instances=(_then(app, other.instances[0]), _then(site, other.instances[1]), _then(count, other.instances[2])),
+        flows=(
+            _then(flow_app, other.flows[0]),
+            _then(metro, other.flows[1]),
+            _then(flow_site, other.flows[2]),
+            np.concatenate((rps, other.flows[3])),
+        ),
+        unserved=(
+            _then(lost_app, other.unserved[0]),
+            _then(lost_metro, other.unserved[1]),
+            np.concatenate((lost, other.unserved[2])),
+        ),
+        homes=other.homes,
+    )
+    return part, _merged(columns, proofs, _by_request(prover, near, market.homes))
+
+
+def _by_request(prover: Market, apps: Ints, homes: Ints) -> Proof:
+    columns = prover.columns
+    loose = [columns.loose[int(app)] for app in apps]
+    return Proof(
+        apps=apps,
+        searched=np.zeros(len(apps), dtype=np.bool_),
+        least=least_costs(columns, prover.costs, prover.shadow, apps, homes),
+        metro_price=np.full(int(np.diff(columns.problem.demand.start)[apps].sum()), np.nan),
+        count_price=np.zeros((len(apps), 2)),
+        homes=(joined(loose), joined([homes[data] for data in loose])),
+    )
+
+
+def prove_part(prover: Market, homes: Ints, apps: Ints) -> Proof:
+    """Each app's part of the bound at other prices, by the request: `homes` are those that tangents are nearest to."""
+    return _by_request(prover, apps, homes)
+
+
+def _searched(market: Market, prover: Market, apps: Ints) -> tuple[Part, Proof]:
     columns = market.columns
     found = [decide_app(market, int(app), columns.room(int(app))) for app in apps]
     duals = [prove(prover, one) for one in found]
     loose = [columns.loose[one.app] for one in found]
     proof = Proof(
         apps=apps,
+        searched=np.ones(len(apps), dtype=np.bool_),
         least=np.array([dual.value for dual in duals]),
         metro_price=np.concatenate([np.zeros(0), *(dual.metro_price for dual in duals)]),
         count_price=np.array([dual.count_price for dual in duals]).reshape(len(apps), 2),
-        homes=(_joined(loose), _joined([one.tried[data] for one, data in zip(found, loose, strict=True)])),
+        homes=(joined(loose), joined([one.tried[data] for one, data in zip(found, loose, strict=True)])),
     )
     return collect(found, columns), proof
+
+
+def _merged(columns: Columns, left: Proof, right: Proof) -> Proof:
+    """Of both, by app."""
+    apps = np.concatenate((left.apps, right.apps))
+    order = np.argsort(apps, kind="stable")
+    lengths = np.diff(columns.problem.demand.start)
+    rows = np.argsort(np.repeat(apps, lengths[apps]), kind="stable")
+    calls = np.array([len(found) for found in columns.loose], dtype=np.int64)
+    homes = np.argsort(np.repeat(apps, calls[apps]), kind="stable")
+    data, site = _then(left.homes[0], right.homes[0]), _then(left.homes[1], right.homes[1])
+    return Proof(
+        apps=apps[order],
+        searched=np.concatenate((left.searched, right.searched))[order],
+        least=np.concatenate((left.least, right.least))[order],
+        metro_price=np.concatenate((left.metro_price, right.metro_price))[rows],
+        count_price=np.concatenate((left.count_price, right.count_price))[order],
+        homes=(data[homes], site[homes]),
+    )
+
+
+def _then(left: Ints, right: Ints) -> Ints:
+    return np.concatenate((left, right))
 
 
 def collect(decided: Iterable[Decided], columns: Columns) -> Part:
@@ -155,21 +238,21 @@ def collect(decided: Iterable[Decided], columns: Columns) -> Part:
         apps=apps,
         instances=(
             np.repeat(apps, sizes),
-            _joined([one.desk.columns[one.state.sites] for one in found]),
-            _joined([one.state.counts for one in found]),
+            joined([one.desk.columns[one.state.sites] for one in found]),
+            joined([one.state.counts for one in found]),
         ),
         flows=(
             np.repeat(apps, flows),
-            _joined([_metros(columns, one)[one.state.pieces.metro] for one in found]),
-            _joined([one.desk.columns[one.state.sites[one.state.pieces.site]] for one in found]),
+            joined([_metros(columns, one)[one.state.pieces.metro] for one in found]),
+            joined([one.desk.columns[one.state.sites[one.state.pieces.site]] for one in found]),
             np.concatenate([np.zeros(0), *(one.state.pieces.rps for one in found)]),
         ),
         unserved=(
             np.repeat(apps, [len(rows) for rows in left]),
-            _joined([_metros(columns, one)[rows] for one, rows in zip(found, left, strict=True)]),
+            joined([_metros(columns, one)[rows] for one, rows in zip(found, left, strict=True)]),
             np.concatenate([np.zeros(0), *(one.state.pieces.unserved[rows] for one, rows in zip(found, left, strict=True))]),
         ),
-        homes=(_joined(own), _joined([one.homes[data] for one, data in zip(found, own, strict=True)])),
+        homes=(joined(own), joined([one.homes[data] for one, data in zip(found, own, strict=True)])),
     )
 
 
@@ -178,11 +261,11 @@ def draft_of(columns: Columns, parts: Sequence[Part], homes: Ints) -> Draft:
     homes = homes.copy()
     for part in parts:
         homes[part.homes[0]] = part.homes[1]
-    app, site, count = (_joined([part.instances[at] for part in parts]) for at in range(3))
-    flow = (_joined([p.flows[0] for p in parts]), _joined([p.flows[1] for p in parts]), _joined([p.flows[2] for p in parts]))
+    app, site, count = (joined([part.instances[at] for part in parts]) for at in range(3))
+    flow = (joined([p.flows[0] for p in parts]), joined([p.flows[1] for p in parts]), joined([p.flows[2] for p in parts]))
     rps = np.concatenate([np.zeros(0), *(part.flows[3] for part in parts)])
     rows = np.lexsort((flow[2], flow[1], flow[0]))
-    lost = (_joined([part.unserved[0] for part in parts]), _joined([part.unserved[1] for part in parts]))
+    lost = (joined([part.unserved[0] for part in parts]), joined([part.unserved[1] for part in parts]))
     lost_rps = np.concatenate([np.zeros(0), *(part.unserved[2] for part in parts)])
     lost_rows = np.lexsort((lost[1], lost[0]))
     return Draft(
@@ -211,7 +294,3 @@ def without(columns: Columns, draft: Draft, apps: Ints) -> Part:
 def _metros(columns: Columns, one: Decided) -> Ints:
     """Of each row of the desk."""
     return columns.problem.demand.of(one.app)[0].astype(np.int64)[one.desk.rows]
-
-
-def _joined(parts: Sequence[Ints]) -> Ints:
-    return np.concatenate([upto(0), *parts])

@@ -181,6 +181,14 @@ class Columns:
         return np.array([name in site.jurisdictions for site in self.problem.sites], dtype=np.bool_)
 
     @cached_property
+    def shortest(self) -> Floats:
+        """[metros, S]: at most ms of any way from a metro over one site to another."""
+        found = np.full((self.rtt.shape[1], self.sites), np.inf)
+        for site in range(self.sites):
+            np.minimum(found, self.rtt[site][:, None] + self.site_rtt[site], out=found)
+        return found
+
+    @cached_property
     def callers(self) -> Ints:
         """[data]: how many apps call it."""
         return np.asarray(np.bincount(self.calls[1], minlength=len(self.problem.data)), dtype=np.int64)

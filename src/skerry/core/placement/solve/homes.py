@@ -7,20 +7,23 @@ since φ is linear or has a linear bound, and the least of a sum is at least the
     J of the app ≥ Σ_i least over homes h of  k_i / K · X(h) + moving i to h
     X(h) = Σ_metro demand · min(lost, least over s of  φ(RTT(m, s) + fixed calls + K · RTT(s, h)) + p / r)
 
-For several data φ is a tangent of itself: late for those metros that are late however they are served, in time for the others.
+For several data φ is a tangent of itself: late for some metros, in time for the others. The better of two: late are those that
+are so however they are served, or those that are so with the data where it was found to be.
 Data that several apps call counts its move in equal parts with each of them.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from skerry.core.placement.solve.arrays import floats, upto
+from skerry.core.placement.solve.arrays import floats, ranked, upto
 from skerry.core.placement.solve.ask import Ask, Ints, late_weight, latency_cost, unserved_cost
 from skerry.core.placement.solve.bound import SAFETY, price_floor
 from skerry.core.placement.solve.columns import Columns
 from skerry.core.placement.solve.desk import Desk, State
 from skerry.core.types.problem import Bools, Floats
+
+LOOKED_AT = 16  # homes that are looked at closely together
 
 
 @dataclass(frozen=True)
@@ -51,71 +54,108 @@ def best_homes(columns: Columns, app: int, homes: Ints, shadow: Floats) -> Ints:
     own = columns.own[app]
     if not columns.home_sites.any():
         return homes[own]
-    costs = home_costs(columns, app, columns.ask_for_homes(app, homes, shadow))
+    costs = home_costs(columns, app, columns.ask_for_homes(app, homes, shadow), homes)
     allowed = np.stack([may_be_home(columns, int(data)) for data in own])
     return np.asarray(np.where(allowed, costs.least, np.inf).argmin(axis=1), dtype=np.int64)
 
 
-def home_costs(columns: Columns, app: int, ask: Ask, count_price: float = 0.0) -> HomeCosts:
-    """`ask`: the app's question with its movable data at no distance. `count_price`: what every instance costs more."""
+def home_costs(columns: Columns, app: int, ask: Ask, homes: Ints, count_price: float = 0.0) -> HomeCosts:
+    """`ask`: the app's question with its movable data at no distance. `count_price`: what every instance costs more.
+    `homes`: of all data; the tangents are nearest there.
+
+    Exact where it is least; elsewhere at most what it costs.
+    """
     data = columns.loose[app]
     calls = columns.calls_of(app, data)
-    total = float(calls.sum())
-    allowed = np.flatnonzero(ask.room >= max(1, ask.min_site))
-    part = calls / total if total > 0.0 else np.full(len(data), 1.0 / len(data))
-    found = _request_totals(ask, allowed, total * columns.site_rtt, several=len(data) > 1, count_price=count_price)
-    return HomeCosts(
-        data, np.stack([share * found + moving_cost(columns, int(at)) for share, at in zip(part, data, strict=True)])
-    )
+    asked = replace(ask, price=floats(ask.price + count_price))
+    nowhere, said = np.zeros(columns.sites), np.zeros(columns.sites)
+    for at, call in zip(data, calls, strict=True):
+        said += call * columns.site_rtt[:, homes[at]]
+    moves = np.stack([moving_cost(columns, int(at)) for at in data])
+    straight = len(data) > 1 and ask.latency_objective_ms is not None
+    found = [
+        _least_over_homes(_Requests(columns, app, asked, calls, near), moves)
+        for near in ((nowhere, said) if straight else (nowhere,))
+    ]
+    best = int(np.argmax([costs.min(axis=1).sum() for costs in found]))
+    return HomeCosts(data, found[best])
 
 
-def _request_totals(ask: Ask, allowed: Ints, data_ms: Floats, *, several: bool, count_price: float) -> Floats:
-    """X [S]. `data_ms` [S, S]: of all calls of a request, from a site to a home."""
-    weights, lost = ask.weights, unserved_cost(ask.priority, ask.weights)
-    rows = np.flatnonzero(ask.demand > 0.0)
-    price = price_floor(floats(ask.price + ask.shadow + count_price), ask.now, weights.move) / ask.rps_per_instance
-    limit = ask.latency_objective_ms if len(allowed) else None
-    serve = np.ascontiguousarray(ask.serve_ms[np.ix_(rows, allowed)].T)  # [allowed, rows]
-    calls = np.ascontiguousarray(data_ms[allowed])
-    if limit is None:
-        least = _least(weights.latency * serve + price[allowed, None], weights.latency * calls, lost)
-    elif several:
-        late = serve.min(axis=0) >= limit
-        dear = late_weight(ask.priority, weights)
-        least = np.empty((len(rows), data_ms.shape[1]))
-        for some, slope, floor in ((~late, weights.latency, 0.0), (late, weights.latency + dear, dear * limit)):
-            base = slope * serve[:, some] + (price[allowed, None] - floor)
-            least[some] = _least(base, slope * calls, lost)
-    else:
-        least = _least_late(serve, calls, price[allowed], (weights.latency, late_weight(ask.priority, weights), limit), lost)
-    return floats((ask.demand[rows] @ least) * (1.0 - SAFETY))
+def _least_over_homes(asked: "_Requests", moves: Floats) -> Floats:
+    """[data, S]"""
+    found, exact = asked.bounds(), np.zeros(moves.shape[1], dtype=np.bool_)
+    for _ in range(moves.shape[1]):
+        costs = asked.part[:, None] * found + moves
+        best = np.where(exact, costs, np.inf).min(axis=1, initial=np.inf)
+        rest = np.flatnonzero(((costs < best[:, None]) & ~exact).any(axis=0))
+        if not len(rest):
+            break
+        some = rest[ranked(costs[:, rest].min(axis=0), LOOKED_AT)]
+        found[some] = asked.exactly(some)
+        exact[some] = True
+    return asked.part[:, None] * found + moves
 
 
-def _least(base: Floats, calls: Floats, lost: float) -> Floats:
-    """[rows, homes]: the least over sites of base[site, row] + calls[site, home], at most `lost`."""
-    least = np.full((base.shape[1], calls.shape[1]), lost)
-    cost = np.empty_like(least)
-    for site in range(len(base)):
-        np.add(base[site][:, None], calls[site], out=cost)
-        np.minimum(least, cost, out=least)
-    return least
+class _Requests:
+    """X of one app.
 
+    A way over s to the home is at least the shortest over any site: with K ≥ 1, RTT(m, s) + K · RTT(s, h) is at least
+    shortest(m, h) + (K − 1) · RTT(s, h), and with K < 1 at least K · shortest(m, h) + (1 − K) · RTT(m, s); so that most homes
+    need no look at every site.
+    """
 
-def _least_late(serve: Floats, calls: Floats, price: Floats, slopes: tuple[float, float, float], lost: float) -> Floats:
-    """As `_least`, of latency · t + late · max(0, t − limit) + price, where t = serve + calls."""
-    latency, late, limit = slopes
-    least = np.full((serve.shape[1], calls.shape[1]), lost)
-    ms, over = np.empty_like(least), np.empty_like(least)
-    for site in range(len(serve)):
-        np.add(serve[site][:, None], calls[site], out=ms)
-        np.subtract(ms, limit, out=over)
-        np.maximum(over, 0.0, out=over)
-        over *= late
-        ms *= latency
-        ms += over
-        ms += price[site]
-        np.minimum(least, ms, out=least)
-    return least
+    def __init__(self, columns: Columns, app: int, ask: Ask, calls: Floats, near: Floats) -> None:
+        weights, several, total = ask.weights, len(calls) > 1, float(calls.sum())
+        self.part = calls / total if total > 0.0 else np.full(len(calls), 1.0 / len(calls))
+        rows = np.flatnonzero(ask.demand > 0.0)
+        allowed = np.flatnonzero(ask.room >= max(1, ask.min_site))
+        price = price_floor(floats(ask.price + ask.shadow), ask.now, weights.move) / ask.rps_per_instance
+        self._rps, self._lost, self._calls, self._weights = ask.demand[rows], unserved_cost(ask.priority, weights), total, weights
+        self._sites, self._between = allowed, columns.site_rtt
+        self._price = price[allowed]
+        self._serve = ask.serve_ms[np.ix_(rows, allowed)]
+        metros = columns.problem.demand.of(app)[0].astype(np.int64)[rows]
+        self._metros, self._rtt, self._shortest = metros, columns.rtt.T[np.ix_(metros, allowed)], columns.shortest
+        self._late = np.zeros(len(rows))  # J per rps·ms beyond the limit
+        self._limit = 0.0
+        self._straight = several  # lateness by its tangent
+        if ask.latency_objective_ms is not None and len(allowed):
+            late = late_weight(ask.priority, weights)
+            surely = (self._serve + near[allowed]).min(axis=1, initial=np.inf) >= ask.latency_objective_ms
+            self._limit = ask.latency_objective_ms
+            self._late = np.where(surely | (not several), late, 0.0)
+
+    def bounds(self) -> Floats:
+        """[S]: at most X."""
+        if not len(self._sites) or not len(self._rps):
+            return np.full(len(self._between), self._lost * float(self._rps.sum()))
+        calls, latency = self._calls, self._weights.latency
+        shortest = self._shortest[self._metros]
+        stays = self._serve - self._rtt  # of data that does not move
+        if calls >= 1.0:
+            rest = (latency * ((calls - 1.0) * self._between[self._sites] + stays[:1].T) + self._price[:, None]).min(axis=0)
+            ms, cost = shortest, latency * shortest + rest
+        else:
+            near = latency * ((1.0 - calls) * self._rtt + stays) + self._price
+            ms, cost = calls * shortest, latency * calls * shortest + near.min(axis=1)[:, None]
+        over = ms - self._limit
+        cost = cost + self._late[:, None] * (over if self._straight else np.maximum(0.0, over))
+        return floats((self._rps @ np.minimum(cost, self._lost)) * (1.0 - 2.0 * SAFETY))
+
+    def exactly(self, homes: Ints) -> Floats:
+        """[homes]: X."""
+        if not len(self._sites) or not len(self._rps):
+            return np.full(len(homes), self._lost * float(self._rps.sum()))
+        away = self._calls * self._between[np.ix_(self._sites, homes)].T  # [homes, sites]
+        found = np.empty(len(homes))
+        for at in range(len(homes)):
+            ms = self._serve + away[at]
+            cost = self._weights.latency * ms + self._price
+            if self._late.any():
+                over = ms - self._limit
+                cost += self._late[:, None] * (over if self._straight else np.maximum(0.0, over))
+            found[at] = self._rps @ np.minimum(cost.min(axis=1), self._lost)
+        return found * (1.0 - SAFETY)
 
 
 def may_be_home(columns: Columns, data: int, *, up: bool = True) -> Bools:
@@ -162,3 +202,12 @@ def improved_homes(columns: Columns, app: int, homes: Ints, desk: Desk, state: S
         over = np.maximum(0.0, serve - limit) - np.maximum(0.0, before - limit)
         change += late_weight(desk.ask.priority, desk.ask.weights) * float(rps @ over)
     return Homes(found, change)
+
+
+def home_prices(columns: Columns, app: int) -> Floats:
+    """[S]: J of moving all of the app's own data there; infinite where some of it may not be now."""
+    price = np.zeros(columns.sites)
+    for data in columns.own[app]:
+        moved = moving_cost(columns, int(data))
+        price += np.where(may_be_home(columns, int(data)), moved, np.inf)
+    return price

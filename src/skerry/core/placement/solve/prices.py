@@ -1,193 +1,203 @@
-"""What resources are worth at each site: shadow prices that bring what apps want to what there is.
+"""What resources are worth at each site, and where data has its home, all apps together.
 
-As if requests could be divided at will: every row (a metro of a large app, all requests of a smaller one that go to its data,
-or a metro's requests to all others) spreads over its nearest sites by cost + price with a soft minimum; a price follows the
-logarithm of want over have (the inequality form of Sinkhorn's scaling; Cuturi 2013, Peyré and Cuturi 2019, section 4), softer
-first and harder later.
+the crowd's prices, softer first ─► homes of data that is called seldom ─► the crowd again ─► prices that prove
+                     ─► apps so large that their home moves everybody's prices: each home tried ─► everybody's home in whole
+                     ─► prices to decide at
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
-from skerry.core.placement.solve.arrays import floats, ranked, sums, upto
-from skerry.core.placement.solve.ask import Ints, latency_cost, unserved_cost
+from skerry.core.placement.solve.arrays import floats, ranked, sums
+from skerry.core.placement.solve.ask import Ints
 from skerry.core.placement.solve.columns import KINDS, Columns
+from skerry.core.placement.solve.costs import Costs
+from skerry.core.placement.solve.crowd import Crowd, crowd_of, drawn_by_data, fewer, made, movable, pair_rows, rows_of
+from skerry.core.placement.solve.equilibrium import Rows, joined, settled
+from skerry.core.placement.solve.homes import best_homes, home_prices
 from skerry.core.placement.solve.plan import pair_apps
-from skerry.core.types.problem import PRIORITY_NEUTRAL, Floats
+from skerry.core.types.problem import Bools, Floats
 
-COARSE_MS = (60.0, 20.0, 8.0)  # softness of the minimum while nothing is known
-FINE_MS = (12.0, 6.0, 3.0, 1.5, 1.0)
-COARSE_STEPS = 40  # at each softness
-FINE_STEPS = 16
+Result = TypeVar("Result")
+
+FROM_NOTHING_MS = ((30.0, 3), (20.0, 2), (12.0, 2), (8.0, 2), (5.0, 3))  # softness in ms, and steps there
+FINER_MS = ((4.0, 3), (2.5, 3), (1.6, 3), (1.0, 3))
+AGAIN_MS = ((4.0, 2), (2.0, 3), (1.0, 4))
+TRIED_MS = ((12.0, 3), (6.0, 3), (3.0, 4))
+TRIED_ROWS = (1_200, 1_800)  # the largest, and those that stand for the others
+SOFT_MS = 1.0  # at which everybody is decided
 FULL = 0.995  # of a site's capacity is sold: whole instances seldom fill the rest
-DETOUR_MS = 50.0  # what a request pays that finds its site full, in estimates
-NEAREST = 40  # sites that a row looks at, the cheapest at the prices of the time
-DRAWN_BY_DATA = 0.5  # calls per request from which on an app's requests go where its data is
-FORBIDDEN = np.float32(1e30)
+PART = 64  # apps whose homes are looked for together
 
-Small = NDArray[np.float32]
+
+class Spread(Protocol):
+    """Runs a function on each part, in order: `map`, or one that runs them in several processes."""
+
+    def __call__(self, function: Callable[[Any], Result], parts: Sequence[Any], /) -> Iterable[Result]: ...
 
 
 @dataclass(frozen=True)
-class Rows:
-    """Who asks: rps, what a request costs at each site (instances by the request), and the resources it takes."""
+class Giants:
+    """Which apps are tried home by home."""
 
-    cost: Small  # [rows, S] J per rps
-    rps: Floats  # [rows]
-    each: Floats  # [rows, KINDS] units per rps
-    lost: Floats  # [rows] J per rps
-
-
-def crowd_rows(columns: Columns, alone: Ints) -> Rows:
-    """All apps but those `alone`, by metro: their policies, objectives and data calls apart."""
-    demand, metros = columns.problem.demand, columns.rtt.shape[1]
-    app = pair_apps(columns)
-    kept = np.ones(columns.apps, dtype=np.bool_)
-    kept[alone] = False
-    pairs = np.flatnonzero(kept[app])
-    app, metro, rps = app[pairs], demand.metro[pairs].astype(np.int64), demand.rps[pairs]
-    total = sums(metro, rps, metros)
-    units = columns.reserve[app] / columns.rate[app][:, None] * rps[:, None]
-    taken = np.stack([sums(metro, floats(units[:, kind]), metros) for kind in range(KINDS)], axis=1)
-    rows = np.flatnonzero(total > 0.0)
-    each = taken[rows] / total[rows][:, None]
-    weights = columns.problem.weights
-    cost = weights.latency * columns.rtt[:, rows].T + each @ columns.price.T
-    cost = np.where(columns.allowed.any(axis=0), cost, FORBIDDEN) if len(columns.allowed) else cost
-    return Rows(cost.astype(np.float32), total[rows], each, np.full(len(rows), weights.unserved))
+    most: int = 3
+    share: float = 0.01  # of all that is asked of a kind, at least
+    homes: int = 8  # that are tried
 
 
-def app_rows(columns: Columns, apps: Ints, homes: Ints) -> Rows:
-    """Some apps, each with all that it asks."""
-    parts: list[Rows] = []
-    for app in [int(app) for app in apps]:
-        asked = columns.problem.apps[app]
-        metros, rps = columns.problem.demand.of(app)
-        serve = columns.serve_ms(app, metros.astype(np.int64), homes)
-        cost = latency_cost(serve, asked.latency_objective_ms, asked.priority, columns.problem.weights)
-        cost = cost + columns.instance_price(app) / columns.rate[app]
-        cost = np.where(columns.allowed[columns.policy_of[app]] & (columns.fits(app) > 0), cost, FORBIDDEN)
-        each = np.broadcast_to(columns.reserve[app] / columns.rate[app], (len(rps), KINDS))
-        lost = np.full(len(rps), unserved_cost(asked.priority, columns.problem.weights))
-        parts.append(Rows(cost.astype(np.float32), rps, each, lost))
-    return joined(parts, columns.sites)
+@dataclass(frozen=True)
+class Priced:
+    """Prices that prove, prices to decide at, and the homes that go with them."""
+
+    proving: Floats
+    shadow: Floats
+    homes: Ints
 
 
-def joined(parts: list[Rows], sites: int) -> Rows:
-    return Rows(
-        np.concatenate([np.zeros((0, sites), dtype=np.float32), *(part.cost for part in parts)]),
-        np.concatenate([np.zeros(0), *(part.rps for part in parts)]),
-        np.concatenate([np.zeros((0, KINDS)), *(part.each for part in parts)]),
-        np.concatenate([np.zeros(0), *(part.lost for part in parts)]),
-    )
+def shadow_prices(columns: Columns, giants: Giants, spread: Spread) -> Priced:
+    """All of it; deterministic."""
+    have, nobody = columns.capacity * FULL, np.zeros(columns.apps, dtype=np.bool_)
+    large = _giants(columns, giants)
+    asking = _Asking(columns, crowd_of(columns, large), large)
+    drawn = drawn_by_data(columns)
+    weak = np.flatnonzero(movable(columns) & ~drawn)
+    homes, fixed = columns.homes_now, nobody.copy()
+    price = settled(asking.rows(homes, fixed), have, np.zeros((columns.sites, KINDS)), _soft(columns, FROM_NOTHING_MS)).price
+    homes = _homes_at(columns, weak, homes, price, spread)
+    price = proving = settled(asking.rows(homes, fixed), have, price, _soft(columns, FINER_MS)).price
+    for app in large.tolist():
+        trial = _Trial(columns, app, fewer(asking.but(app).rows(homes, fixed), *TRIED_ROWS), homes, price)
+        homes, price = trial.best(giants, spread)
+        fixed[app] = True
+    price = settled(asking.rows(homes, fixed), have, price, _soft(columns, AGAIN_MS)).price
+    homes = _homes_at(columns, np.flatnonzero(drawn & ~fixed), homes, price, spread)
+    price = settled(asking.rows(homes, ~nobody), have, price, _soft(columns, AGAIN_MS)).price
+    return Priced(proving, price, homes)
 
 
-def drawn_rows(columns: Columns, apps: Ints, homes: Ints) -> Rows:
-    """Apps whose requests go where their data is, a row each: the mean of all their metros."""
-    parts: list[Rows] = []
-    for app in [int(app) for app in apps]:
-        one = app_rows(columns, np.array([app]), homes)
-        total = float(one.rps.sum())
-        mean = (one.rps / max(total, 1e-300)) @ one.cost
-        parts.append(Rows(mean.astype(np.float32)[None, :], np.array([total]), one.each[:1], one.lost[:1]))
-    return joined(parts, columns.sites)
+def _soft(columns: Columns, ms: Sequence[tuple[float, int]]) -> list[tuple[float, int]]:
+    return [(soft * max(columns.problem.weights.latency, 1e-9), steps) for soft, steps in ms]
 
 
-def drawn_by_data(columns: Columns) -> Ints:
-    """Apps whose data, more than their users, decides where they run."""
-    app, _, calls = columns.calls
-    return np.flatnonzero((sums(app, calls, columns.apps) >= DRAWN_BY_DATA) & (np.diff(columns.problem.demand.start) > 0))
+def soft_of(columns: Columns) -> float:
+    """J per rps at which everybody is decided."""
+    return SOFT_MS * max(columns.problem.weights.latency, 1e-9)
 
 
-def spread_cost(columns: Columns, rows: Rows, shadow: Floats) -> float:
-    """About what all rows cost when they spread at these prices; what is too much somewhere pays its price and a detour more."""
-    soft = FINE_MS[-1] * max(columns.problem.weights.latency, 1e-9)
-    asked = rows.rps @ rows.each
-    kinds = [int(kind) for kind in np.flatnonzero(asked > 0.0)]
-    near = _nearest(rows, shadow, kinds)
-    cost = np.take_along_axis(rows.cost, near, axis=1)
-    share = _shares(rows, _paid(rows, cost, near, shadow, kinds), soft)
-    served = float(rows.rps @ (share * cost).sum(axis=1)) + float((rows.rps * (1.0 - share.sum(axis=1))) @ rows.lost)
-    for kind in kinds:
-        weight = share * (rows.rps * rows.each[:, kind]).astype(np.float32)[:, None]
-        over = np.maximum(0.0, np.bincount(near.ravel(), weight.ravel(), columns.sites) - columns.capacity[:, kind])
-        detour = DETOUR_MS * columns.problem.weights.latency * float(rows.rps.sum()) / float(asked[kind])
-        served += float(over @ (shadow[:, kind] + detour))
-    return served
+def _units(columns: Columns) -> Floats:
+    """[A, KINDS]: what all requests of each app take."""
+    rps = sums(pair_apps(columns), columns.problem.demand.rps, columns.apps)
+    return floats(columns.reserve / columns.rate[:, None] * rps[:, None])
 
 
-def thinned(rows: Rows, parts: int) -> Rows:
-    """One of so many equal parts of each row."""
-    return Rows(rows.cost, rows.rps / parts, rows.each, rows.lost)
+def _giants(columns: Columns, giants: Giants) -> Ints:
+    """The largest apps that are drawn by data that is theirs to move, the largest first."""
+    units = _units(columns)
+    share = (units / np.maximum(units.sum(axis=0), 1e-300)).max(axis=1, initial=0.0)
+    share = np.where(drawn_by_data(columns), share, 0.0)
+    some = ranked(-share, giants.most)
+    return some[share[some] >= giants.share]
 
 
-def balanced(columns: Columns, rows: Rows, shadow: Floats, softness_ms: Sequence[float], steps: int) -> Floats:
-    """[S, KINDS] in J per unit, from `shadow` on."""
-    asked = rows.rps @ rows.each
-    if not len(rows.rps) or not columns.sites:
-        return shadow
-    have = columns.capacity * FULL
-    per_unit = np.divide(float(rows.rps.sum()), asked, out=np.zeros(KINDS), where=asked > 0.0)
-    kinds = [int(kind) for kind in np.flatnonzero((asked > 0.0) & (have.sum(axis=0) < 100.0 * asked))]
-    price = shadow
-    for soft in [soft * max(columns.problem.weights.latency, 1e-9) for soft in softness_ms]:
-        near = _nearest(rows, price, kinds)
-        cost = np.take_along_axis(rows.cost, near, axis=1)
-        for step in range(steps):
-            share = _shares(rows, _paid(rows, cost, near, price, kinds), soft)
-            want = np.zeros_like(have)
-            for kind in kinds:
-                weight = share * (rows.rps * rows.each[:, kind]).astype(np.float32)[:, None]
-                want[:, kind] = np.bincount(near.ravel(), weight.ravel(), columns.sites)
-            price = _moved(price, want, have, soft * per_unit / (1.0 + 2.0 * step / steps))
-    return price
+@dataclass(frozen=True)
+class _Asking:
+    """The crowd, and the large apps beside it."""
+
+    columns: Columns
+    crowd: Crowd
+    large: Ints
+
+    def but(self, app: int) -> "_Asking":
+        return _Asking(self.columns, self.crowd, self.large[self.large != app])
+
+    def rows(self, homes: Ints, fixed: Bools) -> Rows:
+        """Of a large app one with a home somewhere, or, where its home is fixed, all its metros."""
+        columns = self.columns
+        parts = [rows_of(columns, self.crowd, homes, settled=fixed)]
+        for app in self.large.tolist():
+            if fixed[app]:
+                parts.append(_exact_rows(columns, app, homes))
+            else:
+                total = float(columns.problem.demand.of(app)[1].sum())
+                alone = Crowd(np.array([app]), np.array([-1]), np.array([total]))
+                parts.append(rows_of(columns, alone, homes, settled=fixed))
+        return joined(parts, columns.sites)
 
 
-def _nearest(rows: Rows, price: Floats, kinds: Sequence[int]) -> Ints:
-    """[rows, NEAREST]: the cheapest sites of each row."""
-    count = min(NEAREST, rows.cost.shape[1])
-    found = np.empty((len(rows.rps), count), dtype=np.int64)
-    for start in range(0, len(found), 4096):
-        part = slice(start, start + 4096)
-        paid = rows.cost[part].copy()
-        for kind in kinds:
-            paid += rows.each[part, kind].astype(np.float32)[:, None] * price[:, kind].astype(np.float32)
-        found[part] = np.argpartition(paid, count - 1, axis=1)[:, :count] if count < paid.shape[1] else upto(count)
+def _exact_rows(columns: Columns, app: int, homes: Ints) -> Rows:
+    rows, _ = pair_rows(columns, np.array([app]))
+    apps = np.full(len(rows), app, dtype=np.int64)
+    costs = Costs(columns, homes, np.zeros_like(columns.capacity), started=True)
+    cost = costs.of(apps, columns.problem.demand.metro[rows].astype(np.int64))
+    return made(columns, apps, columns.problem.demand.rps[rows], cost)
+
+
+def _homes_at(columns: Columns, apps: Ints, homes: Ints, price: Floats, spread: Spread) -> Ints:
+    """The best homes of each app's own data at these prices, instances by the request."""
+    parts = [apps[start : start + PART] for start in range(0, len(apps), PART)]
+    found = homes.copy()
+    for part, chosen in zip(parts, spread(partial(_best, columns, homes, price), parts), strict=True):
+        for app, best in zip(part.tolist(), chosen, strict=True):
+            found[columns.own[app]] = best
     return found
 
 
-def _paid(rows: Rows, cost: Small, near: Ints, price: Floats, kinds: Sequence[int]) -> Small:
-    paid = cost.copy()
-    for kind in kinds:
-        paid += rows.each[:, kind].astype(np.float32)[:, None] * price[:, kind].astype(np.float32)[near]
-    return paid
+def _best(columns: Columns, homes: Ints, price: Floats, apps: Ints) -> list[Ints]:
+    return [best_homes(columns, int(app), homes, price) for app in apps]
 
 
-def _shares(rows: Rows, paid: Small, soft: float) -> Small:
-    """[rows, NEAREST]: how every row spreads at what each site costs; `paid` is used up."""
-    lost = rows.lost.astype(np.float32)
-    least = np.minimum(paid.min(axis=1), lost)
-    np.subtract(least[:, None], paid, out=paid)
-    paid *= np.float32(1.0 / soft)
-    np.exp(paid, out=paid)
-    total = paid.sum(axis=1) + np.exp((least - lost) / np.float32(soft))
-    paid /= total[:, None]
-    return paid
+@dataclass(frozen=True)
+class _Trial:
+    """A large app among all others: where its home lowers J most, everybody's prices considered."""
+
+    columns: Columns
+    app: int
+    others: Rows
+    homes: Ints
+    price: Floats
+
+    def best(self, giants: Giants, spread: Spread) -> tuple[Ints, Floats]:
+        """All homes, and the prices with them."""
+        candidates = _candidates(self.columns, giants, self.app, self.price)
+        if not len(candidates):
+            return self.homes, self.price
+        found = list(spread(self.at, candidates.tolist()))
+        best = int(np.argmin([value for value, _ in found]))
+        return self._with(int(candidates[best])), found[best][1]
+
+    def at(self, home: int) -> tuple[float, Floats]:
+        """About what all cost with its home there, and the prices."""
+        columns = self.columns
+        rows = joined([self.others, _exact_rows(columns, self.app, self._with(home))], columns.sites)
+        found = settled(rows, columns.capacity * FULL, self.price, _soft(columns, TRIED_MS))
+        return found.value + float(home_prices(columns, self.app)[home]), found.price
+
+    def _with(self, home: int) -> Ints:
+        homes = self.homes.copy()
+        homes[self.columns.own[self.app]] = home
+        return homes
 
 
-def _moved(price: Floats, want: Floats, have: Floats, scale: Floats) -> Floats:
-    ratio = np.log(np.maximum(want, 1e-12)) - np.log(np.maximum(have, 1e-12))
-    return np.where(have > 0.0, np.maximum(0.0, price + scale * np.clip(ratio, -3.0, 3.0)), 0.0)
-
-
-def largest(columns: Columns, count: int) -> Ints:
-    """The apps that cost or take most, by index."""
-    pairs = columns.problem.demand.rps
-    rps = sums(pair_apps(columns), pairs, columns.apps)
-    share = columns.reserve[:, :2] * (rps / columns.rate)[:, None]
-    size = (share / np.maximum(share.sum(axis=0), 1e-300)).sum(axis=1)
-    size = size + rps * columns.priority / PRIORITY_NEUTRAL / max(float(rps.sum()), 1e-300)
-    return np.sort(ranked(-size, count)) if count < columns.apps else upto(columns.apps)
+def _candidates(columns: Columns, giants: Giants, app: int, price: Floats) -> Ints:
+    """Homes by what the app alone would cost there, in whole cities at these prices, the nearest to each home first."""
+    metros, rps = columns.problem.demand.of(app)
+    units = _units(columns)[app]
+    calls = float(columns.calls_of(app, columns.own[app]).sum())
+    weights = columns.problem.weights
+    each = (columns.price + price) @ columns.reserve[app] / columns.rate[app]
+    beside = weights.latency * calls * columns.site_rtt.T + each  # [homes, sites] of a request at a site with the home there
+    order = np.argsort(beside, axis=1, kind="stable")
+    holds = np.min([columns.capacity[:, kind] / units[kind] for kind in range(KINDS) if units[kind] > 0.0], axis=0)
+    held = np.cumsum(holds[order], axis=1)
+    part = np.clip(1.0 - (held - holds[order]), 0.0, holds[order])
+    paid = (part * np.take_along_axis(beside, order, axis=1)).sum(axis=1)
+    alone = Costs(columns, columns.homes_now, np.zeros_like(columns.capacity), without=columns.own[app])
+    users = alone.latency_of(np.full(len(rps), app, dtype=np.int64), metros.astype(np.int64))
+    near = floats((rps / rps.sum()) @ users)
+    total = np.where(np.isfinite(home_prices(columns, app)), paid + near, np.inf)
+    some = ranked(total, giants.homes)
+    return some[np.isfinite(total[some])]

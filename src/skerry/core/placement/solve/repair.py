@@ -13,14 +13,15 @@ from skerry.core.placement.solve.arrays import floats, ranked, sums, upto
 from skerry.core.placement.solve.ask import Ints
 from skerry.core.placement.solve.batch import Market, decide_app
 from skerry.core.placement.solve.books import PLENTY, Books
-from skerry.core.placement.solve.columns import KINDS, NO_OBJECTIVE_MS, Columns
+from skerry.core.placement.solve.columns import KINDS, Columns
+from skerry.core.placement.solve.costs import CHUNK, Costs, Small
 from skerry.core.placement.solve.limits import SPREADS_MAX, Standing, spread_out, survival_shortage
 from skerry.core.placement.solve.packable import unpacked
 from skerry.core.placement.solve.plan import Flows, merged, merged_unserved
 from skerry.core.types.problem import PRIORITY_NEUTRAL, Bools, Floats
 
-CHUNK = 8_192  # rows × sites that are looked at together: 22 MB a matrix at 340 sites
 ROUNDS_MAX = 60
+SITES_LEFT = (1, 2, 4, 8)  # that carry an app after its losses, in what is tried
 RELIEFS_MAX = 8  # rounds of repair; two are usual
 PACKINGS_MAX = 8
 TINY_RPS = 1e-9
@@ -36,30 +37,6 @@ class Requests:
 
     def at(self, rows: Ints) -> "Requests":
         return Requests(self.app[rows], self.metro[rows], self.rps[rows])
-
-
-class Costs:
-    """J per request of any app from any metro at every site, instances by the request, shadow prices included."""
-
-    def __init__(self, columns: Columns, homes: Ints, shadow: Floats) -> None:
-        self._columns = columns
-        self._row, self._table = columns.data_table(homes)
-        self._price = columns.price + shadow
-
-    def of(self, app: Ints, metro: Ints) -> Floats:
-        """[rows, S], infinite where policy, features or size forbid it."""
-        columns = self._columns
-        weights = columns.problem.weights
-        serve = columns.rtt.T[metro]
-        calling = np.flatnonzero(self._row[app] >= 0)
-        serve[calling] += self._table[self._row[app[calling]]]
-        cost = weights.latency * serve
-        late = np.flatnonzero(columns.objective_ms[app] < NO_OBJECTIVE_MS)
-        if len(late):
-            over = np.maximum(0.0, serve[late] - columns.objective_ms[app[late], None])
-            cost[late] += weights.late * columns.priority[app[late], None] / PRIORITY_NEUTRAL * over
-        cost += columns.reserve[app] / columns.rate[app][:, None] @ self._price.T
-        return np.where(columns.may_run(app), cost, np.inf)
 
 
 def relieve(books: Books, market: Market) -> Ints:
@@ -174,7 +151,7 @@ def place(books: Books, costs: Costs, asked: Requests, allowed: Bools | None = N
     )
 
 
-def _place_chunk(books: Books, loads: Floats, rows: Requests, cost: Floats) -> tuple[list[tuple[Requests, Ints]], Requests]:
+def _place_chunk(books: Books, loads: Floats, rows: Requests, cost: Small) -> tuple[list[tuple[Requests, Ints]], Requests]:
     """Rounds until all are placed or nothing has room."""
     columns = books.columns
     lost_at = columns.problem.weights.unserved * columns.priority / PRIORITY_NEUTRAL
@@ -300,7 +277,8 @@ def reserve_for_losses(books: Books, market: Market) -> None:
     columns = books.columns
     books.settle()
     served = sums(books.flows.app, books.flows.rps, columns.apps)
-    asking = np.array([app for app, asked in enumerate(columns.problem.apps) if asked.survive_sites > 0], dtype=np.int64)
+    asked = columns.problem.apps
+    asking = np.array([app for app, one in enumerate(asked) if one.survive_sites > 0], dtype=np.int64)
     price = columns.price + market.shadow
     careful = replace(market, losses=True)
     for app in [int(app) for app in important_first(columns, asking)]:
@@ -308,12 +286,19 @@ def reserve_for_losses(books: Books, market: Market) -> None:
             continue
         room = books.room(app)
         need = int(np.ceil(served[app] / columns.rate[app] - 1e-9))
-        level = _level(room, need, columns.problem.apps[app].survive_sites)
-        if level is not None:
-            one = decide_app(careful, app, np.minimum(room, level))
-            lost = float(one.state.pieces.unserved.sum())
-            if not one.short and lost <= float(books.unserved.rps[books.unserved.app == app].sum()) + TINY_RPS:
-                books.decide(one)
+        found = [decide_app(careful, app, np.minimum(room, level)) for level in _levels(room, need, asked[app].survive_sites)]
+        lost = float(books.unserved.rps[books.unserved.app == app].sum()) + TINY_RPS
+        kept = [one for one in found if not one.short and float(one.state.pieces.unserved.sum()) <= lost]
+        if kept:
+            books.decide(min(kept, key=lambda one: one.total))
+
+
+def _levels(room: Ints, need: int, losses: int) -> list[int]:
+    """Instances per site, at most: those with which few sites carry `need` after the losses, more, or as many as there are."""
+    least = _level(room, need, losses)
+    if least is None:
+        return []
+    return sorted({max(least, -(-need // sites)) for sites in SITES_LEFT} | {least})
 
 
 def _reserved(books: Books, app: int, served: float, price: Floats) -> bool:

@@ -20,7 +20,7 @@ class Certificate:
     """The prices that prove a bound (see `bound` and `homes`), in the caller's order."""
 
     site_price: Floats  # [S, (cpu_millicores, memory_mib, disk_mib)] J per unit
-    metro_price: Floats  # per row of the problem's demand, J per rps
+    metro_price: Floats  # per row of the problem's demand, J per rps; not a number: what the cheapest site costs, by the request
     count_price: Floats  # [A, (max_total, min_total)] J per instance
     homes: tuple[tuple[int, int, int], ...]  # app, data, site: of movable data, where it is for the app's metro prices
 
@@ -68,22 +68,27 @@ def app_totals(columns: Columns, books: Books) -> Floats:
     return total + np.array([columns.moved_homes_cost(app, draft.homes) for app in range(columns.apps)])
 
 
+def bound_of(columns: Columns, prover: Market, proofs: Sequence[Proof]) -> float:
+    """What the proofs add up to."""
+    least = sum(float(proof.least.sum()) for proof in proofs)
+    size = sum(float(np.abs(proof.least).sum()) for proof in proofs)
+    used = float((columns.capacity_exact * prover.shadow).sum())
+    return least - used - SAFETY * (size + used)
+
+
 def finished(columns: Columns, books: Books, prover: Market, proofs: Sequence[Proof]) -> Solution:
     """The solution in the caller's order, with its bound."""
     order = columns.order
-    least, metro_price, count_price = np.zeros(columns.apps), np.zeros(len(order.pairs)), np.zeros((columns.apps, 2))
+    metro_price, count_price = np.zeros(len(order.pairs)), np.zeros((columns.apps, 2))
     homes: list[tuple[int, int, int]] = []
     for proof in proofs:
-        least[proof.apps] = proof.least
         count_price[proof.apps] = proof.count_price
         start = int(columns.problem.demand.start[proof.apps[0]]) if len(proof.apps) else 0
         metro_price[start : start + len(proof.metro_price)] = proof.metro_price
         callers = np.repeat(proof.apps, [len(columns.loose[int(app)]) for app in proof.apps])
         rows = (order.apps[callers], order.data[proof.homes[0]], order.sites[proof.homes[1]])
         homes += [(int(app), int(data), int(site)) for app, data, site in zip(*rows, strict=True)]
-    used = columns.capacity_exact * prover.shadow
-    bound = float(least.sum()) - float(used.sum())
-    bound -= SAFETY * (float(np.abs(least).sum()) + float(used.sum()))
+    bound = bound_of(columns, prover, proofs)
     by_caller = np.empty_like(metro_price)
     by_caller[order.pairs] = metro_price
     certificate = Certificate(

@@ -5,46 +5,30 @@ anew ─► nodes packed ─► apps far above their bound anew, in the room the
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
 
 from skerry.core.placement.solve.arrays import floats, ranked, upto
 from skerry.core.placement.solve.ask import Ints
-from skerry.core.placement.solve.batch import Market, Proof, Spread, draft_of, solve_part
+from skerry.core.placement.solve.batch import Market, Proof, draft_of, prove_part, solve_part
 from skerry.core.placement.solve.books import Books
-from skerry.core.placement.solve.columns import KINDS, Columns, make_columns
-from skerry.core.placement.solve.homes import best_homes
-from skerry.core.placement.solve.prices import (
-    COARSE_MS,
-    COARSE_STEPS,
-    FINE_MS,
-    FINE_STEPS,
-    Rows,
-    app_rows,
-    balanced,
-    crowd_rows,
-    drawn_by_data,
-    drawn_rows,
-    joined,
-    largest,
-    spread_cost,
-    thinned,
-)
+from skerry.core.placement.solve.columns import Columns, make_columns
+from skerry.core.placement.solve.prices import Giants, Spread, shadow_prices, soft_of
 from skerry.core.placement.solve.repair import decide_anew, repaired
-from skerry.core.placement.solve.solution import Solution, app_totals, finished
+from skerry.core.placement.solve.solution import Solution, app_totals, bound_of, finished
 from skerry.core.types.problem import Floats, Problem
 
-AGAIN_STEPS = 12  # of prices that are nearly right
+FAR = 0.25  # of J: a bound that is so far below it is tried at lower prices
+FEWER = (0.7, 0.4, 0.15, 0.0)
 
 
 @dataclass(frozen=True)
 class Settings:
     """How much work a whole plan is worth."""
 
-    priced_alone: int = 150  # the largest apps have rows of their own in the prices
-    home_rounds: int = 5  # of homes by prices and prices by homes
+    giants: Giants = field(default_factory=Giants)
     improved: int = 1_500  # apps that decide once more in the room that is left, the farthest above their bound first
     part: int = 256  # apps in a part
     gain_min: float = 0.001  # of an app's J: less is no reason to change what runs
@@ -60,9 +44,9 @@ def place_all(
     """
     settings = settings or Settings()
     columns = make_columns(problem, current.instances if current is not None else None)
-    priced = shadow_prices(columns, settings)
+    priced = shadow_prices(columns, settings.giants, spread)
     prover = Market.at(columns, columns.homes_now, priced.proving)
-    market = Market.at(columns, priced.homes, priced.shadow, priced.settled, losses=False)
+    market = Market.at(columns, priced.homes, priced.shadow, upto(columns.apps), losses=False, soft=soft_of(columns))
     chunks = [upto(columns.apps)[start : start + settings.part] for start in range(0, columns.apps, settings.part)]
     solved = list(spread(partial(solve_part, market, prover), chunks))
     proofs = [proof for _, proof in solved]
@@ -70,78 +54,41 @@ def place_all(
     repaired(books, market)
     improved(books, market, proofs, settings)
     repaired(books, market)
+    prover, proofs = proven(books, prover, proofs, spread, chunks)
     return finished(columns, books, prover, proofs)
 
 
-@dataclass(frozen=True)
-class Priced:
-    """Prices that prove, prices to decide at, and homes of the apps that had a say in them."""
-
-    proving: Floats
-    shadow: Floats
-    homes: Ints
-    settled: Ints
-
-
-def shadow_prices(columns: Columns, settings: Settings) -> Priced:
-    """From all demand together; then with the largest apps, and those that follow their data, by themselves.
-
-    Homes come whole, and a large app that moves its home moves the prices. So the proof is at prices where the homes that were
-    wanted in turn all have a part; and of the homes wanted in turn those are kept for which everything costs least.
-    """
-    shadow = balanced(columns, crowd_rows(columns, upto(0)), np.zeros((columns.sites, KINDS)), COARSE_MS, COARSE_STEPS)
-    large = largest(columns, settings.priced_alone)
-    drawn = np.setdiff1d(drawn_by_data(columns), large)
-    alone = np.union1d(large, drawn)
-    crowd = crowd_rows(columns, alone)
-    large_moves, large_stays = _by_own_data(columns, large)
-    drawn_moves, drawn_stays = _by_own_data(columns, drawn)
-    here = columns.homes_now
-    stays = joined([crowd, app_rows(columns, large_stays, here), drawn_rows(columns, drawn_stays, here)], columns.sites)
-    found: list[tuple[float, int, Ints, Floats]] = []
-    parts: list[Rows] = []
-    homes = columns.homes_now.copy()
-    for at in range(settings.home_rounds if len(large_moves) + len(drawn_moves) else 1):
-        homes = _homes_at(columns, alone if at == 0 else large, homes, shadow, at)
-        parts.append(joined([app_rows(columns, large_moves, homes), drawn_rows(columns, drawn_moves, homes)], columns.sites))
-        whole = joined([stays, parts[-1]], columns.sites)
-        shadow = balanced(columns, whole, shadow, FINE_MS if at == 0 else FINE_MS[2:], FINE_STEPS if at == 0 else AGAIN_STEPS)
-        found.append((spread_cost(columns, whole, shadow) + _moving_cost(columns, homes), at, homes, shadow))
-    _, _, homes, shadow = min(found, key=lambda entry: entry[:2])
-    mixed = joined([stays, *(thinned(rows, len(parts)) for rows in parts)], columns.sites)
-    proving = balanced(columns, mixed, shadow, FINE_MS[1:], AGAIN_STEPS)
-    return Priced(proving, shadow, homes, alone)
-
-
-def _by_own_data(columns: Columns, apps: Ints) -> tuple[Ints, Ints]:
-    """Those whose homes are theirs to move, and the others."""
-    moves = np.array([len(columns.own[int(app)]) > 0 for app in apps], dtype=np.bool_)
-    return apps[moves], apps[~moves]
-
-
-def _moving_cost(columns: Columns, homes: Ints) -> float:
-    moved = np.flatnonzero(homes != columns.homes_now)
-    return columns.problem.weights.home * sum(columns.problem.data[int(data)].size_gib for data in moved)
-
-
-def _homes_at(columns: Columns, apps: Ints, homes: Ints, shadow: Floats, turn: int) -> Ints:
-    """The best homes of each app's own data if instances were had by the request; from the second turn on, every other app."""
-    found = homes.copy()
-    mine = [int(app) for app in apps if len(columns.own[int(app)]) and len(columns.own[int(app)]) == len(columns.loose[int(app)])]
-    for app in [app for at, app in enumerate(mine) if turn == 0 or (at + turn) % 2 == 0]:
-        found[columns.own[app]] = best_homes(columns, app, columns.homes_now, shadow)
-    return found
+def proven(
+    books: Books, prover: Market, proofs: Sequence[Proof], spread: Spread, chunks: Sequence[Ints]
+) -> tuple[Market, Sequence[Proof]]:
+    """The better proof, where one is far below the plan: at parts of its prices, too. (Data that several apps call may move in
+    the bound, but not in the prices; at no prices at all the bound is at least 0.)"""
+    columns = books.columns
+    best, total = bound_of(columns, prover, proofs), float(app_totals(columns, books).sum())
+    if best >= total * (1.0 - FAR):
+        return prover, proofs
+    for part in FEWER:
+        at = Market.at(columns, prover.homes, prover.shadow * part)
+        found = list(spread(partial(prove_part, at, books.homes), chunks))
+        value = bound_of(columns, at, found)
+        if value > best:
+            best, prover, proofs = value, at, found
+    return prover, proofs
 
 
 def improved(books: Books, market: Market, proofs: Sequence[Proof], settings: Settings) -> None:
-    """First what is not served, then apps far above their bound decide again in the room there is, where that lowers J."""
+    """Apps far above their bound decide again in the room there is, where that lowers J: those that were searched for, and those
+    not all served. (Apps by the request are where the prices want them; all together they would only change places.)"""
     columns = books.columns
-    bound = np.zeros(columns.apps)
+    bound, may = np.zeros(columns.apps), np.zeros(columns.apps, dtype=np.bool_)
     for proof in proofs:
         bound[proof.apps] = proof.least
+        may[proof.apps] = proof.searched
+    books.settle()
+    may[books.unserved.app] = True
     total = app_totals(columns, books) + _shadowed(columns, books, market.shadow)
     above = total - bound
-    worth = np.flatnonzero(above > settings.gain_min * np.abs(total))
+    worth = np.flatnonzero(may & (above > settings.gain_min * np.abs(total)))
     order = worth[ranked(-above[worth], settings.improved)]
     decide_anew(books, market, order, only_better=lambda app, new: new < total[app] * (1.0 - settings.gain_min))
 
