@@ -11,10 +11,12 @@ import pytest
 from bench._exact import counts_of, objective, optimum, violations
 
 from skerry.adapters.worlds import make_problem
-from skerry.core.placement.solve.again import Budget, place_again, rebalance
+from skerry.core.placement.solve.again import Budget, place_again, proven_again, rebalance
 from skerry.core.placement.solve.whole import place_all
 from skerry.core.types.app import DataCalls
+from skerry.core.types.place import PlaceState
 from skerry.core.types.problem import Demand, Problem, ProblemData
+from skerry.core.worlds.plans import with_homes
 
 SEEDS = range(12)
 
@@ -137,6 +139,23 @@ def test_a_lost_site_moves_only_what_was_there(seed: int) -> None:
     elsewhere = np.delete(after - before, lost, axis=1)
     calm = (before[:, lost] == 0) & np.array([app.survive_sites == 0 for app in problem.apps])
     assert np.all(elsewhere[calm] == 0)
+
+
+@pytest.mark.parametrize("state", ("up", "down", "cut_off", "draining"))
+@pytest.mark.parametrize("seed", (3, 8, 10))
+def test_the_bound_of_a_plan_from_a_plan_holds_against_the_exact_optimum(seed: int, state: PlaceState) -> None:
+    problem = small(seed)
+    plan = place_all(problem)
+    now = counts_of(problem, plan)
+    busiest = int(now.sum(axis=0).argmax())
+    sites = list(problem.sites)
+    sites[busiest] = msgspec.structs.replace(sites[busiest], state=state)
+    changed = with_homes(replace(problem, sites=tuple(sites)), plan.homes)
+    after = proven_again(changed, plan, place_again(changed, plan))
+    best, _ = optimum(changed, now, seconds=20.0)
+    assert after.bound is not None
+    assert 0.0 < after.bound <= best * (1 + 1e-9)
+    assert after.bound <= after.objective.total
 
 
 def test_moved_demand_moves_only_its_app() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from skerry.adapters.forked import forked
 from skerry.adapters.worlds import read_plan, read_world, write_plan
-from skerry.core.placement.solve.again import place_again
+from skerry.core.placement.solve.again import place_again, proven_again
 from skerry.core.placement.solve.plan import moves
 from skerry.core.placement.solve.reasons import rejected
 from skerry.core.placement.solve.solution import Solution
@@ -48,7 +48,10 @@ def place(world: Path, out: Path, before: Path | None, events: Sequence[str], *,
     for event in events:
         problem = apply_event(problem, event)
     began = time.perf_counter()
-    solution = place_again(problem, running) if running is not None else place_all(problem, spread=forked)
+    if running is None:
+        solution = place_all(problem, spread=forked)
+    else:
+        solution = proven_again(problem, running, place_again(problem, running), forked)
     seconds = time.perf_counter() - began
     write_plan(out, format_plan(problem, solution, rejected(problem, solution), seconds))
     said = _counts(problem, solution, running, out, seconds)

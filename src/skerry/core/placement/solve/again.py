@@ -5,32 +5,33 @@ with room, changed apps anew ─► limits ─► Solution without a new proof
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
-from numpy.typing import NDArray
 
 from skerry.core.placement.solve.arrays import floats, ranked, sums, upto
 from skerry.core.placement.solve.ask import Ints
-from skerry.core.placement.solve.batch import Market, decide_app
+from skerry.core.placement.solve.batch import Market, app_parts, decide_app, prove_part
 from skerry.core.placement.solve.books import Books
 from skerry.core.placement.solve.columns import Columns, make_columns
 from skerry.core.placement.solve.costs import CHUNK, Costs
-from skerry.core.placement.solve.packable import unpacked
+from skerry.core.placement.solve.packable import Counts, unpacked
 from skerry.core.placement.solve.plan import Draft, Flows, Unserved, pair_apps
+from skerry.core.placement.solve.prices import Spread
 from skerry.core.placement.solve.repair import (
     Requests,
     broken,
     decide_anew,
+    grown,
     important_first,
     place,
     reserve_for_losses,
     within_nodes,
 )
-from skerry.core.placement.solve.solution import Solution, app_totals, in_callers_order
+from skerry.core.placement.solve.solution import Solution, app_totals, certified, in_callers_order
 from skerry.core.types.problem import Floats, Problem
 
-Counts = NDArray[np.int32]
 SAME_DEMAND = 1e-9  # of an app's demand: less is rounding
 
 
@@ -64,13 +65,23 @@ def place_again(problem: Problem, solution: Solution, apps: Sequence[int] = ()) 
     decide_anew(books, market, important_first(columns, np.union1d(changed, broken(books))))
     reserve_for_losses(books, market)
     _give_back(books, before)
-    within_nodes(books, market)
+    within_nodes(books, market, before)
     return in_callers_order(columns, books, market.shadow)
+
+
+def proven_again(problem: Problem, before: Solution, after: Solution, spread: Spread = map) -> Solution:
+    """`after`, a plan that was brought up to date from `before`, with a bound at its prices: no plan from there costs less."""
+    columns = _columns(problem, before)
+    homes = _inverse(columns.order.sites)[after.homes][columns.order.data]
+    prover = Market.at(columns, columns.homes_now, _shadow(columns, after))
+    proofs = list(spread(partial(prove_part, prover, homes), app_parts(columns)))
+    bound, certificate = certified(columns, prover, proofs)
+    return replace(after, bound=bound, certificate=certificate)
 
 
 def _give_back(books: Books, before: Counts) -> None:
     """Where nodes cannot pack what came, idle instances that came end again, before anybody leaves who was there."""
-    sites = np.flatnonzero((unpacked(books.columns, books.counts) > 0.0).any(axis=1))
+    sites = np.flatnonzero((unpacked(books.columns, books.counts, grown(books.counts, before)) > 0.0).any(axis=1))
     if not len(sites):
         return
     books.closed[sites] = True
@@ -159,14 +170,18 @@ def _shadow(columns: Columns, solution: Solution) -> Floats:
 
 def _changed_demand(columns: Columns, books: Books) -> Ints:
     """Apps for which what is served and what is not do not add up to what is asked, metro by metro."""
-    metros = columns.rtt.shape[1]
-    demand = columns.problem.demand
-    size = columns.apps * metros
-    asked = sums(pair_apps(columns) * metros + demand.metro.astype(np.int64), demand.rps, size)
-    given = sums(books.flows.app * metros + books.flows.metro, books.flows.rps, size)
-    given += sums(books.unserved.app * metros + books.unserved.metro, books.unserved.rps, size)
-    off = np.abs(asked - given).reshape(columns.apps, metros).sum(axis=1)
-    return np.flatnonzero(off > SAME_DEMAND * (1.0 + asked.reshape(columns.apps, metros).sum(axis=1)))
+    metros, demand = columns.rtt.shape[1], columns.problem.demand
+    pairs = pair_apps(columns) * metros + demand.metro.astype(np.int64)  # ascending
+    off, strange = demand.rps.copy(), np.zeros(columns.apps, dtype=np.bool_)
+    for rows in (books.flows, books.unserved):
+        keys = rows.app * metros + rows.metro
+        at = np.minimum(np.searchsorted(pairs, keys), max(0, len(pairs) - 1))
+        known = pairs[at] == keys if len(pairs) else np.zeros(len(keys), dtype=np.bool_)
+        off -= sums(at[known], rows.rps[known], len(pairs))
+        strange[rows.app[~known]] = True
+    asked = sums(pairs // metros, demand.rps, columns.apps)
+    wrong = sums(pairs // metros, np.abs(off), columns.apps)
+    return np.flatnonzero(strange | (wrong > SAME_DEMAND * (1.0 + asked)))
 
 
 def _gone(columns: Columns, books: Books, changed: Ints) -> Requests:

@@ -19,6 +19,7 @@ from skerry.core.placement.solve.one_app import search
 from skerry.core.placement.solve.plan import Draft, Flows, Unserved
 from skerry.core.types.problem import Bools, Floats
 
+PART = 256  # apps decided together
 Solved = tuple["Part", "Proof"]
 
 
@@ -136,6 +137,11 @@ def _other_prices(best: Dual, desk: Desk, state: State) -> list[CountPrices]:
     """Prices of the count limits that another bound may come from: each means all homes again."""
     free: CountPrices = (0.0, 0.0)
     return [counts for counts in dict.fromkeys((free, *count_prices(desk, state))) if counts != best.count_price]
+
+
+def app_parts(columns: Columns) -> list[Ints]:
+    """All apps, in parts that are worth a message between processes."""
+    return [upto(columns.apps)[start : start + PART] for start in range(0, columns.apps, PART)]
 
 
 def solve_part(market: Market, prover: Market, apps: Ints) -> tuple[Part, Proof]:

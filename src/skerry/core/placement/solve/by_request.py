@@ -19,7 +19,7 @@ from skerry.core.types.problem import PRIORITY_NEUTRAL, Bools, Floats
 
 PART_LEAST = 0.05  # of a metro's requests: less does not go to a site of its own
 DIVIDED_FROM = 20.0  # instances: fewer stay together
-WASTE_MOST = 0.01  # of an app's J: what whole instances may cost more than instances by the request
+WASTE_MOST = 0.02  # of an app's J: what whole instances may cost more than instances by the request
 
 
 Flow = tuple[Ints, Ints, Ints, Floats]  # app, metro, site, rps
@@ -121,9 +121,21 @@ def least_costs(columns: Columns, costs: Costs, shadow: Floats, apps: Ints, home
         app, rps = some[part][owner], demand.rps[rows]
         least = floats(costs.of(app, demand.metro[rows].astype(np.int64)).min(axis=1)) * (1.0 - SINGLE)
         found += sums(app, rps * np.minimum(least, _lost(columns, app)), columns.apps)
+    kept = _kept_at_least(columns, shadow)
+    found += kept
     for app in apps[~fixed].tolist():
-        found[app] = home_costs(columns, app, columns.ask_for_homes(app, homes, shadow), homes).least.min(axis=1).sum()
+        found[app] = (
+            home_costs(columns, app, columns.ask_for_homes(app, homes, shadow), homes).least.min(axis=1).sum() + kept[app]
+        )
     return found[apps] * (1.0 - SAFETY)
+
+
+def _kept_at_least(columns: Columns, shadow: Floats) -> Floats:
+    """[A]: what instances of now cost beyond what their requests pay: their end, or at most as much of their price."""
+    now, move = columns.now, columns.problem.weights.move
+    price = np.einsum("ik,ik->i", (columns.price + shadow)[now.site], columns.reserve[now.app])
+    stays = columns.allowed[columns.policy_of[now.app], now.site]
+    return sums(now.app, np.where(stays, np.minimum(price, move), move) * now.count, columns.apps)
 
 
 def topped_up(columns: Columns, spreading: Spreading, shadow: Floats) -> Spreading:

@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
+from numpy.typing import NDArray
 
 from skerry.core.placement.solve.arrays import floats, sums, upto
 from skerry.core.placement.solve.ask import Ask, Ints
@@ -14,6 +15,17 @@ from skerry.core.types.resources import Resources
 KINDS = 3  # cpu, memory, disk
 NO_OBJECTIVE_MS = 1e18
 EVERY_COUNT = 10**9  # "any number of instances" of something that reserves nothing
+FREE = -1
+BARRED = (
+    Reason.DENIED,
+    Reason.NOT_ALLOWED,
+    Reason.JURISDICTION,
+    Reason.SITE_DOWN,
+    Reason.SITE_DRAINING,
+    Reason.NO_NODES,
+    Reason.MISSING_FEATURE,
+    Reason.SITE_CUT_OFF,
+)  # the first that holds is said
 
 
 @dataclass(frozen=True)
@@ -54,7 +66,7 @@ class Columns:
     shapes: Floats  # [shapes, KINDS]: every different reserve
     shape_of: Ints  # [A]
     price: Floats  # [S, KINDS] J per unit of the kind
-    policy: tuple[tuple[Reason | None, ...], ...]  # classes × sites
+    policy: NDArray[np.int8]  # [classes, S]: FREE, or why not, in BARRED
     allowed: Bools  # [classes, S]
     policy_of: Ints  # [A] class
     regions: dict[str, Bools]  # masks over sites
@@ -233,8 +245,9 @@ def make_columns(problem: Problem, now: Instances | None = None) -> Columns:
     keys: dict[object, int] = {}
     policy_of = np.array([keys.setdefault(_policy_key(app), len(keys)) for app in problem.apps], dtype=np.int64)
     firsts = [int(np.flatnonzero(policy_of == at)[0]) for at in range(len(keys))]
-    policy = tuple(tuple(place_reason(site, problem.apps[first]) for site in sites) for first in firsts)
-    allowed = np.array([[why in (None, Reason.SITE_CUT_OFF) for why in row] for row in policy], dtype=np.bool_)
+    named = _Named(sites)
+    policy = [named.barred(problem.apps[first]) for first in firsts]
+    allowed = np.array([(row == FREE) | (row == BARRED.index(Reason.SITE_CUT_OFF)) for row in policy], dtype=np.bool_)
     running = _reordered(now, order) if now is not None else Instances(upto(0), upto(0), upto(0))
     reserve = np.array([_amounts(app.reserve) for app in problem.apps], dtype=np.float64).reshape(len(problem.apps), KINDS)
     shapes, shape_of = np.unique(reserve, axis=0, return_inverse=True)
@@ -253,7 +266,7 @@ def make_columns(problem: Problem, now: Instances | None = None) -> Columns:
         shapes=shapes,
         shape_of=np.asarray(shape_of, dtype=np.int64).ravel(),
         price=problem.weights.cost * np.array([_unit_price(site) for site in sites]).reshape(len(sites), KINDS),
-        policy=policy,
+        policy=np.array(policy, dtype=np.int8).reshape(len(keys), len(sites)),
         allowed=allowed.reshape(len(keys), len(sites)),
         policy_of=policy_of,
         regions={name: np.array([site.region == name for site in sites], dtype=np.bool_) for name in names},
@@ -270,6 +283,50 @@ def make_columns(problem: Problem, now: Instances | None = None) -> Columns:
         now=running,
         now_start=running.of(len(problem.apps)),
     )
+
+
+class _Named:
+    """Which sites a name stands for: `place_reason` for all sites at once."""
+
+    def __init__(self, sites: tuple[ProblemSite, ...]) -> None:
+        self._none = np.zeros(len(sites), dtype=np.bool_)
+        self._places: dict[str, Bools] = {}
+        self._jurisdictions: dict[str, Bools] = {}
+        self._features: dict[str, Bools] = {}
+        for at, site in enumerate(sites):
+            for names, of in (
+                ((site.id, f"country:{site.country}", f"region:{site.region}"), self._places),
+                (site.jurisdictions, self._jurisdictions),
+                (site.features, self._features),
+            ):
+                for name in names:
+                    of.setdefault(name, self._none.copy())[at] = True
+        states = np.array([site.state for site in sites], dtype=np.str_)
+        self._empty = np.array([site.nodes <= 0 for site in sites], dtype=np.bool_)
+        self._down, self._draining, self._cut_off = (states == state for state in ("down", "draining", "cut_off"))
+
+    def barred(self, app: ProblemApp) -> NDArray[np.int8]:
+        """[S]: FREE, or the first reason why not."""
+        found = np.full(len(self._none), FREE, dtype=np.int8)
+        some = np.ones(len(self._none), dtype=np.bool_)
+        inside = some if app.jurisdiction is None else self._jurisdictions.get(app.jurisdiction, self._none)
+        lacking = ~np.logical_and.reduce([some, *(self._features.get(name, self._none) for name in app.features)])
+        checks = {
+            Reason.DENIED: self._any(app.deny),
+            Reason.NOT_ALLOWED: ~self._any(app.allow) if app.allow else self._none,
+            Reason.JURISDICTION: ~inside,
+            Reason.SITE_DOWN: self._down,
+            Reason.SITE_DRAINING: self._draining,
+            Reason.NO_NODES: self._empty,
+            Reason.MISSING_FEATURE: lacking,
+            Reason.SITE_CUT_OFF: self._cut_off,
+        }
+        for at, reason in enumerate(BARRED):
+            found[checks[reason] & (found == FREE)] = at
+        return found
+
+    def _any(self, names: tuple[str, ...]) -> Bools:
+        return np.logical_or.reduce([self._none, *(self._places.get(name, self._none) for name in names)])
 
 
 def place_reason(site: ProblemSite, app: ProblemApp) -> Reason | None:

@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from skerry.core.placement.solve.arrays import sums, upto
 from skerry.core.placement.solve.ask import Ints
 from skerry.core.placement.solve.columns import NO_OBJECTIVE_MS, Columns
-from skerry.core.types.problem import PRIORITY_NEUTRAL, Floats
+from skerry.core.types.problem import PRIORITY_NEUTRAL, Bools, Floats
 
 Small = NDArray[np.float32]
 CHUNK = 2_048  # rows × sites that are looked at together: 3 MB a matrix at 340 sites
@@ -16,7 +16,8 @@ SINGLE = 1e-6  # relative: what single precision may err by in a sum of five ter
 class Costs:
     """J per request of any app from any metro at every site, shadow prices included.
 
-    `started`: an instance is a move as well. `without`: data (by position) whose calls count nothing.
+    `started`: an instance is a move as well, or saves one where the app runs now; what is cut off may keep what it has.
+    `without`: data (by position) whose calls count nothing.
     """
 
     def __init__(
@@ -34,15 +35,24 @@ class Costs:
         kinds, first, kind_of = np.unique(
             columns.policy_of * max(1, len(columns.shapes)) + columns.shape_of, return_index=True, return_inverse=True
         )
-        price = columns.reserve[first] @ (columns.price + shadow).T + (weights.move if started else 0.0)
+        price = columns.reserve[first] @ (columns.price + shadow).T
         runs = columns.may_run(first.astype(np.int64)) if len(kinds) else np.zeros((0, columns.sites), dtype=np.bool_)
         self._kind_of = kind_of.ravel()
-        self._price = np.where(runs, price, np.inf).astype(np.float32)  # [kinds, S] J per instance
+        self._price = np.where(runs, price + (weights.move if started else 0.0), np.inf).astype(np.float32)  # [kinds, S] J
+        self._now: Bools | None = None
+        if started and len(columns.now.app):
+            self._now = np.zeros((columns.apps, columns.sites), dtype=np.bool_)
+            self._now[columns.now.app, columns.now.site] = True
+            kept = columns.allowed[columns.policy_of[first]]
+            self._kept = np.where(kept, np.maximum(0.0, price - weights.move), np.inf).astype(np.float32)
 
     def of(self, app: Ints, metro: Ints) -> Small:
         """[rows, S], infinite where policy, features or size forbid it."""
         cost = self.latency_of(app, metro)
-        cost += self._price[self._kind_of[app]] * self._each[app][:, None]
+        price = self._price[self._kind_of[app]]
+        if self._now is not None:
+            price = np.where(self._now[app], self._kept[self._kind_of[app]], price)
+        cost += price * self._each[app][:, None]
         return cost
 
     def latency_of(self, app: Ints, metro: Ints) -> Small:

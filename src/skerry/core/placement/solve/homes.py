@@ -20,10 +20,11 @@ from skerry.core.placement.solve.arrays import floats, ranked, upto
 from skerry.core.placement.solve.ask import Ask, Ints, late_weight, latency_cost, unserved_cost
 from skerry.core.placement.solve.bound import SAFETY, price_floor
 from skerry.core.placement.solve.columns import Columns
+from skerry.core.placement.solve.costs import SINGLE
 from skerry.core.placement.solve.desk import Desk, State
 from skerry.core.types.problem import Bools, Floats
 
-LOOKED_AT = 16  # homes that are looked at closely together
+LOOKED_AT = 8  # homes that are looked at closely together
 
 
 @dataclass(frozen=True)
@@ -143,19 +144,24 @@ class _Requests:
         return floats((self._rps @ np.minimum(cost, self._lost)) * (1.0 - 2.0 * SAFETY))
 
     def exactly(self, homes: Ints) -> Floats:
-        """[homes]: X."""
+        """[homes]: X, but for what single precision may err by: that much less."""
         if not len(self._sites) or not len(self._rps):
             return np.full(len(homes), self._lost * float(self._rps.sum()))
-        away = self._calls * self._between[np.ix_(self._sites, homes)].T  # [homes, sites]
-        found = np.empty(len(homes))
-        for at in range(len(homes)):
-            ms = self._serve + away[at]
-            cost = self._weights.latency * ms + self._price
-            if self._late.any():
-                over = ms - self._limit
-                cost += self._late[:, None] * (over if self._straight else np.maximum(0.0, over))
-            found[at] = self._rps @ np.minimum(cost.min(axis=1), self._lost)
-        return found * (1.0 - SAFETY)
+        away = (self._calls * self._between[np.ix_(self._sites, homes)].T).astype(np.float32)
+        cost = self._serve.astype(np.float32) + away[:, None, :]  # [homes, rows, sites]
+        over = None
+        if self._late.any():
+            over = cost - np.float32(self._limit)
+            if not self._straight:
+                np.maximum(over, 0.0, out=over)
+            over *= self._late.astype(np.float32)[:, None]
+        cost *= np.float32(self._weights.latency)
+        cost += self._price.astype(np.float32)
+        if over is not None:
+            cost += over
+        least = floats(cost.min(axis=2))
+        size = np.abs(least) + (float(np.abs(self._late).max()) * self._limit if over is not None else 0.0)
+        return floats((np.minimum(least, self._lost) - SINGLE * size) @ self._rps)
 
 
 def may_be_home(columns: Columns, data: int, *, up: bool = True) -> Bools:

@@ -1,19 +1,25 @@
 """Whether what is placed at a site can be packed on its nodes: first fit, the largest shapes first, equal shapes together."""
 
 import numpy as np
+from numpy.typing import NDArray
 
-from skerry.core.placement.solve.arrays import ranked
+from skerry.core.placement.solve.arrays import ranked, upto
 from skerry.core.placement.solve.ask import Ints
 from skerry.core.placement.solve.columns import KINDS, Columns
 from skerry.core.types.problem import Floats
 
+Counts = NDArray[np.int32]
 
-def unpacked(columns: Columns, counts: "np.ndarray[tuple[int, ...], np.dtype[np.int32]]") -> Floats:
-    """[S, KINDS]: what of the instances finds no node, though the sums may say so."""
+
+def unpacked(columns: Columns, counts: Counts, sites: Ints | None = None) -> Floats:
+    """[S, KINDS]: what of the instances finds no node, though the sums may say so. `sites`: only of these."""
     left = np.zeros((columns.sites, KINDS))
-    by_shape = np.zeros((len(columns.shapes), columns.sites), dtype=np.int64)
-    np.add.at(by_shape, columns.shape_of, counts)
-    for site in range(columns.sites):
+    if not columns.apps:
+        return left
+    order = np.argsort(columns.shape_of, kind="stable")
+    start = np.searchsorted(columns.shape_of[order], upto(len(columns.shapes)))
+    by_shape = np.add.reduceat(counts[order], start, axis=0, dtype=np.int64)
+    for site in range(columns.sites) if sites is None else sites.tolist():
         there = np.flatnonzero(by_shape[:, site])
         if len(there) and not _surely_fits(columns, site, there, by_shape[there, site]):
             left[site] = _first_fit(columns, site, there, by_shape[there, site])

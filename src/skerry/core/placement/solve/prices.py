@@ -25,12 +25,13 @@ from skerry.core.types.problem import Bools, Floats
 Result = TypeVar("Result")
 
 FROM_NOTHING_MS = ((30.0, 3), (20.0, 2), (12.0, 2), (8.0, 2), (5.0, 3))  # softness in ms, and steps there
-FINER_MS = ((4.0, 3), (2.5, 3), (1.6, 3), (1.0, 3))
-AGAIN_MS = ((4.0, 2), (2.0, 3), (1.0, 4))
-TRIED_MS = ((12.0, 3), (6.0, 3), (3.0, 4))
+FINER_MS = ((4.0, 3), (2.5, 3), (1.6, 3), (1.0, 3), (0.6, 3))
+AGAIN_MS = ((4.0, 2), (2.0, 3), (1.0, 3), (0.5, 4))
+TRIED_MS = ((12.0, 2), (6.0, 2), (3.0, 3))
+COARSE_ROWS = (2_500, 2_500)
 TRIED_ROWS = (1_200, 1_800)  # the largest, and those that stand for the others
-SOFT_MS = 1.0  # at which everybody is decided
-FULL = 0.995  # of a site's capacity is sold: whole instances seldom fill the rest
+SOFT_MS = 0.5  # at which everybody is decided
+FULL = 0.998  # of a site's capacity is sold: whole instances seldom fill the rest
 PART = 64  # apps whose homes are looked for together
 
 
@@ -66,7 +67,8 @@ def shadow_prices(columns: Columns, giants: Giants, spread: Spread) -> Priced:
     drawn = drawn_by_data(columns)
     weak = np.flatnonzero(movable(columns) & ~drawn)
     homes, fixed = columns.homes_now, nobody.copy()
-    price = settled(asking.rows(homes, fixed), have, np.zeros((columns.sites, KINDS)), _soft(columns, FROM_NOTHING_MS)).price
+    some = fewer(asking.rows(homes, fixed), *COARSE_ROWS)
+    price = settled(some, have, np.zeros((columns.sites, KINDS)), _soft(columns, FROM_NOTHING_MS)).price
     homes = _homes_at(columns, weak, homes, price, spread)
     price = proving = settled(asking.rows(homes, fixed), have, price, _soft(columns, FINER_MS)).price
     for app in large.tolist():

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from skerry.core.placement.solve.columns import make_columns, per_node
+from skerry.core.placement.solve.columns import BARRED, FREE, make_columns, per_node
 from skerry.core.placement.solve.solution import Solution
 from skerry.core.types.plan import Reason
 from skerry.core.types.problem import Problem
@@ -18,7 +18,7 @@ def rejected(problem: Problem, solution: Solution) -> dict[int, dict[int, Reason
     free = columns.capacity - columns.usage(placed)
     no_room = np.stack([np.any((reserve > 0) & (free < reserve), axis=1) for reserve in columns.shapes]) if columns.apps else None
     too_large = np.stack([per_node(columns.node, reserve) == 0 for reserve in columns.shapes]) if columns.apps else None
-    barred = np.array([[why is not None for why in row] for row in columns.policy], dtype=np.bool_)
+    barred = columns.policy != FREE
     found: dict[int, dict[int, Reason]] = {}
     for app in range(columns.apps):
         assert no_room is not None
@@ -28,8 +28,8 @@ def rejected(problem: Problem, solution: Solution) -> dict[int, dict[int, Reason
         out[placed.site[columns.now_start[app] : columns.now_start[app + 1]]] = False
         reasons: dict[int, Reason] = {}
         for site in np.flatnonzero(out).tolist():
-            why = columns.policy[policy][site]
+            why = int(columns.policy[policy, site])
             size = Reason.TOO_LARGE if too_large[shape, site] else Reason.NO_CAPACITY
-            reasons[int(order.sites[site])] = why if why is not None else size
+            reasons[int(order.sites[site])] = BARRED[why] if why != FREE else size
         found[int(order.apps[app])] = reasons
     return found

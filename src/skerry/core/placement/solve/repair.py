@@ -15,8 +15,9 @@ from skerry.core.placement.solve.batch import Market, decide_app
 from skerry.core.placement.solve.books import PLENTY, Books
 from skerry.core.placement.solve.columns import KINDS, Columns
 from skerry.core.placement.solve.costs import CHUNK, Costs, Small
+from skerry.core.placement.solve.desk import COUNT_SLACK
 from skerry.core.placement.solve.limits import SPREADS_MAX, Standing, spread_out, survival_shortage
-from skerry.core.placement.solve.packable import unpacked
+from skerry.core.placement.solve.packable import Counts, unpacked
 from skerry.core.placement.solve.plan import Flows, merged, merged_unserved
 from skerry.core.types.problem import PRIORITY_NEUTRAL, Bools, Floats
 
@@ -281,7 +282,8 @@ def reserve_for_losses(books: Books, market: Market) -> None:
     asking = np.array([app for app, one in enumerate(asked) if one.survive_sites > 0], dtype=np.int64)
     price = columns.price + market.shadow
     careful = replace(market, losses=True)
-    for app in [int(app) for app in important_first(columns, asking)]:
+    losses = np.array([one.survive_sites for one in asked], dtype=np.int64)
+    for app in [int(app) for app in important_first(columns, _unsafe(books, asking, losses, served))]:
         if _reserved(books, app, float(served[app]), price @ columns.reserve[app]):
             continue
         room = books.room(app)
@@ -291,6 +293,18 @@ def reserve_for_losses(books: Books, market: Market) -> None:
         kept = [one for one in found if not one.short and float(one.state.pieces.unserved.sum()) <= lost]
         if kept:
             books.decide(min(kept, key=lambda one: one.total))
+
+
+def _unsafe(books: Books, asking: Ints, losses: Ints, served: Floats) -> Ints:
+    """Of some apps: those that would not carry what they serve without their largest sites."""
+    if not len(asking):
+        return asking
+    most = min(int(losses[asking].max()), books.columns.sites)
+    counts = books.counts[asking]
+    largest = -np.sort(np.partition(-counts, most - 1, axis=1)[:, :most], axis=1) if most else np.zeros((len(asking), 1))
+    gone = np.cumsum(largest, axis=1)[upto(len(asking)), np.minimum(losses[asking], most) - 1]
+    need = np.ceil(served[asking] / books.columns.rate[asking] - COUNT_SLACK)
+    return asking[counts.sum(axis=1) - gone < need]
 
 
 def _levels(room: Ints, need: int, losses: int) -> list[int]:
@@ -352,10 +366,10 @@ def repaired(books: Books, market: Market) -> None:
     within_nodes(books, market)
 
 
-def within_nodes(books: Books, market: Market) -> None:
-    """What the nodes of a site cannot pack leaves it, and nothing more comes there."""
+def within_nodes(books: Books, market: Market, before: Counts | None = None) -> None:
+    """What the nodes of a site cannot pack leaves it, and nothing more comes there. `before`: counts that can be packed."""
     for _ in range(PACKINGS_MAX):
-        left = unpacked(books.columns, books.counts)
+        left = unpacked(books.columns, books.counts, grown(books.counts, before))
         sites = np.flatnonzero((left > 0.0).any(axis=1))
         if not len(sites):
             return
@@ -367,6 +381,11 @@ def within_nodes(books: Books, market: Market) -> None:
             if not books.over().any():
                 break
         reserve_for_losses(books, market)
+
+
+def grown(counts: Counts, before: Counts | None) -> Ints | None:
+    """Sites where more of some app runs than before; all of them where nothing is known."""
+    return None if before is None else np.flatnonzero((counts > before).any(axis=0))
 
 
 def _idle_where_full(books: Books) -> Ints:

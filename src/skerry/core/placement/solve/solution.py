@@ -78,6 +78,11 @@ def bound_of(columns: Columns, prover: Market, proofs: Sequence[Proof]) -> float
 
 def finished(columns: Columns, books: Books, prover: Market, proofs: Sequence[Proof]) -> Solution:
     """The solution in the caller's order, with its bound."""
+    return in_callers_order(columns, books, prover.shadow, certified(columns, prover, proofs))
+
+
+def certified(columns: Columns, prover: Market, proofs: Sequence[Proof]) -> tuple[float, Certificate]:
+    """The bound, and what proves it, in the caller's order."""
     order = columns.order
     metro_price, count_price = np.zeros(len(order.pairs)), np.zeros((columns.apps, 2))
     homes: list[tuple[int, int, int]] = []
@@ -88,13 +93,12 @@ def finished(columns: Columns, books: Books, prover: Market, proofs: Sequence[Pr
         callers = np.repeat(proof.apps, [len(columns.loose[int(app)]) for app in proof.apps])
         rows = (order.apps[callers], order.data[proof.homes[0]], order.sites[proof.homes[1]])
         homes += [(int(app), int(data), int(site)) for app, data, site in zip(*rows, strict=True)]
-    bound = bound_of(columns, prover, proofs)
     by_caller = np.empty_like(metro_price)
     by_caller[order.pairs] = metro_price
     certificate = Certificate(
         _placed(prover.shadow, order.sites), by_caller, _placed(count_price, order.apps), tuple(sorted(homes))
     )
-    return in_callers_order(columns, books, prover.shadow, (bound, certificate))
+    return bound_of(columns, prover, proofs), certificate
 
 
 def _placed(values: Floats, where: Ints) -> Floats:

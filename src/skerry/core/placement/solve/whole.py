@@ -12,7 +12,7 @@ import numpy as np
 
 from skerry.core.placement.solve.arrays import floats, ranked, upto
 from skerry.core.placement.solve.ask import Ints
-from skerry.core.placement.solve.batch import Market, Proof, draft_of, prove_part, solve_part
+from skerry.core.placement.solve.batch import Market, Proof, app_parts, draft_of, prove_part, solve_part
 from skerry.core.placement.solve.books import Books
 from skerry.core.placement.solve.columns import Columns, make_columns
 from skerry.core.placement.solve.prices import Giants, Spread, shadow_prices, soft_of
@@ -30,7 +30,6 @@ class Settings:
 
     giants: Giants = field(default_factory=Giants)
     improved: int = 1_500  # apps that decide once more in the room that is left, the farthest above their bound first
-    part: int = 256  # apps in a part
     gain_min: float = 0.001  # of an app's J: less is no reason to change what runs
 
 
@@ -47,7 +46,7 @@ def place_all(
     priced = shadow_prices(columns, settings.giants, spread)
     prover = Market.at(columns, columns.homes_now, priced.proving)
     market = Market.at(columns, priced.homes, priced.shadow, upto(columns.apps), losses=False, soft=soft_of(columns))
-    chunks = [upto(columns.apps)[start : start + settings.part] for start in range(0, columns.apps, settings.part)]
+    chunks = app_parts(columns)
     solved = list(spread(partial(solve_part, market, prover), chunks))
     proofs = [proof for _, proof in solved]
     books = Books(columns, draft_of(columns, [part for part, _ in solved], priced.homes))
