@@ -18,6 +18,7 @@ from skerry.adapters.machine import remove_groups_of_the_dead
 
 HERE = Path(__file__).parent
 CPU_SHARES = 16384  # sixteen times a plain process
+ENVIRONMENT = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}  # who needs more cores starts processes, as the platform does
 
 
 def main(arguments: list[str]) -> int:
@@ -43,7 +44,7 @@ def run(name: str, options: list[str]) -> int:
         if group is None:
             print("  (without a control group of its own: other work on this machine disturbs it more)", flush=True)
         program = [sys.executable, str(HERE / f"{name}.py"), *options]
-        return subprocess.run(program, preexec_fn=lambda: enter(group), check=False).returncode
+        return subprocess.run(program, preexec_fn=lambda: enter(group), env=ENVIRONMENT, check=False).returncode
 
 
 @contextlib.contextmanager

@@ -326,6 +326,7 @@ def place(
     json: JsonOption = False,
 ) -> None:
     """Decide where every app of a world runs, and how far that is from the best at most."""
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before NumPy: our processes share the cores, and sums come out alike
     from skerry.apps.world.place import place as decide
 
     decide(world, out, before, event or (), json=json)
