@@ -206,7 +206,7 @@ def bench_exact(report, seeds):
         impossible += not np.isfinite(best)
         if np.isfinite(best) and not plan.short:
             rows.append((plan.bound / best, total / best))
-    bound, above = np.array(rows).T
+    bound, above = np.array(rows or [(np.nan, np.nan)]).T
     report.table(
         f"{seeds} small worlds against HiGHS ({len(rows)} with all limits kept, {impossible} where no plan can keep them)",
         [

@@ -175,7 +175,7 @@ def _changed_demand(columns: Columns, books: Books) -> Ints:
     off, strange = demand.rps.copy(), np.zeros(columns.apps, dtype=np.bool_)
     for rows in (books.flows, books.unserved):
         keys = rows.app * metros + rows.metro
-        at = np.minimum(np.searchsorted(pairs, keys), max(0, len(pairs) - 1))
+        at = np.asarray(np.searchsorted(pairs, keys), dtype=np.int64).clip(0, max(0, len(pairs) - 1))
         known = pairs[at] == keys if len(pairs) else np.zeros(len(keys), dtype=np.bool_)
         off -= sums(at[known], rows.rps[known], len(pairs))
         strange[rows.app[~known]] = True

@@ -135,7 +135,7 @@ def _kept_at_least(columns: Columns, shadow: Floats) -> Floats:
     now, move = columns.now, columns.problem.weights.move
     price = np.einsum("ik,ik->i", (columns.price + shadow)[now.site], columns.reserve[now.app])
     stays = columns.allowed[columns.policy_of[now.app], now.site]
-    return sums(now.app, np.where(stays, np.minimum(price, move), move) * now.count, columns.apps)
+    return sums(now.app, floats(np.where(stays, np.minimum(price, move), move) * now.count), columns.apps)
 
 
 def topped_up(columns: Columns, spreading: Spreading, shadow: Floats) -> Spreading:
