@@ -33,7 +33,7 @@ from skerry.core.placement.solve.whole import place_all
 
 
 def timed(function):
-    """What it returns, and its seconds by the clock and of processors: the second says what a machine without neighbours needs."""
+    """What it returns, and its seconds by the clock and of processors (which neighbours on the machine do not lengthen)."""
     gc.collect()
     begun, used = time.perf_counter(), processor_seconds()
     found = function()

@@ -76,9 +76,9 @@ def bound_of(columns: Columns, prover: Market, proofs: Sequence[Proof]) -> float
     return least - used - SAFETY * (size + used)
 
 
-def finished(columns: Columns, books: Books, prover: Market, proofs: Sequence[Proof]) -> Solution:
-    """The solution in the caller's order, with its bound."""
-    return in_callers_order(columns, books, prover.shadow, certified(columns, prover, proofs))
+def finished(columns: Columns, books: Books, shadow: Floats, prover: Market, proofs: Sequence[Proof]) -> Solution:
+    """The solution in the caller's order, with its bound. `shadow`: what the next decision goes on at."""
+    return in_callers_order(columns, books, shadow, certified(columns, prover, proofs))
 
 
 def certified(columns: Columns, prover: Market, proofs: Sequence[Proof]) -> tuple[float, Certificate]:

@@ -54,7 +54,7 @@ def place_all(
     improved(books, market, proofs, settings)
     repaired(books, market)
     prover, proofs = proven(books, prover, proofs, spread, chunks)
-    return finished(columns, books, prover, proofs)
+    return finished(columns, books, priced.proving, prover, proofs)
 
 
 def proven(
