@@ -14,6 +14,7 @@ from msgspec.structs import replace
 from skerry.adapters.clock.system import SystemClock
 from skerry.adapters.link.http import HttpSiteLink
 from skerry.adapters.nodetasks.programs import Hook, ProgramTasks
+from skerry.adapters.pressure import ProcGauge
 from skerry.adapters.recordfile import JsonFile
 from skerry.adapters.runtime.workerd.runtime import WorkerdRuntime
 from skerry.adapters.runtime.workerd.settings import Settings
@@ -22,12 +23,14 @@ from skerry.apps.logs import configure_logs
 from skerry.apps.node_programs import open_programs
 from skerry.apps.plane import Plane, read_secret, run_plane
 from skerry.apps.tasks import running
+from skerry.core.machines.market import MarketSettings
 from skerry.core.types.maintenance import REBOOT
 from skerry.core.types.slices import NodeSlice
 from skerry.kit.hashing import stable_id
 from skerry.services.calls.answering import answer_calls
 from skerry.services.node.agent import Agent
 from skerry.services.node.composite import CompositeRuntime
+from skerry.services.node.market import KeeperSettings, MarketKeeper
 from skerry.services.node.talk import Talk
 from skerry.services.node.tasks import TaskMemory
 
@@ -74,12 +77,20 @@ async def serve(config: NodeConfig, plane: Plane) -> None:
     try:
         await tasks.end_leftover()
         await runtime.attach()
-        async with running(agent.run(), answer_calls(link, Talk(runtime), clock)):
+        keeper = MarketKeeper(runtime, agent.wanted, ProcGauge(), clock, market_settings(config))
+        async with running(agent.run(), answer_calls(link, Talk(runtime), clock), keeper.run()):
             plane.ready()
             await plane.ended()
     finally:
         await runtime.aclose(stop_instances=plane.supervisor_gone or plane.reason == REBOOT)
         await link.aclose()
+
+
+def market_settings(config: NodeConfig) -> KeeperSettings:
+    """The node's own part of the machine is what its instances divide."""
+    return KeeperSettings(
+        throttle=config.throttle, market=MarketSettings(capacity_millicores=config.node.capacity.cpu_millicores)
+    )
 
 
 def runtime_settings(config: NodeConfig) -> Settings:

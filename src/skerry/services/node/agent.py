@@ -90,6 +90,10 @@ class Agent:
             group.create_task(keep_reporting(self._send_report, self._report_due, self._clock, self._settings.uplink))
             group.create_task(keep_fetching(self._fetch_slice, self._clock, self._settings.uplink))
 
+    def wanted(self) -> tuple[NodeInstance, ...]:
+        """What it was told to run, now."""
+        return self._slice.instances
+
     def accept(self, slice_: NodeSlice) -> bool:
         """Take a newer slice, durably; an older or equal generation, or another node's, changes nothing."""
         if slice_.node != self._node.id or slice_.generation <= self._slice.generation:
