@@ -6,6 +6,7 @@ When its supervisor ends, or maintenance reboots the node, instances end with it
 agent leaves them running for the next one.
 """
 
+import asyncio
 import secrets
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from skerry.adapters.runtime.workerd.runtime import WorkerdRuntime
 from skerry.adapters.runtime.workerd.settings import Settings
 from skerry.apps.config import NodeConfig
 from skerry.apps.logs import configure_logs
-from skerry.apps.node_programs import open_programs
+from skerry.apps.node_programs import has_kvm, open_programs
 from skerry.apps.plane import Plane, read_secret, run_plane
 from skerry.apps.tasks import running
 from skerry.core.machines.market import MarketSettings
@@ -73,6 +74,7 @@ async def serve(config: NodeConfig, plane: Plane) -> None:
         epoch=epoch,
         tasks=tasks,
         task_file=JsonFile(data / "task.json", TaskMemory),
+        kvm=programs is not None and await asyncio.to_thread(has_kvm),
     )
     try:
         await tasks.end_leftover()

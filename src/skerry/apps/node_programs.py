@@ -16,10 +16,13 @@ from skerry.adapters.network.linux.settings import Settings as NetworkSettings
 from skerry.adapters.probe.sockets import SocketProber
 from skerry.adapters.recordfile import JsonFolder
 from skerry.adapters.rootfs.directory import DirectoryRootFiles
+from skerry.adapters.sandbox.microvm import kvm
+from skerry.adapters.sandbox.microvm.settings import Places as MicrovmPlaces
 from skerry.adapters.sandbox.oci import runtimes
 from skerry.adapters.sandbox.oci.engine import OciEngine
 from skerry.adapters.sandbox.oci.places import RUN
 from skerry.adapters.sandbox.oci.places import Places as ContainerPlaces
+from skerry.adapters.sandbox.qemu.engine import QemuEngine
 from skerry.apps.config import NodeConfig
 from skerry.core.types.program import IsolationClass
 from skerry.kit.hashing import stable_id
@@ -38,7 +41,7 @@ def open_programs(config: NodeConfig, link: HttpSiteLink) -> tuple[ProgramRuntim
         return None, "programs need root, for networks, mounts and user ids of their own: sudo skerry up"
     base = programs_dir(Path(config.data_dir))
     base.mkdir(mode=0o700, parents=True, exist_ok=True)
-    engines, missing = find_engines(base)
+    engines, missing = find_engines(base, Path(config.run_dir))
     if not engines:
         return None, "; ".join(f"{isolation}: {reason}" for isolation, reason in missing)
     ground = Ground(
@@ -62,19 +65,19 @@ def open_programs(config: NodeConfig, link: HttpSiteLink) -> tuple[ProgramRuntim
     return ProgramRuntime(ground, records, JsonFolder(base / "snapshots-made", SnapshotRecord), missing=missing), ""
 
 
-def find_engines(base: Path) -> tuple[dict[IsolationClass, SandboxEngine], tuple[tuple[IsolationClass, str], ...]]:
+def find_engines(base: Path, run: Path) -> tuple[dict[IsolationClass, SandboxEngine], tuple[tuple[IsolationClass, str], ...]]:
     """One engine for each isolation class that this machine has; the others with what is missing and how to get it."""
     engines: dict[IsolationClass, SandboxEngine] = {}
     missing: list[tuple[IsolationClass, str]] = []
     for isolation, find in CLASSES:
         try:
-            engines[isolation] = find(base)
+            engines[isolation] = find(base, run)
         except EngineUnavailable as error:
             missing.append((isolation, str(error)))
     return engines, tuple(missing)
 
 
-def _container(base: Path) -> SandboxEngine:
+def _container(base: Path, run: Path) -> SandboxEngine:
     reasons: list[str] = []
     for name in CONTAINER_RUNTIMES:
         try:
@@ -84,14 +87,23 @@ def _container(base: Path) -> SandboxEngine:
     raise EngineUnavailable("; ".join(reasons))
 
 
-def _gvisor(base: Path) -> SandboxEngine:
+def _gvisor(base: Path, run: Path) -> SandboxEngine:
     return OciEngine(runtimes.find("runsc"), base)
 
 
-CLASSES: tuple[tuple[IsolationClass, Callable[[Path], SandboxEngine]], ...] = (
+def _microvm(base: Path, run: Path) -> SandboxEngine:
+    return QemuEngine(data=base / "microvm", run=run / "microvm")
+
+
+CLASSES: tuple[tuple[IsolationClass, Callable[[Path, Path], SandboxEngine]], ...] = (
     ("container", _container),
     ("gvisor", _gvisor),
+    ("microvm", _microvm),
 )
+
+
+def has_kvm() -> bool:
+    return kvm.probe().usable
 
 
 class Left(Record):
@@ -105,8 +117,9 @@ def left_by(node_dir: Path) -> Left:
     """By name alone, whatever engines the machine has now. `node_dir` is the node's data directory."""
     base = programs_dir(node_dir)
     containers = [ContainerPlaces(base, name) for name in ("crun", "runc", "runsc")]
+    microvms = MicrovmPlaces(base / "microvm", Path())
     return Left(
-        tags=tuple(places.tag for places in containers),
+        tags=(*(places.tag for places in containers), microvms.tag),
         runs=(*(places.run for places in containers), images_run_dir(base)),
     )
 
