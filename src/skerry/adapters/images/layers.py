@@ -102,7 +102,8 @@ class Layers:
             except BadBlob as error:
                 raise BadImage(str(error)) from error
             building = self.directory / f".{self.name(layer)}.{secrets.token_hex(4)}"
-            building.mkdir(mode=0o755)
+            building.mkdir()
+            building.chmod(0o755)  # the root directory of what an image brings; planes run with a mask
             try:
                 facts = await unpacked(blob, building, layer, self._limits)
                 await whole(self._finish, building, layer, facts)

@@ -127,7 +127,8 @@ class Roots:
             os.fchdir(lower)
             kernel.mount(f"/proc/self/fd/{loop}", str(upper), "ext4", flags=NOSUID | NODEV, options="errors=continue")
             for name in ("upper", "work"):
-                (upper / name).mkdir(mode=0o755)
+                (upper / name).mkdir()
+                (upper / name).chmod(0o755)  # whatever this process's mask is: programs with users of their own pass here
                 os.chown(upper / name, owner, owner)
             own = f"upperdir={upper}/upper,workdir={upper}/work"
             kernel.mount("skerry", str(place), "overlay", flags=NOSUID | NODEV, options=f"{_lower(names)},{own},userxattr")

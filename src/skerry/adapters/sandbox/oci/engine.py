@@ -160,7 +160,8 @@ class OciEngine:
     def _prepare(self, spec: SandboxSpec, tree: Tree) -> Frame:
         first = Path(spec.rootfs).stat().st_uid // UIDS * UIDS
         bundle = self._places.bundle(spec.id)
-        bundle.mkdir(mode=0o711)
+        bundle.mkdir()
+        bundle.chmod(0o711)
         if self._runtime.is_gvisor and spec.network is not None:
             _give_address(spec.netns, spec.network)
         self._open_log(spec)
@@ -210,7 +211,8 @@ class OciEngine:
         if self._runtime.is_gvisor or not spec.netns:
             return None
         place = self._places.system(spec.id)
-        place.mkdir(mode=0o711)
+        place.mkdir()
+        place.chmod(0o711)
         flags = RDONLY | NOSUID | NODEV | NOEXEC
 
         def work() -> None:
