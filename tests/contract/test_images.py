@@ -1,5 +1,6 @@
 """The contract of images on every adapter."""
 
+import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -62,3 +63,5 @@ class TestOverlayImages(ImagesContract):
         harness = OverlayHarness(tmp_path)
         yield harness
         await harness.open()
+        assert await harness.leftovers() == []
+        shutil.rmtree(harness.run)

@@ -4,6 +4,7 @@ import asyncio
 import gzip
 import io
 import os
+import shutil
 import stat
 import tarfile
 from collections.abc import AsyncIterator
@@ -63,6 +64,7 @@ async def node(tmp_path: Path) -> AsyncIterator[Node]:
     assert (tmp_path / "canary").read_text() == "untouched"
     assert sorted(os.listdir(tmp_path)) == ["canary", "images"]
     assert kernel.mounts_below(node.run) == ()
+    shutil.rmtree(node.run)
 
 
 def archive(*members: tuple[tarfile.TarInfo, bytes]) -> bytes:
