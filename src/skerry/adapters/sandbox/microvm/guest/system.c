@@ -98,6 +98,7 @@ void system_boot(void) {
     open_console();
     mount("proc", "/proc", "proc", 0, NULL);
     mount("sys", "/sys", "sysfs", 0, NULL);
+    write_file("/proc/sys/vm/overcommit_memory", "1"); /* as on a large host: what is too much is found out when it is used */
     load_modules();
     mount("group", "/sys/fs/cgroup", "cgroup2", 0, NULL);
     write_file(GROUPS "cgroup.subtree_control", "+memory +pids");
