@@ -1,17 +1,26 @@
-"""Where the simple method puts instances: one seat per site, filled within capacity, maximums and what the site refused."""
+"""Where an app's instances go: one seat per site, filled within capacity, maximums and what the site refused."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from heapq import heapify, heappop, heapreplace
 
 from skerry.core.placement.world import SiteView
-from skerry.core.policy.capacity import Room, has_features, nodes_rejection, nodes_up, site_free, size_rejection
+from skerry.core.policy.capacity import has_features, nodes_rejection, nodes_up, site_free, size_rejection
 from skerry.core.policy.places import place_rejection
 from skerry.core.policy.scale import instances_min
+from skerry.core.policy.shapes import Room
 from skerry.core.policy.state import site_state_rejection
 from skerry.core.types.app import Scale, Version
 from skerry.core.types.ids import SiteId, VersionId
+from skerry.core.types.place import Node
 from skerry.core.types.plan import Placement, Reason, Rejection
+from skerry.core.types.resources import Resources
+
+Caps = Mapping[tuple[SiteId, VersionId], int]
+Counts = Mapping[VersionId, int]
+
+FULL = frozenset((Reason.NO_CAPACITY, Reason.REFUSED_BY_SITE, Reason.MAX_PER_SITE, Reason.MAX_TOTAL, Reason.NOT_NEEDED))
+"""Reasons of a site that may run the app, and does not, or not more of it."""
 
 
 class Budget:
@@ -35,47 +44,66 @@ class Seat:
         scale: Scale,
         wanted: tuple[Version, ...],
         *,
-        caps: Mapping[tuple[SiteId, VersionId], int],
+        caps: Caps,
         budget: Budget,
         before: Counter[VersionId],
         runs_there: bool,
     ) -> None:
-        self.site, self.before = view.site, before
+        self.view, self.site, self.before, self.scale = view, view.site, before, scale
         self.counts = {version.id: 0 for version in wanted}
         self.missing: tuple[Reason, str] | None = None
-        self.excluded = _site_rejection(view, scale, wanted, runs_there=runs_there)
-        self._view, self._scale, self._wanted, self._caps, self._budget = view, scale, wanted, caps, budget
-        up = nodes_up(view.nodes)
-        self._usable = [node for node in up if has_features(node, scale.features)]
-        self._room = Room(up, self._usable, view.others)
+        self.excluded = site_rejection(view, scale, wanted, runs_there=runs_there)
+        self._wanted, self._caps, self._budget = wanted, caps, budget
+        self.room = Room(view.shaped(), scale.features, view.others)
 
-    def fill(self) -> None:
-        """Up to `min_per_site` in rounds, one instance of each version a round: short room still serves every version."""
+    def most(self) -> int:
+        """How many instances of all versions it can hold, as many of each."""
+        if self.excluded is not None:
+            return 0
+        if len(self._wanted) == 1:
+            version = self._wanted[0]
+            return min(self.room.most(version.limits.reserve), self._caps.get((self.site.id, version.id), MANY))
+        together = Resources()
+        for version in self._wanted:
+            together += version.limits.reserve
+        each = min((self._caps.get((self.site.id, version.id), MANY) for version in self._wanted), default=MANY)
+        return min(self.room.most(together), each) * len(self._wanted)
+
+    def fill(self, counts: Counts) -> None:
+        """Up to `counts` in rounds, one instance of each version a round: short room still serves every version."""
         if self.excluded is not None:
             return
-        for _ in range(self._scale.min_per_site):
+        for number in range(max(counts.values(), default=0)):
             for version in self._wanted:
-                why = self.take(version)
-                self.missing = self.missing or why
+                if self.counts[version.id] <= number < counts.get(version.id, 0):
+                    why = self.take(version)
+                    self.missing = self.missing or why
 
     def take(self, version: Version) -> tuple[Reason, str] | None:
         """One instance more; or why not."""
+        why = self.why_not(version)
+        if why is None:
+            self.room.take(version.limits.reserve)
+            self.counts[version.id] += 1
+            self._budget.used += 1
+        return why
+
+    def why_not(self, version: Version) -> tuple[Reason, str] | None:
+        """Why it takes no more of this version; None: it would."""
         if self._budget.spent:
             return (Reason.MAX_TOTAL, f"max_total is {self._budget.max_total}")
-        count, most = self.counts[version.id], self._scale.max_per_site
+        count, most = self.counts[version.id], self.scale.max_per_site
         if most is not None and count >= most:
             return (Reason.MAX_PER_SITE, f"max_per_site is {most}")
         cap = self._caps.get((self.site.id, version.id))
         if cap is not None and count >= cap:
             return (Reason.REFUSED_BY_SITE, f"the site could pack {cap}")
-        if self._room.take(version.limits.reserve):
-            self.counts[version.id] += 1
-            self._budget.used += 1
+        if self.room.fits(version.limits.reserve):
             return None
-        too_large = size_rejection(self.site, self._usable, version.limits.reserve)
+        too_large = size_rejection(self.site, self._usable(), version.limits.reserve)
         if too_large is not None:
             return (too_large.reason, too_large.detail)
-        return (Reason.NO_CAPACITY, self._room.why_not(version.limits.reserve))
+        return (Reason.NO_CAPACITY, self.room.why_not(version.limits.reserve))
 
     def placements(self) -> tuple[Placement, ...]:
         """By version id."""
@@ -90,10 +118,35 @@ class Seat:
         if self.missing is None:
             return None if placed else Rejection(place=self.site.id, reason=Reason.NOT_NEEDED)
         reason, detail = self.missing
-        base = self._scale.min_per_site * len(self._wanted)
+        base = self.scale.min_per_site * len(self._wanted)
         numbers = f"{placed} of {base} instances placed" if placed < base else f"{placed} placed, more are asked for"
-        free = site_free(self._view.nodes, self._view.others) if reason is Reason.REFUSED_BY_SITE else None
+        free = site_free(self.view.nodes, self.view.others) if reason is Reason.REFUSED_BY_SITE else None
         return Rejection(place=self.site.id, reason=reason, detail=f"{numbers}; {detail}", free=free)
+
+    def keeps(self, had: Counts, before: Rejection | None) -> bool:
+        """Whether what the app has here may stay, and nothing about the site is new. Leaves the seat filled.
+
+        `before`: what the plan says of the site.
+        """
+        if self.excluded is not None:
+            return not any(had.values())
+        if not any(had.values()) and (before is None or before.reason not in FULL):
+            return False  # it could not be looked at then
+        self.fill(had)
+        return all(self.counts.get(version, 0) == count for version, count in had.items())
+
+    def is_full(self, *, wanting: bool) -> bool:
+        """Whether it has what it should have, or no place for it. `wanting`: the app has less than it asks for, anywhere."""
+        if self.excluded is not None:
+            return True
+        short = [version for version in self._wanted if wanting or self.counts[version.id] < self.scale.min_per_site]
+        return all(self.why_not(version) is not None for version in short)
+
+    def _usable(self) -> list[Node]:
+        return [node for node in nodes_up(self.view.nodes) if has_features(node, self.scale.features)]
+
+
+MANY = 1_000_000  # as many as anybody may ask for
 
 
 def reach_minimums(seats: Sequence[Seat], scale: Scale, wanted: tuple[Version, ...]) -> None:
@@ -105,8 +158,8 @@ def reach_minimums(seats: Sequence[Seat], scale: Scale, wanted: tuple[Version, .
 
 def _reach(seats: Sequence[Seat], least: int, wanted: tuple[Version, ...]) -> None:
     """What is still missing at the end is every seat's matter: each says why it takes no more."""
-    spreads = [_Spread(seats, version) for version in wanted]
-    short = [spread for spread in spreads if spread.total < least]
+    spreads = [_Spread(seats, version) for version in wanted if sum(seat.counts[version.id] for seat in seats) < least]
+    short = list(spreads)
     while short:  # in rounds, so that a short budget still serves every version
         short = [spread for spread in short if spread.one_more() and spread.total < least]
     for spread in spreads:
@@ -142,16 +195,17 @@ class _Spread:
         return False
 
 
-def _site_rejection(view: SiteView, scale: Scale, wanted: tuple[Version, ...], *, runs_there: bool) -> Rejection | None:
+def site_rejection(view: SiteView, scale: Scale, wanted: Iterable[Version], *, runs_there: bool) -> Rejection | None:
     """What excludes the site altogether: first what the user wants, then how the site is, then what it has."""
-    site, features = view.site, scale.features
-    rejection = (
-        place_rejection(site, scale)
-        or site_state_rejection(site, runs_there=runs_there)
-        or nodes_rejection(site, view.nodes, features)
-    )
+    site, features, kinds = view.site, scale.features, view.shaped().kinds
+    rejection = place_rejection(site, scale) or site_state_rejection(site, runs_there=runs_there)
     if rejection is not None:
         return rejection
-    usable = [node for node in nodes_up(view.nodes) if has_features(node, features)]
-    too_large = [size_rejection(site, usable, version.limits.reserve) for version in wanted]
-    return too_large[0] if all(too_large) else None
+    usable = [kind.capacity for kind in kinds if not features or kind.has(features)]
+    if not usable:
+        return nodes_rejection(site, view.nodes, features)
+    if any(version.limits.reserve.fits_in(capacity) for version in wanted for capacity in usable):
+        return None
+    nodes = [node for node in nodes_up(view.nodes) if has_features(node, features)]
+    too_large = [size_rejection(site, nodes, version.limits.reserve) for version in wanted]
+    return too_large[0] if too_large else None

@@ -1,7 +1,12 @@
 """The snapshot that a placement is decided on."""
 
+from msgspec import field
+
+from skerry.core.policy.shapes import Shapes, shapes_of
+from skerry.core.types.ids import SiteId
 from skerry.core.types.place import Node, Site
 from skerry.core.types.resources import Resources
+from skerry.core.types.settings import Settings, SitePrices
 from skerry.core.types.slices import Refused
 from skerry.kit.record import Record
 
@@ -11,15 +16,37 @@ class SiteView(Record):
 
     `others`: what the reservations of all OTHER apps hold in the site's ledger.
     `refused`: what the site says it could not pack of THIS app; leave it empty when nothing is refused now.
+    `shapes`: what its nodes add up to, for who has it at hand.
     """
 
     site: Site
     nodes: tuple[Node, ...]
     others: Resources
     refused: tuple[Refused, ...] = ()
+    shapes: Shapes | None = None
+
+    def shaped(self) -> Shapes:
+        return shapes_of(self.nodes) if self.shapes is None else self.shapes
+
+
+class AskedDemand(Record):
+    """Requests per second of an app from the users of one site: what to be ready for, and as much as it may be."""
+
+    rps: float
+    most_rps: float
 
 
 class World(Record):
-    """All sites; their order does not matter."""
+    """All sites; their order does not matter.
+
+    `demand` of THIS app by the site whose users ask; None: nobody knows, and `users` (any unit) stand for it. `rtts_ms` are
+    round trips that were measured, by both sites; all others are modelled. `homes`: where data that apps call is.
+    """
 
     sites: tuple[SiteView, ...]
+    demand: dict[SiteId, AskedDemand] | None = None
+    users: dict[SiteId, float] = field(default_factory=dict[SiteId, float])
+    prices: dict[SiteId, SitePrices] = field(default_factory=dict[SiteId, SitePrices])
+    rtts_ms: dict[SiteId, dict[SiteId, float]] = field(default_factory=dict[SiteId, dict[SiteId, float]])
+    homes: dict[str, SiteId] = field(default_factory=dict[str, SiteId])
+    settings: Settings = Settings()

@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from skerry.core.placement.difference import difference
 from skerry.core.placement.ledger import reservations
-from skerry.core.placement.simple import place
+from skerry.core.placement.place import place
 from skerry.core.placement.world import SiteView, World
 from skerry.core.policy.scale import scale_faults
 from skerry.core.policy.scale_changes import changed_scale

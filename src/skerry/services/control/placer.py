@@ -13,7 +13,7 @@ from skerry.core.checks.plan import plan_violations
 from skerry.core.machines.rollout import brings_new_version, planned_demand, waves
 from skerry.core.placement.executed import released_sites
 from skerry.core.placement.ledger import reservations
-from skerry.core.placement.simple import blocking, place, same_decision
+from skerry.core.placement.place import blocking, place, same_decision
 from skerry.core.placement.world import SiteView, World
 from skerry.core.policy.capacity import nodes_up, total_capacity
 from skerry.core.types.app import App, Deployment, Version

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 import structlog
 
-from skerry.core.placement.simple import place, same_decision
+from skerry.core.placement.place import place, same_decision
 from skerry.core.types.app import App
 from skerry.core.types.control import PlanHead, SiteIntent, SiteLedger
 from skerry.core.types.demand import DecidedDemand

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from skerry.core.placement.executed import executed_plan
 from skerry.core.placement.ledger import reservations
-from skerry.core.placement.simple import place, same_decision
+from skerry.core.placement.place import place, same_decision
 from skerry.core.types.app import App, Version
 from skerry.core.types.control import PlanHead, Reservation
 from skerry.core.types.ids import AccountId, AppName, PlanId, SiteId, VersionId

@@ -1,0 +1,93 @@
+"""A site's nodes as the few shapes that they have, and what fits them: three thousand nodes cost what three do."""
+
+from collections import Counter
+from collections.abc import Iterable
+
+from skerry.core.policy.capacity import nodes_up, shortage
+from skerry.core.types.place import Node
+from skerry.core.types.resources import Resources
+from skerry.kit.record import Record
+
+
+class NodeKind(Record):
+    """`count` nodes that are up, alike in what they have."""
+
+    capacity: Resources
+    features: tuple[str, ...]
+    count: int
+
+    def has(self, features: Iterable[str]) -> bool:
+        return set(features) <= set(self.features)
+
+
+class Shapes(Record):
+    """The nodes of a site that are up."""
+
+    total: Resources = Resources()
+    kinds: tuple[NodeKind, ...] = ()
+
+    @property
+    def count(self) -> int:
+        return sum(kind.count for kind in self.kinds)
+
+
+def shapes_of(nodes: Iterable[Node]) -> Shapes:
+    counted = Counter((node.capacity, tuple(sorted(node.features))) for node in nodes_up(nodes))
+    total = Resources()
+    for (capacity, _), count in counted.items():
+        total += capacity.times(count)
+    kinds = tuple(NodeKind(capacity=capacity, features=names, count=count) for (capacity, names), count in counted.items())
+    return Shapes(total=total, kinds=kinds)
+
+
+class Room:
+    """What a site still offers one app: the ledger's sum, and each node's shape. Local to one decision, never shared.
+
+    The ledger knows sums only, so other apps are taken off the sum; the app's own instances are also
+    put on single nodes, the emptiest first, so that what cannot fit side by side is not promised.
+    """
+
+    def __init__(self, shapes: Shapes, features: tuple[str, ...], others: Resources) -> None:
+        self.free = shapes.total.less(others)
+        self._nodes: Counter[Resources] = Counter()
+        for kind in shapes.kinds:
+            if not features or kind.has(features):
+                self._nodes[kind.capacity] += kind.count
+
+    def most(self, reserve: Resources) -> int:
+        """How many instances like this fit."""
+        on_nodes = sum(_times(node, reserve) * count for node, count in self._nodes.items())
+        return min(on_nodes, _times(self.free, reserve))
+
+    def fits(self, reserve: Resources) -> bool:
+        """Whether one more does."""
+        return reserve.fits_in(self.free) and any(reserve.fits_in(node) for node in self._nodes)
+
+    def take(self, reserve: Resources) -> bool:
+        """Take one instance's reserve; False (and nothing taken) when it does not fit."""
+        fitting = [node for node in self._nodes if reserve.fits_in(node)]
+        if not fitting or not reserve.fits_in(self.free):
+            return False
+        node = max(fitting, key=lambda node: (node.memory_mib, node.cpu_millicores, node.disk_mib))
+        self._nodes[node] -= 1
+        if not self._nodes[node]:
+            del self._nodes[node]
+        self._nodes[node.less(reserve)] += 1
+        self.free = self.free.less(reserve)
+        return True
+
+    def why_not(self, reserve: Resources) -> str:
+        """The numbers behind a False of `take`."""
+        return shortage(reserve, self.free) or "what is free is spread over nodes too small for one more"
+
+
+MANY = 1_000_000  # instances of something that reserves nothing
+
+
+def _times(room: Resources, reserve: Resources) -> int:
+    """How many fit one after the other."""
+    return min(
+        room.cpu_millicores // reserve.cpu_millicores if reserve.cpu_millicores else MANY,
+        room.memory_mib // reserve.memory_mib if reserve.memory_mib else MANY,
+        room.disk_mib // reserve.disk_mib if reserve.disk_mib else MANY,
+    )
