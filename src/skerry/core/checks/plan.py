@@ -125,13 +125,12 @@ class _Checker:
         """Instances beyond the first of each site that this part of the demand can fill; no limit where losses count too."""
         if self.app.scale.survive_sites:
             return inf
-        demand = self.world.demand or {}
-        most = sum(max(asked.rps, asked.most_rps) for asked in demand.values()) or self.world.settings.prior_rps
+        most = sum((self.world.demand or {}).values()) or self.world.settings.prior_rps
         return most * part / self.app.scale.rps_per_instance
 
     def _demand(self) -> Iterator[str]:
         """All that is asked is carried, or the plan says how much is not."""
-        asked = sum(asked.rps for site, asked in (self.world.demand or {}).items() if site in self.views)
+        asked = sum(rps for site, rps in (self.world.demand or {}).items() if site in self.views)
         for version in sorted(self.wanted):
             carried = self.in_all[version] * self.app.scale.rps_per_instance
             if asked > ASKED_MIN_RPS and carried < asked * self._part(version) * SLACK and self.plan.unserved_rps <= 0.0:

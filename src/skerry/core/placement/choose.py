@@ -37,10 +37,9 @@ Had = Mapping[SiteId, Mapping[VersionId, int]]
 
 @dataclass(frozen=True)
 class Question:
-    """`ask` with all that runs as `now`; `most` is the demand that who gives something up looks at; `known`: somebody counted."""
+    """`ask` with all that runs as `now`; `known`: somebody counted the demand."""
 
     ask: Ask
-    most: Floats
     known: bool
     ground: Ground
 
@@ -78,7 +77,7 @@ def wish(world: World, scale: Scale, shares: Shares, seats: Sequence[Seat], had:
 def make_question(world: World, scale: Scale, shares: Shares, seats: Sequence[Seat], had: Had) -> Question:
     """What the app asks of the world as it is; `seats` as of `wish`."""
     ground = ground_of([seat.site for seat in seats], world.rtts_ms)
-    demand, most, known = _demand(world, seats)
+    demand, known = _demand(world, seats)
     versions = max(1, len(shares))
     now = np.array([_now(had.get(seat.site.id, {}), versions) for seat in seats], dtype=np.int64)
     room = np.array([seat.most() for seat in seats], dtype=np.int64)
@@ -106,7 +105,7 @@ def make_question(world: World, scale: Scale, shares: Shares, seats: Sequence[Se
         priority=max(PRIORITY_SERVED, scale.priority),
         weights=world.settings.weights,
     )
-    return Question(ask, most, known, ground)
+    return Question(ask, known, ground)
 
 
 def value(question: Question, units: Ints) -> float:
@@ -189,8 +188,7 @@ def _earning(question: Question, keep_share: float) -> Ints:
     """What of `now` counts as running. What is idle does not, nor does a site that saves its users too little: it has to
     compete as if it were new. Weakest first, as one can stand in for another; what minimums need anyway stays."""
     ask = question.ask
-    at_most = replace(ask, demand=question.most)
-    held = review(at_most)
+    held = review(ask)
     loads = sums(held.flow_site, held.flow_rps, len(ask.now))
     need = np.ceil(loads / ask.rps_per_instance - LOAD_SLACK).astype(np.int64)
     running = np.minimum(ask.now, np.maximum(ask.least, need))
@@ -202,7 +200,7 @@ def _earning(question: Question, keep_share: float) -> Ints:
     threshold = keep_share * (ask.price + ask.shadow + ask.weights.move)[some]
     free = ask.least[some] == 0
     for _ in range(len(some)):
-        worth = np.where(free, _regret(cost, question.most), np.inf) - threshold
+        worth = np.where(free, _regret(cost, ask.demand), np.inf) - threshold
         weakest = int(worth.argmin())
         if worth[weakest] >= 0.0:
             break
@@ -235,20 +233,17 @@ def _regret(cost: Floats, demand: Floats) -> Floats:
     return sums(best, floats(more), cost.shape[1])
 
 
-def _demand(world: World, seats: Sequence[Seat]) -> tuple[Floats, Floats, bool]:
-    """By site: what to be ready for, and as much as it may be; and whether somebody counted, or users stand for it."""
+def _demand(world: World, seats: Sequence[Seat]) -> tuple[Floats, bool]:
+    """By site; and whether somebody counted, or users stand for it."""
     names = [seat.site.id for seat in seats]
     if world.demand is not None:
-        found = [world.demand.get(name) for name in names]
-        rps = np.array([max(0.0, asked.rps) if asked else 0.0 for asked in found])
-        most = np.array([max(0.0, asked.rps, asked.most_rps) if asked else 0.0 for asked in found])
+        rps = np.array([max(0.0, world.demand.get(name, 0.0)) for name in names])
         if float(rps.sum()) > NOTHING_RPS:
-            return rps, most, True
+            return rps, True
     users = np.array([max(0.0, world.users.get(name, 0.0)) for name in names])
     total = float(users.sum())
     prior = users / total if total > 0.0 else np.full(len(names), 1.0 / max(1, len(names)))
-    prior = prior * world.settings.prior_rps
-    return prior, prior, False
+    return prior * world.settings.prior_rps, False
 
 
 def _serve_ms(ground: Ground, world: World, scale: Scale, seats: Sequence[Seat]) -> Floats:

@@ -159,7 +159,7 @@ def make_seats(case: Case, running: Mapping[SiteId, Counter[VersionId]]) -> tupl
 
 def asked_digest(world: World, app: App, wanted: Shares) -> str:
     """Of all that is asked: intent, demand, weights. Not of what the sites are."""
-    demand = None if world.demand is None else sorted((site, asked.rps, asked.most_rps) for site, asked in world.demand.items())
+    demand = None if world.demand is None else sorted(world.demand.items())
     shares = [(version.id, percent) for version, percent in wanted]
     return stable_id("asked", encode((app.deployment, app.scale, shares, demand, world.settings)).decode(), length=16)
 
@@ -186,7 +186,7 @@ def _outcome(case: Case, *, thorough: bool) -> Outcome:
         return kept
     seen = [had]
     while True:
-        found, _ = _choose(case, seen[-1])
+        found = _all_alike(case, seen[-1]) or _choose(case, seen[-1])[0]
         now = _running([placement for seat in found.seats for placement in seat.placements()])
         if now in seen or len(seen) > SETTLING_MAX or _right(case, found, now):
             return found
@@ -199,7 +199,8 @@ def _kept(case: Case, had: Running) -> Outcome | None:
         return None
     seats = make_seats(case, had)
     rejections = {SiteId(rejection.place): rejection for rejection in case.parent.rejections}
-    if not _seats_hold(case, seats, had, rejections, case.parent):
+    gone = had.keys() - {seat.site.id for seat in seats}
+    if gone or not _seats_hold(case, seats, had, rejections, case.parent):
         return None
     return _finished(case, _order(case, seats), case.parent.unserved_rps)
 
@@ -256,13 +257,36 @@ def _worthwhile(case: Case, had: Running, kept: Outcome) -> Outcome:
     return found if gain > (settings.move + settings.rebalance_gain_min) * starts else kept
 
 
+def _all_alike(case: Case, had: Running) -> Outcome | None:
+    """Where every site has to run it, and its own users ask for no more than that, nothing is left to choose."""
+    scale, versions = case.app.scale, len(case.wanted)
+    if scale.min_per_site == 0 or scale.calls:
+        return None
+    seats = make_seats(case, had)
+    largest = max(percent for _, percent in case.wanted) / sum(percent for _, percent in case.wanted)
+    carried = scale.min_per_site * scale.rps_per_instance / largest
+    open_seats = [seat for seat in seats if seat.excluded is None]
+    demand = dict(case.world.demand or {})
+    if any(demand.pop(seat.site.id, 0.0) > carried for seat in open_seats):
+        return None
+    if any(demand.get(seat.site.id, 0.0) > 0.0 for seat in seats):
+        return None
+    each = scale.min_per_site * versions
+    if scale.max_total is not None and each * len(open_seats) > scale.max_total:
+        return None
+    ordered = _order(case, seats)
+    found = _finished(case, ordered, 0.0)
+    enough = all(sum(seat.counts.values()) >= each for seat in open_seats)
+    return found if enough or not case.world.demand else None
+
+
 def _choose(case: Case, had: Running) -> "tuple[Outcome, Question]":
     """The solver's choice, filled in an order that keeps what runs when `max_total` is short."""
     from skerry.core.placement.choose import wish  # NumPy is slow to import, and what stays needs none
 
     seats = make_seats(case, had)
-    wished = wish(case.world, case.app.scale, case.wanted, seats, had)
     ordered = _order(case, seats)
+    wished = wish(case.world, case.app.scale, case.wanted, seats, had)
     for seat in ordered:
         seat.fill(wished.counts[seat.site.id])
     unserved = max(wished.unserved_rps, _uncarried(case, seats, sum(wished.loads.values()))) if wished.question.known else 0.0
@@ -350,7 +374,7 @@ def _asked_sentence(app: App, wanted: tuple[Version, ...]) -> str:
 
 def demand_sentence(world: World) -> str:
     """How much users ask, and who says so."""
-    asked = {site: found.rps for site, found in (world.demand or {}).items() if found.rps > 0.0}
+    asked = {site: rps for site, rps in (world.demand or {}).items() if rps > 0.0}
     if not asked:
         rps = f"{world.settings.prior_rps:g} rps"
         return f"Demand: nobody has asked yet; {rps} in all are assumed, from where internet users are."

@@ -29,22 +29,16 @@ class SiteView(Record):
         return shapes_of(self.nodes) if self.shapes is None else self.shapes
 
 
-class AskedDemand(Record):
-    """Requests per second of an app from the users of one site: what to be ready for, and as much as it may be."""
-
-    rps: float
-    most_rps: float
-
-
 class World(Record):
     """All sites; their order does not matter.
 
-    `demand` of THIS app by the site whose users ask; None: nobody knows, and `users` (any unit) stand for it. `rtts_ms` are
+    `demand` of THIS app in requests per second, by the site whose users ask (what to plan for: it rises at once and falls
+    slowly); None: nobody knows, and `users` (any unit) stand for it. `rtts_ms` are
     round trips that were measured, by both sites; all others are modelled. `homes`: where data that apps call is.
     """
 
     sites: tuple[SiteView, ...]
-    demand: dict[SiteId, AskedDemand] | None = None
+    demand: dict[SiteId, float] | None = None
     users: dict[SiteId, float] = field(default_factory=dict[SiteId, float])
     prices: dict[SiteId, SitePrices] = field(default_factory=dict[SiteId, SitePrices])
     rtts_ms: dict[SiteId, dict[SiteId, float]] = field(default_factory=dict[SiteId, dict[SiteId, float]])
