@@ -83,7 +83,11 @@ class Watcher:
             evaluation = self._difference(key, look)
             found += [evaluation] if evaluation is not None else []
             await asyncio.sleep(0)  # others of this process have their turn between two apps
-        written = await self._write(found)
+        try:
+            written = await self._write(found)
+        except StoreError:
+            self._owed = looks
+            raise
         self._seen, self._owed = seen, owed
         return written
 
