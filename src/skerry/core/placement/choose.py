@@ -58,8 +58,12 @@ class Wish:
 def wish(world: World, scale: Scale, shares: Shares, seats: Sequence[Seat], had: Had) -> Wish:
     """`seats`: one per site of the world, by id, not filled."""
     question = make_question(world, scale, shares, seats, had)
-    ask = replace(question.ask, now=_earning(question, world.settings.keep_share))
+    ask = replace(question.ask, now=_earning(question.ask, world.settings.keep_share))
     choice = decide(ask)
+    after = _earning(replace(ask, now=choice.counts), world.settings.keep_share)
+    if _idles(ask, choice, after):  # beside what is new, something that runs has nothing to do any more
+        ask = replace(ask, now=np.minimum(ask.now, after))
+        choice = decide(ask)
     if ask.region_min and scale.min_per_site == 0:  # what a region insists on may serve everybody: no more is needed then
         choice = decide(replace(ask, least=_least_by_region(ask, choice)))
     loads = sums(choice.flow_site, choice.flow_rps, len(seats))
@@ -159,15 +163,14 @@ def _least_by_region(ask: Ask, choice: Choice) -> Ints:
 
 
 def _units(ask: Ask, choice: Choice, loads: Floats, scale: Scale, versions: int) -> Ints:
-    """What demand needs, and what of it that runs stays. What minimums need beyond is spread later, where there are fewest.
+    """What demand needs. What minimums need beyond is spread later, where there are fewest.
 
     Losses that cannot be survived get nothing: more instances in the same sites help nobody.
     """
     if scale.survive_sites and all(limit != "survive_sites" for limit, _ in choice.short):
         return choice.counts
     need = np.ceil(loads / ask.rps_per_instance - LOAD_SLACK).astype(np.int64)
-    base = np.maximum(np.maximum(need, ask.least), np.where(choice.counts > 0, versions, 0))
-    return np.minimum(np.maximum(base, np.minimum(ask.now, choice.counts)), choice.counts)
+    return np.minimum(np.maximum(np.maximum(need, ask.least), np.where(choice.counts > 0, versions, 0)), choice.counts)
 
 
 def _split(units: int, load: float, scale: Scale, shares: Shares) -> dict[VersionId, int]:
@@ -184,10 +187,15 @@ def _split(units: int, load: float, scale: Scale, shares: Shares) -> dict[Versio
     }
 
 
-def _earning(question: Question, keep_share: float) -> Ints:
+def _idles(ask: Ask, choice: Choice, earning: Ints) -> bool:
+    """Whether a site that runs it now is open for nobody; or, as losses keep all that runs, holds too much."""
+    less = (earning < choice.counts) & (ask.now > 0)
+    return bool((less & (earning == 0)).any() or (ask.survive_sites > 0 and less.any()))
+
+
+def _earning(ask: Ask, keep_share: float) -> Ints:
     """What of `now` counts as running. What is idle does not, nor does a site that saves its users too little: it has to
     compete as if it were new. Weakest first, as one can stand in for another; what minimums need anyway stays."""
-    ask = question.ask
     held = review(ask)
     loads = sums(held.flow_site, held.flow_rps, len(ask.now))
     need = np.ceil(loads / ask.rps_per_instance - LOAD_SLACK).astype(np.int64)

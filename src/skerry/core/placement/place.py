@@ -68,6 +68,7 @@ class Outcome:
 
     seats: tuple[Seat, ...]
     unserved_rps: float = 0.0
+    gain: float = 0.0
 
 
 def place(world: World, app: App, shares: Shares, *, evaluation: Evaluation, parent: Plan | None, now_ms: int) -> Plan:
@@ -100,6 +101,7 @@ def place(world: World, app: App, shares: Shares, *, evaluation: Evaluation, par
         report=tuple(report),
         asked=case.asked,
         unserved_rps=found.unserved_rps,
+        gain=found.gain,
     )
     return msgspec.structs.replace(draft, id=PlanId(stable_id("plan", encode(draft).decode(), length=32)))
 
@@ -179,7 +181,7 @@ def _outcome(case: Case, *, thorough: bool) -> Outcome:
     comes back; the parent's own counts as one that came back. Nearly always that is the first.
     """
     had = _running(case.parent.placements) if case.parent else {}
-    kept = _kept(case, had)
+    kept = _kept(case, had, news=not thorough)
     if kept is not None and thorough:
         return _worthwhile(case, had, kept)
     if kept is not None and case.parent is not None and case.parent.asked == case.asked:
@@ -193,12 +195,15 @@ def _outcome(case: Case, *, thorough: bool) -> Outcome:
         seen.append(now)
 
 
-def _kept(case: Case, had: Running) -> Outcome | None:
-    """The parent's placements once more, with today's reasons; None: they are not right any more."""
+def _kept(case: Case, had: Running, *, news: bool) -> Outcome | None:
+    """The parent's placements once more, with today's reasons; None: they are not right any more.
+
+    `news`: nor are they where a site may run it that could not when the plan was made.
+    """
     if case.parent is None:
         return None
     seats = make_seats(case, had)
-    rejections = {SiteId(rejection.place): rejection for rejection in case.parent.rejections}
+    rejections = {SiteId(rejection.place): rejection for rejection in case.parent.rejections} if news else None
     gone = had.keys() - {seat.site.id for seat in seats}
     if gone or not _seats_hold(case, seats, had, rejections, case.parent):
         return None
@@ -213,22 +218,31 @@ def _right(case: Case, found: Outcome, now: Running) -> bool:
     return _all_hold(trial, make_seats(trial, now), now, rejections, wanting=wanting)
 
 
-def _seats_hold(case: Case, seats: Sequence[Seat], had: Running, rejections: Mapping[SiteId, Rejection], plan: Plan) -> bool:
+def _seats_hold(
+    case: Case, seats: Sequence[Seat], had: Running, rejections: Mapping[SiteId, Rejection] | None, plan: Plan
+) -> bool:
     names = {version.id for version in case.versions}
     if plan.deployment != case.app.deployment or any(placement.version not in names for placement in plan.placements):
         return False
     return _all_hold(case, seats, had, rejections, wanting=plan.unserved_rps > 0.0)
 
 
-def _all_hold(case: Case, seats: Sequence[Seat], had: Running, rejections: Mapping[SiteId, Rejection], *, wanting: bool) -> bool:
-    """Each seat with what is there, and the totals: what is missing must have no place anywhere. Leaves the seats filled."""
+def _all_hold(
+    case: Case, seats: Sequence[Seat], had: Running, rejections: Mapping[SiteId, Rejection] | None, *, wanting: bool
+) -> bool:
+    """Each seat with what is there, and the totals: what is missing must have no place anywhere. Leaves the seats filled.
+
+    `rejections` None: that a site could not be looked at before does not matter.
+    """
     totals: Counter[VersionId] = Counter()
     for counts in had.values():
         totals.update(counts)
     scale = case.app.scale
     if scale.max_total is not None and totals.total() > scale.max_total:
         return False
-    if not all(seat.keeps(had.get(seat.site.id, Counter()), rejections.get(seat.site.id)) for seat in seats):
+    if rejections is not None and any(seat.is_news(had.get(seat.site.id), rejections.get(seat.site.id)) for seat in seats):
+        return False
+    if not all(seat.keeps(had.get(seat.site.id, Counter())) for seat in seats):
         return False
     few = any(totals[version.id] < instances_min(scale) for version in case.versions)
     regions = _short_regions(case, seats)
@@ -254,7 +268,8 @@ def _worthwhile(case: Case, had: Running, kept: Outcome) -> Outcome:
     before, after = question.ask.now, units_of(found.seats)
     starts = int((after - before).clip(min=0).sum())
     gain = value(question, before) - value(question, after)
-    return found if gain > (settings.move + settings.rebalance_gain_min) * starts else kept
+    least = (settings.move + settings.rebalance_gain_min) * max(1, starts)
+    return replace(found, gain=round(gain, 3)) if gain > least else kept
 
 
 def _all_alike(case: Case, had: Running) -> Outcome | None:
@@ -405,6 +420,8 @@ def _outcome_sentences(
     for verb, names in (("Kept", kept), ("Gained", gained), ("Given up", lost)):
         if names:
             sentences.append(f"{verb}: {', '.join(names)}.")
+    if found.gain > 0.0:
+        sentences.append(f"Moved for its gain alone: what is minimised falls by {found.gain:.0f}.")
     if found.unserved_rps > 0.0:
         sentences.append(f"No room was found for {found.unserved_rps:.3g} rps.")
     for rejection in rejections:

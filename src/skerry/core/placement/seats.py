@@ -123,15 +123,14 @@ class Seat:
         free = site_free(self.view.nodes, self.view.others) if reason is Reason.REFUSED_BY_SITE else None
         return Rejection(place=self.site.id, reason=reason, detail=f"{numbers}; {detail}", free=free)
 
-    def keeps(self, had: Counts, before: Rejection | None) -> bool:
-        """Whether what the app has here may stay, and nothing about the site is new. Leaves the seat filled.
+    def is_news(self, had: Counts | None, before: Rejection | None) -> bool:
+        """Whether it may run the app and could not when the plan was made. `before`: what the plan says of it."""
+        return self.excluded is None and not (had and any(had.values())) and (before is None or before.reason not in FULL)
 
-        `before`: what the plan says of the site.
-        """
+    def keeps(self, had: Counts) -> bool:
+        """Whether what the app has here may stay. Leaves the seat filled."""
         if self.excluded is not None:
             return not any(had.values())
-        if not any(had.values()) and (before is None or before.reason not in FULL):
-            return False  # it could not be looked at then
         self.fill(had)
         return all(self.counts.get(version, 0) == count for version, count in had.items())
 

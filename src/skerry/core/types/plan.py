@@ -120,6 +120,7 @@ class Plan(Record):
     report: tuple[str, ...] = ()  # one sentence per step
     asked: str = ""  # digest of the intent, the demand and the weights that it answers
     unserved_rps: float = 0.0  # demand that found no room
+    gain: float = 0.0  # what a background pass saves by it, in the unit of what is minimised; 0: another cause
 
 
 ReleaseState = Literal["running", "done", "rolled_back"]
