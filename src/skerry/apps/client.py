@@ -26,6 +26,7 @@ from skerry.core.types.view import (
     PlanDifference,
     RolloutDetail,
     ScaleView,
+    SettingsView,
     SiteView,
     Status,
     TokenView,
@@ -198,6 +199,12 @@ class Client:
 
     def demand(self, account: str, app: str) -> DemandView:
         return self._call("GET", f"/v1/apps/{_segment(account)}/{_segment(app)}/demand", DemandView)
+
+    def settings(self) -> SettingsView:
+        return self._call("GET", "/v1/settings", SettingsView)
+
+    def change_settings(self, changes: Mapping[str, object], rtts_ms: Mapping[str, Mapping[str, float | None]]) -> SettingsView:
+        return self._call("PATCH", "/v1/settings", SettingsView, body={"settings": dict(changes), "rtts_ms": dict(rtts_ms)})
 
     def demands(self) -> tuple[DemandView, ...]:
         return self._call("GET", "/v1/demand", Demands).demand

@@ -8,7 +8,7 @@ from skerry.apps.cli import app
 COMMANDS = (
     "up", "down", "status", "env", "wrangler", "apps", "explain", "map", "sites", "nodes", "drain", "undrain",
     "account create", "account list", "token create", "token list", "token revoke", "doctor", "sim fuzz",
-    "sim list", "sim show", "sim run", "world make", "world check", "scale", "plan", "demand", "rollout",
+    "sim list", "sim show", "sim run", "world make", "world check", "scale", "plan", "demand", "settings", "rollout",
     "run", "deploy", "delete", "instances", "exec", "logs", "cp",
 )  # fmt: skip
 PRINTS_WHAT_WRANGLER_PRINTS = "wrangler"

@@ -261,12 +261,37 @@ class PlacementView(View):
     serving: int = 0
 
 
+class SiteTerms(View):
+    """What the plan in force costs at one site by today's demand and prices, in the unit of what is minimised.
+
+    `asked_rps` of the users who come in there (`known` False: assumed, as nobody has asked yet), served best at `nearest` over
+    `rtt_ms` (`measured` False: modelled); `served_rps` by the instances there, whose terms `latency`, `late`, `cost` and
+    `shadow` are. One instance more would save `saves` and cost `costs`, its start included. `may_run`: policy, state and room
+    allow it at all.
+    """
+
+    asked_rps: float
+    known: bool
+    served_rps: float
+    latency: float
+    late: float
+    cost: float
+    shadow: float
+    saves: float
+    costs: float
+    may_run: bool
+    nearest: SiteId | None = None
+    rtt_ms: float | None = None
+    measured: bool = False
+
+
 class SiteVerdict(View):
     """What was decided about one site, and why. `reasons` are sentences."""
 
     site: SiteId
     chosen: bool
     reasons: tuple[str, ...] = ()
+    terms: SiteTerms | None = None
 
 
 class NodeVerdict(View):
@@ -342,7 +367,7 @@ class ScaleView(View):
 
 
 class RegionWay(View):
-    """The mean modelled round trip from a region's cities to the nearest one that runs the app; None: nothing runs."""
+    """The mean round trip from a region's cities to the nearest one that runs the app, by demand; None: nothing runs."""
 
     region: str
     cities: int
@@ -381,7 +406,11 @@ class DemandView(View):
 
 
 class AppDifference(View):
-    """What another plan would mean for an app. `rejections` are those that it has not now."""
+    """What another plan would mean for an app. `rejections` are those that it has not now.
+
+    `cost` in nodes: what its instances take of a mean node of their city, half by cpu, half by memory. `weighed_by`: what the
+    ways of a region's cities are weighed by.
+    """
 
     account: AccountId
     app: AppName
@@ -393,8 +422,23 @@ class AppDifference(View):
     ended: int
     reserved_before: Amounts
     reserved_after: Amounts
+    cost_before: float = 0.0
+    cost_after: float = 0.0
+    weighed_by: Literal["demand", "users", "cities"] = "cities"
     ways: tuple[RegionWay, ...] = ()
     rejections: tuple[Rejection, ...] = ()
+
+
+class SettingsView(View):
+    """Every setting of placement, those that somebody set, the prices of sites that have any, and the last background pass."""
+
+    settings: dict[str, Any]
+    set_fields: tuple[str, ...] = ()
+    prices: dict[str, dict[str, float]] = msgspec.field(default_factory=dict[str, dict[str, float]])
+    measured_rtts: int = 0  # pairs of sites
+    rebalanced_ms: int | None = None
+    rebalanced_apps: int = 0
+    rebalanced_starts: int = 0
 
 
 class PlanDifference(View):

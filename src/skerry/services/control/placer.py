@@ -11,6 +11,7 @@ take; when that conflicts, each is decided by itself.
 import asyncio
 from collections.abc import Sequence
 
+import msgspec
 import structlog
 
 from skerry.core.checks.plan import plan_violations
@@ -223,9 +224,13 @@ class Placer:
         asked = self._slices.current(site)
         return report.refused if asked is None or report.slice_generation >= asked.generation else ()
 
-    def preview(self, key: AppKey) -> Snapshot:
-        """What a decision made now would be made on; for who only looks."""
-        return self._snapshot(key, ())
+    def preview(self, key: AppKey, scale: Scale | None = None) -> Snapshot:
+        """What a decision made now would be made on; for who only looks. `scale`: if that were the app's."""
+        snapshot = self._snapshot(key, ())
+        if scale is None:
+            return snapshot
+        generation = snapshot.head.generation if snapshot.head else 0
+        return msgspec.structs.replace(snapshot, world=self.worlds.of(key, scale, generation=generation))
 
     def _snapshot(
         self, key: AppKey, evaluations: tuple[Evaluation, ...], ahead: dict[SiteId, SiteLedger] | None = None
