@@ -77,14 +77,16 @@ def _weights(world: World) -> tuple[Literal["demand", "users", "cities"], Mappin
 
 
 def _ways(world: World, weights: Mapping[SiteId, float], ran: set[SiteId], runs: set[SiteId]) -> Iterable[RegionWay]:
-    """By region. Where nobody asks, all cities count the same."""
+    """By region, those without any user left out; where nobody asks anywhere, all cities count the same."""
     sites = [view.site for view in world.sites]
     by_id = {site.id: site for site in sites}
     old, new = ([by_id[name] for name in sorted(names) if name in by_id] for names in (ran, runs))
     for region in sorted({site.region for site in sites}):
         cities = [site for site in sites if site.region == region]
         weight = [max(0.0, weights.get(city.id, 0.0)) for city in cities]
-        weight = weight if sum(weight) > 0.0 else [1.0] * len(cities)
+        if weights and sum(weight) <= 0.0:
+            continue
+        weight = weight if weights else [1.0] * len(cities)
         before, now = (_mean_ms(world, cities, weight, running) for running in (old, new))
         yield RegionWay(region=region, cities=len(cities), before_ms=before, after_ms=now)
 
