@@ -211,7 +211,9 @@ def _kept(case: Case, had: Running, *, news: bool) -> Outcome | None:
 
 
 def _right(case: Case, found: Outcome, now: Running) -> bool:
-    """Whether a plan of this outcome would be kept."""
+    """Whether a plan of this outcome would be kept: surely where nothing is missing anywhere."""
+    if found.unserved_rps <= 0.0 and all(seat.missing is None for seat in found.seats):
+        return True
     rejections = {seat.site.id: rejection for seat in found.seats if (rejection := seat.rejection()) is not None}
     trial = replace(case, there=frozenset(now))
     wanting = found.unserved_rps > 0.0
@@ -338,8 +340,13 @@ def _running(placements: Sequence[Placement]) -> Running:
 
 
 def _order(case: Case, seats: Sequence[Seat]) -> list[Seat]:
-    """Pinned sites in the order of `pin`, then those that run the app, the most first, then the rest by stable hash."""
+    """Pinned sites in the order of `pin`, then those that run the app, the most first, then the rest by stable hash.
+
+    As they are, where none is better served by being first.
+    """
     app = case.app
+    if app.scale.max_total is None and not app.scale.region_min and instances_min(app.scale) <= 1:
+        return list(seats)
     pins = {site: index for index, site in enumerate(app.scale.pin)}
 
     def rank(seat: Seat) -> tuple[int, int, int, str]:

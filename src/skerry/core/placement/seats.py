@@ -8,7 +8,7 @@ from skerry.core.placement.world import SiteView
 from skerry.core.policy.capacity import has_features, nodes_rejection, nodes_up, site_free, size_rejection
 from skerry.core.policy.places import place_rejection
 from skerry.core.policy.scale import instances_min
-from skerry.core.policy.shapes import Room
+from skerry.core.policy.shapes import Room, most_of
 from skerry.core.policy.state import site_state_rejection
 from skerry.core.types.app import Scale, Version
 from skerry.core.types.ids import SiteId, VersionId
@@ -54,26 +54,26 @@ class Seat:
         self.missing: tuple[Reason, str] | None = None
         self.excluded = site_rejection(view, scale, wanted, runs_there=runs_there)
         self._wanted, self._caps, self._budget = wanted, caps, budget
-        self.room = Room(view.shaped(), scale.features, view.others)
+        self._room: Room | None = None
+        self._most: int | None = None
 
     def most(self) -> int:
         """How many instances of all versions it can hold, as many of each."""
         if self.excluded is not None:
             return 0
         if len(self._wanted) == 1:
-            version = self._wanted[0]
-            return min(self.room.most(version.limits.reserve), self._caps.get((self.site.id, version.id), MANY))
+            return min(self._room_for_one(), self._caps.get((self.site.id, self._wanted[0].id), MANY))
         together = Resources()
         for version in self._wanted:
             together += version.limits.reserve
         each = min((self._caps.get((self.site.id, version.id), MANY) for version in self._wanted), default=MANY)
-        return min(self.room.most(together), each) * len(self._wanted)
+        return min(self._room_for(together), each) * len(self._wanted)
 
     def fill(self, counts: Counts) -> None:
         """Up to `counts` in rounds, one instance of each version a round: short room still serves every version."""
         if self.excluded is not None:
             return
-        for number in range(max(counts.values(), default=0)):
+        for number in range(min(self.counts.values(), default=0), max(counts.values(), default=0)):
             for version in self._wanted:
                 if self.counts[version.id] <= number < counts.get(version.id, 0):
                     why = self.take(version)
@@ -83,7 +83,8 @@ class Seat:
         """One instance more; or why not."""
         why = self.why_not(version)
         if why is None:
-            self.room.take(version.limits.reserve)
+            if len(self._wanted) > 1:
+                self._shaped_room().take(version.limits.reserve)
             self.counts[version.id] += 1
             self._budget.used += 1
         return why
@@ -98,12 +99,12 @@ class Seat:
         cap = self._caps.get((self.site.id, version.id))
         if cap is not None and count >= cap:
             return (Reason.REFUSED_BY_SITE, f"the site could pack {cap}")
-        if self.room.fits(version.limits.reserve):
+        if self._fits(version):
             return None
         too_large = size_rejection(self.site, self._usable(), version.limits.reserve)
         if too_large is not None:
             return (too_large.reason, too_large.detail)
-        return (Reason.NO_CAPACITY, self.room.why_not(version.limits.reserve))
+        return (Reason.NO_CAPACITY, self._shaped_room().why_not(version.limits.reserve))
 
     def placements(self) -> tuple[Placement, ...]:
         """By version id."""
@@ -140,6 +141,29 @@ class Seat:
             return True
         short = [version for version in self._wanted if wanting or self.counts[version.id] < self.scale.min_per_site]
         return all(self.why_not(version) is not None for version in short)
+
+    def _fits(self, version: Version) -> bool:
+        """One more. Instances of one version fill nodes alike, so that a number says all; several need the nodes' shapes."""
+        if len(self._wanted) == 1:
+            return self.counts[version.id] < self._room_for_one()
+        return self._shaped_room().fits(version.limits.reserve)
+
+    def _room_for_one(self) -> int:
+        if self._most is None:
+            self._most = self._room_for(self._wanted[0].limits.reserve)
+        return self._most
+
+    def _room_for(self, reserve: Resources) -> int:
+        return most_of(self.view.shaped(), self.scale.features, self.view.others, reserve)
+
+    def _shaped_room(self) -> Room:
+        """With what is in the seat taken."""
+        if self._room is None:
+            self._room = Room(self.view.shaped(), self.scale.features, self.view.others)
+            for version in self._wanted if len(self._wanted) == 1 else ():
+                for _ in range(self.counts[version.id]):
+                    self._room.take(version.limits.reserve)
+        return self._room
 
     def _usable(self) -> list[Node]:
         return [node for node in nodes_up(self.view.nodes) if has_features(node, self.scale.features)]

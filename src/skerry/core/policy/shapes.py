@@ -54,11 +54,6 @@ class Room:
             if not features or kind.has(features):
                 self._nodes[kind.capacity] += kind.count
 
-    def most(self, reserve: Resources) -> int:
-        """How many instances like this fit."""
-        on_nodes = sum(_times(node, reserve) * count for node, count in self._nodes.items())
-        return min(on_nodes, _times(self.free, reserve))
-
     def fits(self, reserve: Resources) -> bool:
         """Whether one more does."""
         return reserve.fits_in(self.free) and any(reserve.fits_in(node) for node in self._nodes)
@@ -79,6 +74,13 @@ class Room:
     def why_not(self, reserve: Resources) -> str:
         """The numbers behind a False of `take`."""
         return shortage(reserve, self.free) or "what is free is spread over nodes too small for one more"
+
+
+def most_of(shapes: Shapes, features: tuple[str, ...], others: Resources, reserve: Resources) -> int:
+    """How many instances like this an otherwise empty `Room` takes."""
+    kinds = shapes.kinds if not features else [kind for kind in shapes.kinds if kind.has(features)]
+    on_nodes = sum(_times(kind.capacity, reserve) * kind.count for kind in kinds)
+    return min(on_nodes, _times(shapes.total.less(others), reserve))
 
 
 MANY = 1_000_000  # instances of something that reserves nothing

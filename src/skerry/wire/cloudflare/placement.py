@@ -3,7 +3,7 @@
 {"mode": "smart"}   demand, and the data that requests call, choose the cities (`min_per_site` 0)
 {"mode": "off"}     the default back: every city that is allowed
 
-What the deployment's own `skerry.scale` says goes before it. Hints and targets (`hint`, `region`, `host`, `hostname`) are recorded
+What the deployment's own `skerry.scale` says goes first. Hints and targets (`hint`, `region`, `host`, `hostname`) are recorded
 only: demand says where users are, and a hint that no city here can follow is no reason to refuse a deployment.
 """
 
