@@ -97,7 +97,7 @@ def bench_running(report, problem):
     names = [view.site.id for view in views]
     users = {name: float(weight) for name, weight in zip(names, draws.pareto(1.2, len(names)), strict=True)}
     took, kept, looked = [], [], []
-    for number in range(200):
+    for number in range(100):
         some = draws.choice(len(names), size=int(draws.integers(1, 120)), replace=False)
         demand = {names[at]: float(rps) for at, rps in zip(some, draws.pareto(1.1, len(some)) * 20, strict=True)}
         app = make_app(f"app-{number}", scale=Scale(min_per_site=0, rps_per_instance=50.0))
