@@ -4,7 +4,7 @@ ARGS ?=
 TESTS ?= tests
 BIN := .venv/bin
 
-.PHONY: help setup setup-dev run test check check-format check-lint check-types check-layers check-tidy format bench lock clean
+.PHONY: help setup setup-dev gvisor run test check check-format check-lint check-types check-layers check-tidy format bench lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -20,6 +20,9 @@ run: setup ## three cities on this machine, with an example deployed (ARGS="--ci
 
 test: setup-dev ## all tests (TESTS=tests/unit, ARGS="-x -k name")
 	@exec $(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS) $(TESTS)
+
+gvisor: setup ## build gVisor (runsc) into this user's cache; some minutes, needs Go
+	@exec $(BIN)/skerry doctor --get gvisor
 
 check: check-format check-lint check-types check-layers check-tidy ## format, lint, strict types, layers, tidiness
 

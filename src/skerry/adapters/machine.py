@@ -8,6 +8,7 @@ import contextlib
 import os
 import re
 import resource
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -101,6 +102,18 @@ def remove_groups_of_the_dead(prefix: str) -> None:
         for group in (*tree.glob("*/"), tree):
             with contextlib.suppress(OSError):
                 group.rmdir()
+
+
+def missing_for_containers() -> tuple[tuple[str, str], ...]:
+    """(what, remedy) of each thing that root file systems of containers are made with and that is not here."""
+    lacking: list[tuple[str, str]] = []
+    if "\toverlay\n" not in _read(_PROC / "filesystems"):
+        lacking.append(("overlayfs", "sudo modprobe overlay"))
+    if not Path("/dev/loop-control").exists():
+        lacking.append(("loop devices", "sudo modprobe loop"))
+    if shutil.which("mke2fs", path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin") is None:
+        lacking.append(("mke2fs", "sudo apt-get install e2fsprogs"))
+    return tuple(lacking)
 
 
 def certificates() -> int:

@@ -21,10 +21,13 @@ from skerry.kit.record import Record
 HAPROXY_MIN = (2, 8)  # the oldest release whose maps, retries and idle-close behave as our configuration expects
 NODE_MIN = (22, 12)  # what the newest wrangler asks for
 BWRAP_MIN = (0, 5)  # --json-status-fd, --perms
+CRUN_MIN = (1, 8)  # of Debian 12
+RUNC_MIN = (1, 1)
+GVISOR_VERSION = "20260905"  # the pin in tools/gvisor/go.mod, by its day; tried before each change of it
 VERSION_TIMEOUT_S = 10  # a cold 130 MB binary on a slow disk
 SETUP = "make setup, in Skerry's working tree"
 
-_NUMBER = re.compile(r"\d+(?:\.\d+)+|\d{4}-\d\d-\d\d")
+_NUMBER = re.compile(r"\d+(?:\.\d+)+|\d{4}-\d\d-\d\d|20\d{6}")
 _WORKERD_ARCH = {"x86_64": "64", "aarch64": "arm64"}
 
 
@@ -95,6 +98,25 @@ def find_bwrap() -> Tool:
 def find_wrk() -> Tool:
     """The load generator of some benches."""
     return _first("wrk", [_named("WRK"), _on_path("wrk")], flag="-v", remedy="sudo apt-get install wrk")
+
+
+def find_crun() -> Tool:
+    return _first("crun", [_named("CRUN"), _on_path("crun")], minimum=CRUN_MIN, remedy="sudo apt-get install crun")
+
+
+def find_runc() -> Tool:
+    return _first("runc", [_named("RUNC"), _on_path("runc")], minimum=RUNC_MIN, remedy="sudo apt-get install runc")
+
+
+def find_runsc() -> Tool:
+    """gVisor: the one that Skerry builds (`skerry.adapters.gobuild`), or the distribution's, which is older and slower."""
+    built = cache() / f"runsc-{GVISOR_VERSION}/runsc"
+    return _first("runsc", [_named("RUNSC"), built, _on_path("runsc")], remedy="skerry doctor --get gvisor (needs Go)")
+
+
+def cache() -> Path:
+    """Where engines that were built for this user are, outside of every tree."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "skerry/tools"
 
 
 def _named(name: str) -> Path | None:

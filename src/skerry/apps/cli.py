@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -398,10 +398,14 @@ def token_revoke(
 def doctor(
     json: JsonOption = False,
     required: Annotated[bool, typer.Option("--required", help="Only what keeps Skerry from running.")] = False,
+    get: Annotated[Literal["gvisor"] | None, typer.Option("--get", help="Build an engine that no package has.")] = None,
 ) -> None:
     """Tell what this machine has, what it lacks, what that disables and how to get it."""
     from skerry.apps.doctor import doctor as examine
+    from skerry.apps.doctor import get as build
 
+    if get is not None:
+        raise typer.Exit(build(get))
     raise typer.Exit(examine(json=json, required=required))
 
 

@@ -12,6 +12,8 @@ from typing import Literal
 import msgspec
 
 from skerry.adapters import machine, tools
+from skerry.adapters.network.linux.probe import probe
+from skerry.adapters.sandbox.oci.runtimes import has_systrap
 from skerry.apps.supervisor.errors import UpError
 from skerry.apps.supervisor.ports import Wanted, refuse_if_taken
 from skerry.kit.record import Record
@@ -26,12 +28,15 @@ PORTS = (
 
 NO_WORKER = "no worker runs: the code of others is never started without a sandbox"
 NO_CLIENT = "`skerry wrangler` and deploying the example"
+NO_CONTAINER = "containers (the isolation class container) by crun; runc does as well where it is named as the engine"
 ENGINES: tuple[tuple[Callable[[], tools.Tool], str, bool], ...] = (
     (tools.find_workerd, "no worker runs", True),
     (tools.find_bwrap, NO_WORKER, True),
     (tools.find_haproxy, "no site has an ingress", True),
     (tools.find_node, NO_CLIENT, False),
     (tools.find_wrangler, NO_CLIENT, False),
+    (tools.find_crun, NO_CONTAINER, False),
+    (tools.find_runsc, "the isolation class gvisor", False),
 )
 
 
@@ -48,7 +53,20 @@ class Finding(Record):
 
 def examine() -> tuple[Finding, ...]:
     """Try everything, in the order in which it matters."""
-    probes = (_engines, _sandbox, _rights, _groups, _certificates, _sleep, _clock, _files, _memory, _ports)
+    probes = (
+        _engines,
+        _sandbox,
+        _rights,
+        _groups,
+        _containers,
+        _networks,
+        _certificates,
+        _sleep,
+        _clock,
+        _files,
+        _memory,
+        _ports,
+    )
     return tuple(finding for probe in probes for finding in probe())
 
 
@@ -125,6 +143,67 @@ def _groups() -> Iterator[Finding]:
         disables="ending a sandbox in one step (its processes are ended one by one)",
         remedy="run as root, on Linux 5.14 or newer with the unified hierarchy mounted",
     )
+
+
+def _networks() -> Iterator[Finding]:
+    found = probe()
+    yield _judge(
+        "networks",
+        found.rules or "namespaces, veth, nftables with nat",
+        good=found.usable,
+        disables="containers and microVMs: no program runs without a network of its own",
+        remedy="run as root, and: sudo apt-get install libnftables1",
+    )
+    if not found.usable:
+        return
+    yield _judge(
+        "bandwidth",
+        found.shaping or "tbf",
+        good=not found.shaping,
+        disables="limits of programs' bandwidth",
+        remedy="a kernel with sch_tbf: sudo modprobe sch_tbf",
+    )
+    yield _judge(
+        "tap",
+        found.tap or "/dev/net/tun",
+        good=not found.tap,
+        disables="the network of microVMs",
+        remedy="sudo modprobe tun",
+    )
+
+
+def _containers() -> Iterator[Finding]:
+    """What root file systems of containers need of the kernel; mounting is tried when the node starts."""
+    lacking = machine.missing_for_containers()
+    yield _judge(
+        "container images",
+        "overlayfs, loop devices, mke2fs" if not lacking else f"without {', '.join(name for name, _ in lacking)}",
+        good=not lacking and os.geteuid() == 0,
+        disables="containers, gVisor and microVMs",
+        remedy="; ".join(remedy for _, remedy in lacking) or "run as root: sudo make run",
+    )
+    runsc = tools.find_runsc()
+    if runsc.usable:
+        fast = has_systrap(runsc.version)
+        yield _judge(
+            "gVisor platform",
+            "systrap" if fast else f"ptrace: runsc {runsc.version} is of before 2023",
+            good=fast,
+            disables="snapshots and clones of gVisor's sandboxes, and its own network",
+            remedy="skerry doctor --get gvisor",
+        )
+
+
+def get(what: str) -> int:
+    """Build an engine that no package has; the exit status."""
+    from skerry.adapters.gobuild import BuildFailed, get_gvisor
+
+    try:
+        print(get_gvisor(print))
+    except BuildFailed as error:
+        print(f"{what}: {error}", file=sys.stderr)
+        return 1
+    return 0
 
 
 def _certificates() -> Iterator[Finding]:
@@ -226,4 +305,6 @@ def _verdict(findings: Sequence[Finding]) -> str:
 
 
 if __name__ == "__main__":
+    if "--get" in sys.argv:
+        sys.exit(get(sys.argv[-1]))
     sys.exit(doctor(json="--json" in sys.argv, required="--required" in sys.argv))

@@ -10,9 +10,11 @@ def print_demands(found: Sequence[DemandView]) -> None:
     if not found:
         console().print("no apps yet: deploy one with `skerry wrangler deploy` in a Worker project")
         return
-    rows = make_table("app", "requests/s", "expected", "instances")
+    rows = make_table("app", "requests/s", "expected", "planned for", "instances")
     for app in sorted(found, key=lambda app: (-app.rps, app.account_name, app.app)):
-        rows.add_row(f"{app.account_name}/{app.app}", _rps(app.rps), _rps(app.expected_rps), str(app.instances))
+        rows.add_row(
+            f"{app.account_name}/{app.app}", _rps(app.rps), _rps(app.expected_rps), _rps(app.asked_rps), str(app.instances)
+        )
     console().print(rows)
 
 
@@ -20,11 +22,12 @@ def print_demand(found: DemandView) -> None:
     if not found.cities:
         console().print(f"{found.app}: nobody has asked for it, and it runs nowhere")
         return
-    rows = make_table("city", "requests/s", "smoothed", "expected", "failed", "instances")
+    rows = make_table("city", "requests/s", "smoothed", "expected", "planned for", "failed", "instances")
     for city in found.cities:
-        rows.add_row(city.site, _rps(city.rps), _rps(city.smoothed_rps), _rps(city.expected_rps), _failed(city), _instances(city))
+        rates = (city.rps, city.smoothed_rps, city.expected_rps, city.asked_rps)
+        rows.add_row(city.site, *map(_rps, rates), _failed(city), _instances(city))
     rows.add_section()
-    rows.add_row("all", _rps(found.rps), "", _rps(found.expected_rps), "", str(found.instances))
+    rows.add_row("all", _rps(found.rps), "", _rps(found.expected_rps), _rps(found.asked_rps), "", str(found.instances))
     console().print(rows)
     console().print("Users count where they come in, wherever they are answered.", style="dim")
 

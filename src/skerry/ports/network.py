@@ -3,7 +3,10 @@
 Contract (suite: `skerry.testing.contracts.network`):
 
 - `create` is idempotent by instance and gives a namespace that can reach whom its policy allows and nobody else; from the first
-  moment on. IPv6 is as closed as IPv4. No instance can take another's address, or speak for the host.
+  moment on. IPv6 is as closed as IPv4. No instance can take another's address, or speak for the host. Call it again before each
+  start of the program: gVisor takes the address away from the device.
+- a program's own policy never opens what the node keeps shut: all that is not the public internet, but for what the operator
+  opened. Connections that a narrower policy does not allow end with `change_policy`.
 - an address that `publish` gave stays the instance's until `remove`, over restarts of the program and of the agent. Between
   `publish` and `open` connections to it are accepted and wait, and each `ring` says so; after `open` they go straight to the
   program, without passing through the agent, and so they do while the agent is away. `hold` is the way back (the program
@@ -54,12 +57,14 @@ class InstanceNetwork(Record):
 
 
 class Traffic(Record):
-    """Bytes and refused packets since `create`; `connections`: open ones through the published port, None if not known."""
+    """Bytes and refused packets since `create`. Through the published port alone, None where it is not known: `connections`
+    that are open now, and `accepted` ones since `publish` (health checks are not among them: scale to zero goes by these)."""
 
     received_bytes: int = 0
     sent_bytes: int = 0
     refused_packets: int = 0
     connections: int | None = None
+    accepted: int | None = None
 
 
 class Network(Protocol):

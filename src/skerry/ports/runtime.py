@@ -12,7 +12,8 @@ Contract (suite: `skerry.testing.contracts.runtime`):
 - an instance outlives the runtime's process: after `attach` in a new process, `observe` tells of every instance
   that the dead one had started, with the same pid and address; what cannot be taken over is removed.
 - `stop` is idempotent and safe to run without a start, and after half of one. When it returns no process,
-  mount, cgroup, socket or file of the instance is left. In-flight requests get `grace_ms`.
+  mount, cgroup, socket or file of the instance is left. In-flight requests get `grace_ms`; a program its own
+  `stop_grace_ms` in place of it, unless it is 0.
 - `sleep` squeezes the instance's memory; the next request wakes it by itself. Where the capability
   is absent it does nothing.
 - no instance sees, signals or reaches another, the host's files, loopback or private addresses.
@@ -110,6 +111,18 @@ class Runtime(Protocol):
 
     async def resize(self, instance_id: str, limits: SandboxLimits) -> None: ...
 
+    async def throttle(self, instance_id: str, *, cpu_millicores: int, cpu_shares: int | None = None) -> None:
+        """What it may use for now, until the next word or the next process: not its limit, which stays."""
+        ...
+
+    async def drop(self, instance_id: str, reason: str) -> None:
+        """No process until a request comes. `Unsupported` for one that no request wakes."""
+        ...
+
+    async def restart(self, instance_id: str, reason: str) -> None:
+        """End its process for the node's sake, as a crash with that reason: it starts again, later each time."""
+        ...
+
     async def snapshot(self, instance_id: str) -> str:
         """Its whole state, kept on the node under the name that is returned; it goes on."""
         ...
@@ -148,6 +161,15 @@ class Plain:
     async def resize(self, instance_id: str, limits: SandboxLimits) -> None:
         raise _unsupported("resize")
 
+    async def throttle(self, instance_id: str, *, cpu_millicores: int, cpu_shares: int | None = None) -> None:
+        raise _unsupported("throttle")
+
+    async def drop(self, instance_id: str, reason: str) -> None:
+        raise _unsupported("drop")
+
+    async def restart(self, instance_id: str, reason: str) -> None:
+        raise _unsupported("restart")
+
     async def snapshot(self, instance_id: str) -> str:
         raise _unsupported("snapshots")
 
@@ -159,7 +181,7 @@ class Plain:
 
 
 def _unsupported(what: str) -> Unsupported:
-    return Unsupported(f"{what}: not for a worker; containers and microVMs can")
+    return Unsupported(f"{what}: not for a worker; programs in containers and microVMs can")
 
 
 class Checked(Record):

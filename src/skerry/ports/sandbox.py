@@ -11,6 +11,7 @@ Contract (suite: `skerry.testing.contracts.sandbox`, run on every engine and on 
 - `remove` is idempotent and safe without a start; afterwards no process, cgroup, mount, socket, tap or file of that id is left.
   `attach` removes what is left of ids that nobody knows.
 - a program's output goes to `log` (stdout and stderr, appended) as it comes; a flood neither blocks nor fills the disk.
+- the log grows to about twice `log_bytes_max` and then loses what comes, until whoever reads it empties it (in place).
 - environment and secret files are never seen by other users of the machine: not on command lines, in no file that they can read.
 - optional abilities are named in `abilities`; calling what is absent raises `Unsupported`.
 - errors: `StartError` is the program's own fault (no such command, wrong architecture, bad user), with the engine's words;
@@ -88,8 +89,10 @@ class SandboxFile(Record):
 class SandboxSpec(Record):
     """Everything that a sandbox starts from. `id` is unlike any other of this node, 16 hex digits.
 
-    `rootfs` is a directory that holds the root file system, made for this instance, whose writable layer ends with it;
-    microVMs boot from `disk`, a file system image shared by all instances of the image and never written to.
+    `rootfs` is a directory that holds the root file system, made for this instance, whose writable layer ends with it. Its
+    owner, rounded down to a multiple of 65536, is who root inside is outside: engines on the host's kernel map their user
+    ids there (0: not mapped). microVMs boot from `disk`, a file system image shared by all instances of the image and never
+    written to.
     `netns` is the path of its network namespace, set up already; `tap` the name of a device in it for microVMs.
     """
 
@@ -140,7 +143,8 @@ class SandboxStats(Record):
 
 
 class ExecSpec(Record):
-    """A further process inside. `terminal`: with a pseudo-terminal of `rows` x `columns`, stdout and stderr in one."""
+    """A further process inside, as the program's user. `env` is on top of the program's own, `working_dir` None is its own.
+    `terminal`: with a pseudo-terminal of `rows` x `columns`, stdout and stderr in one."""
 
     argv: tuple[str, ...]
     env: dict[str, str] = msgspec.field(default_factory=dict[str, str])
@@ -219,6 +223,10 @@ class Sandbox(Protocol):
 
     async def resize(self, limits: SandboxLimits) -> None:
         """New limits, without a restart; raises `SandboxError` when what is in use above a lower one cannot be reclaimed."""
+        ...
+
+    async def squeeze(self) -> None:
+        """Give back memory that it does not use now; it goes on, and what it touches comes back. May take a second."""
         ...
 
     async def snapshot(self, directory: str) -> None:

@@ -1,7 +1,7 @@
 """One app on the world map: where it answers, and how far its users are from there.
 
-Users are those of the packaged table at this hour (population × internet share), round trips are modelled: an app's own
-users are not counted yet.
+Users are those of the packaged table at this hour (population × internet share), round trips are modelled; what the app's own
+users ask for is counted, by the city that they come in at.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ from skerry.core.geo.rtt import Floats, Points
 from skerry.core.types.ids import AccountId, AppName, SiteId
 from skerry.core.types.place import Site
 from skerry.core.types.slices import SERVING_STATES, SiteInstance
-from skerry.core.types.view import AppMap, CopiesView, MetroLatency, RegionLatency
+from skerry.core.types.view import AppMap, CityRate, CopiesView, MetroLatency, RegionLatency
 from skerry.core.worlds.generate import Catalogue
 
 HOUR_MS = 3_600_000
@@ -43,6 +43,7 @@ def make_app_map(
     sites: Mapping[SiteId, Site],
     catalogue: Catalogue,
     now_ms: int,
+    asked: tuple[CityRate, ...] = (),
 ) -> AppMap:
     """`sites` are those that answer; every metro's users go to the nearest of them that serves the app."""
     cities = tuple(sorted(catalogue.cities.values(), key=lambda city: city.code))
@@ -70,6 +71,7 @@ def make_app_map(
         world=_region(WORLD, audience.total, active, rtts_ms),
         source="modelled",
         now_ms=now_ms,
+        asked=asked,
     )
 
 

@@ -35,7 +35,7 @@ from skerry.ports.operations import Conflict as NotNow
 from skerry.ports.operations import NotFound as Missing
 from skerry.ports.store import Conflict, Op, Put, Store
 from skerry.services.control import keys
-from skerry.services.control.demand_view import AppKey, States, demand_sentence, demand_view, instance_states
+from skerry.services.control.demand_view import AppKey, States, city_rates, demand_sentence, demand_view, instance_states
 from skerry.services.control.dry_run import DryRun
 from skerry.services.control.mirror import Mirror
 from skerry.services.control.observed import Observed
@@ -175,6 +175,7 @@ class PlatformOperations:
             sites={intent.site.id: intent.site for intent in intents},
             catalogue=self._load_catalogue(),
             now_ms=self._clock.now_ms(),
+            asked=city_rates(self._observed.demand(account, app)),
         )
 
     async def rollout(self, account: AccountId, app: AppName) -> RolloutDetail:

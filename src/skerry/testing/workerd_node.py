@@ -16,7 +16,7 @@ from skerry.core.types.ids import InstanceId, NodeId
 from skerry.core.types.slices import NodeInstance
 from skerry.ports.runtime import Runtime
 from skerry.testing.contracts.runtime import find
-from skerry.testing.workers import WorkerShop
+from skerry.testing.workers import HELLO, WorkerShop
 
 TEST_SETTINGS = Settings(backoff=Backoff(first_ms=100, healthy_after_ms=60_000), look_every_ms=200)
 PLATFORM = ("egress", "assets")  # processes of the node itself
@@ -48,7 +48,7 @@ class WorkerdNode:
         await runtime.aclose(stop_instances=False)
 
     def good(self, name: str) -> NodeInstance:
-        return self.shop.instance(name)
+        return self.shop.instance(name, f"console.log('hello');{HELLO}")
 
     def broken(self, name: str) -> NodeInstance:
         return self.shop.instance(name, "throw new Error('boom');")

@@ -8,7 +8,7 @@ from skerry.core.reconcile.site_types import NodeHeard, SiteDecision, SiteInput,
 from skerry.core.types.app import Version
 from skerry.core.types.ids import AppName, InstanceId, NodeId, SiteId
 from skerry.core.types.routes import RouteTable
-from skerry.core.types.slices import InstanceState, ObservedInstance, Peer, SiteSlice, SliceApp, SliceVersion
+from skerry.core.types.slices import InstanceState, NodeInstance, ObservedInstance, Peer, SiteSlice, SliceApp, SliceVersion
 from skerry.testing.builders import ACCOUNT, make_node, make_observed, make_report, make_version
 
 V1, V2 = make_version(1), make_version(2)
@@ -73,10 +73,13 @@ class Site:
         self.memory = self.decision.memory
         for contents in self.decision.slices:
             old = self.running[contents.node]
-            self.running[contents.node] = {
-                entry.id: old.get(entry.id, make_observed(entry.id, entry.version, "starting")) for entry in contents.instances
-            }
+            self.running[contents.node] = {entry.id: old.get(entry.id, self._first_seen(entry)) for entry in contents.instances}
         return self.decision.routes
+
+    def _first_seen(self, entry: NodeInstance) -> ObservedInstance:
+        seen = make_observed(entry.id, entry.version, "starting")
+        served = entry.version.program is None or entry.version.program.port is not None
+        return seen if served else replace(seen, address=None)
 
     def become(self, version: Version, state: InstanceState, *, only: int = 99) -> None:
         for instances in self.running.values():

@@ -1,13 +1,15 @@
 """The site controller's decision: make before break, drains, lost nodes, restarts, weights."""
 
 from msgspec.structs import replace
-from tests.unit.core.site_at_once import V1, V2, Site, app_slice, weights
+from tests.unit.core.site_at_once import V1, V2, Site, app_slice, decided, weights
 
 from skerry.core.checks.site import site_violations
 from skerry.core.reconcile.site import decide_site, remember
 from skerry.core.reconcile.site_types import DRAIN_MAX_MS, DRAIN_MIN_MS, SiteDecision
 from skerry.core.types.ids import InstanceId, NodeId, SiteId
+from skerry.core.types.program import Program
 from skerry.core.types.resources import Resources
+from skerry.testing.programs import image
 
 
 def test_an_instance_is_routed_when_it_serves_and_not_before() -> None:
@@ -35,6 +37,47 @@ def test_one_that_is_woken_keeps_its_route_while_it_starts() -> None:
     assert weights(site.decide(), site) == {}
     site.become(V1, "starting")
     assert weights(site.decide(), site) == {}
+
+
+def test_a_program_without_a_port_is_replaced_without_a_gap_and_never_routed() -> None:
+    site = Site()
+    old, new = (replace(version, program=Program(image=image("job")), isolation="container") for version in (V1, V2))
+    site.nodes = [replace(node, features=("amd64", "container")) for node in site.nodes]
+    site.ask(app_slice((old, 1, 256)))
+    site.decide()
+    site.become(old, "running")
+    site.decide()
+    site.ask(app_slice((new, 1, 256)))
+    site.decide()
+    assert site.versions() == sorted((old.id, new.id))
+    site.become(new, "starting")
+    site.now_ms += DRAIN_MAX_MS - 1
+    site.decide()
+    assert site.versions() == sorted((old.id, new.id))
+    site.become(new, "done")  # it did what it is for
+    assert weights(site.decide(), site) == {}
+    site.now_ms += DRAIN_MIN_MS
+    site.decide()
+    assert site.versions() == [new.id]
+
+
+def test_versions_of_one_app_need_different_nodes() -> None:
+    site = Site(nodes=3)
+    features = (("amd64", "container"), ("amd64", "container", "gvisor"), ())
+    site.nodes = [replace(node, features=offered) for node, offered in zip(site.nodes, features, strict=True)]
+    program = Program(image=image("app"), port=80)
+    plain, strict = replace(V1, program=program, isolation="container"), replace(V2, program=program, isolation="gvisor")
+    site.ask(app_slice((plain, 2, 128), (strict, 2, 128)))
+    decision = decided(site)
+    where = {
+        version.id: {held.node for held in decision.memory.held if held.version == version.id} for version in (plain, strict)
+    }
+    assert where == {plain.id: {"lhr-1", "lhr-2"}, strict.id: {"lhr-2"}}
+    site.nodes = [replace(node, features=("amd64", "container")) for node in site.nodes]
+    (refused,) = [item for item in decided(site).refused if item.version == strict.id]
+    assert {(r.place, r.reason, r.detail) for r in refused.rejections} == {
+        (f"lhr-{n}", "missing_feature", "needs amd64, gvisor") for n in (1, 2, 3)
+    }
 
 
 def test_fallbacks_are_always_listed_and_alone_where_only_others_run_the_app() -> None:

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from skerry.core.machines import instance as machine
 from skerry.core.machines.instance import Backoff, Life, begin, step
+from skerry.core.types.program import RestartPolicy
 
 BACKOFF = Backoff(first_ms=100, factor=2, max_ms=1000, healthy_after_ms=5000)
 
@@ -72,6 +73,42 @@ def test_dropped_and_asked_for_again() -> None:
     assert (life.state, commands) == ("starting", (machine.Hold(), machine.Launch()))
 
 
+def exit_of(policy: RestartPolicy, code: int | None) -> str:
+    life, _ = step(begin(0, policy), machine.Launched(), 0, BACKOFF)
+    life, _ = step(life, READY, 1, BACKOFF)
+    return step(life, machine.Exited(reason="x", code=code), 2, BACKOFF)[0].state
+
+
+def test_restart_policies() -> None:
+    table = {(policy, code): exit_of(policy, code) for policy in ("always", "on-failure", "never") for code in (0, 1, None)}
+    assert table == {
+        ("always", 0): "starting", ("always", 1): "starting", ("always", None): "starting",
+        ("on-failure", 0): "done", ("on-failure", 1): "starting", ("on-failure", None): "starting",
+        ("never", 0): "done", ("never", 1): "failed", ("never", None): "failed",
+    }  # fmt: skip
+
+
+def test_what_lacks_its_files_is_tried_again_whatever_the_policy() -> None:
+    life, _ = step(begin(0, "never"), machine.Lacking(reason="away"), 1, BACKOFF)
+    assert life.state == "backoff"
+
+
+def test_paused_and_resumed() -> None:
+    life, _ = play((0, machine.Launched()), (1, READY), (2, machine.Paused()))
+    assert (life.state, life.ready_ms) == ("paused", 1)
+    life, commands = step(life, machine.Dropped(reason="idle"), 3, BACKOFF)
+    assert (life.state, commands) == ("paused", ())
+    life, _ = step(life, machine.Resumed(), 4, BACKOFF)
+    assert (life.state, life.ready_ms) == ("running", 1)
+    life, _ = play((0, machine.Launched()), (1, READY), (2, machine.Paused()), (3, CRASH))
+    assert life.state == "starting"
+
+
+def test_what_is_done_can_be_run_again() -> None:
+    life, _ = step(Life(state="done", since_ms=0, restart="never"), machine.Launched(), 1, BACKOFF)
+    assert life.state == "starting"
+
+
 def test_what_cannot_be_raises() -> None:
     for state, event in (
         ("dead", READY),
@@ -87,14 +124,15 @@ def test_what_cannot_be_raises() -> None:
 EVENTS = st.sampled_from(
     [
         machine.Launched(), READY, CRASH, machine.Exited(reason="x", own_fault=True), machine.Due(), machine.Squeezed(),
-        machine.Activity(), machine.Dropped(reason="x"), machine.Demand(), machine.Stop(),
+        machine.Activity(), machine.Dropped(reason="x"), machine.Demand(), machine.Stop(), machine.Paused(),
+        machine.Resumed(), machine.Exited(reason="x", code=0),
     ]
 )  # fmt: skip
 
 
-@given(st.lists(EVENTS, max_size=40))
-def test_promises_over_any_history(events: list[machine.Event]) -> None:
-    life = begin(0)
+@given(st.lists(EVENTS, max_size=40), st.sampled_from(["always", "on-failure", "never"]))
+def test_promises_over_any_history(events: list[machine.Event], policy: RestartPolicy) -> None:
+    life = begin(0, policy)
     for now_ms, event in enumerate(events):
         before = life
         try:
@@ -103,7 +141,7 @@ def test_promises_over_any_history(events: list[machine.Event]) -> None:
             continue
         kinds = [type(command) for command in commands]
         assert kinds.count(machine.Launch) == (1 if life.state == "starting" and machine.Hold in kinds else 0)
-        assert (machine.Refuse in kinds) == (life.state in ("failed", "backoff") and before.state != life.state)
+        assert (machine.Refuse in kinds) == (life.state in ("failed", "backoff", "done") and before.state != life.state)
         assert life.restarts >= before.restarts
         if before.state == "stopping":
             assert life.state == "stopping"

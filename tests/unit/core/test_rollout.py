@@ -209,6 +209,16 @@ def test_waves_grow_by_share_of_demand_and_the_canary_is_small_but_busy() -> Non
     assert "s07" in groups[-1], "half of all users wait for the last wave"
 
 
+def test_the_canary_has_users_if_any_city_has() -> None:
+    first, second = plan_of(V1), plan_of(V2)
+    sites = tuple(make_site(name) for name in NAMES)
+    for busy in NAMES:
+        for quiet in {*NAMES} - {busy}:
+            demand = {SiteId(busy): 100.0, SiteId(quiet): 30.0}
+            assert waves(second, first, sites, demand)[0] == (quiet,)
+        assert waves(second, first, sites, {SiteId(busy): 100.0})[0] == (busy,)
+
+
 def test_hundreds_of_cities_have_a_small_wave_more() -> None:
     names = [f"s{n:03d}" for n in range(340)]
     groups = waves(plan_of(V2, *names), plan_of(V1, *names), tuple(make_site(name) for name in names))
@@ -230,6 +240,26 @@ def test_a_wave_with_traffic_waits_until_the_new_version_is_shown_to_be_good() -
     assert step(waiting, few, now_ms=10_000, settings=SETTINGS).wave == 0
     assert step(waiting, counted(release, requests=3_000), now_ms=10_000, settings=SETTINGS).wave == 1
     assert step(waiting, few, now_ms=30_500, settings=SETTINGS).wave == 1, "it does not wait for ever"
+
+
+def in_three(release: Release, *, rps: float, requests: int = 0, failing: float = 0.0) -> dict[SiteId, SiteFacts]:
+    """All ready, with users in every city."""
+    old = VersionFacts(requests=5_000, errors=5, latency_ms_sum=1e5)
+    new = VersionFacts(requests=requests, errors=int(requests * failing), latency_ms_sum=requests * 20.0)
+    return {site: replace(fact, old=old, new=new, rps=rps) for site, fact in facts(*NAMES).items()}
+
+
+def test_in_a_few_cities_a_wave_waits_some_seconds_if_there_are_users_to_show_something() -> None:
+    first, second = plan_of(V1), plan_of(V2)
+    begun = release_of(second, first)
+    release = step(begun, in_three(begun, rps=50), now_ms=0, settings=SETTINGS)
+    release = step(release, in_three(release, rps=50), now_ms=100, settings=SETTINGS)
+    assert step(release, in_three(release, rps=50), now_ms=5_000, settings=SETTINGS).wave == 0
+    assert step(release, in_three(release, rps=50), now_ms=5_100, settings=SETTINGS).wave == 1, "it does not wait for ever"
+    assert step(release, in_three(release, rps=50, requests=500), now_ms=400, settings=SETTINGS).wave == 1, "it is good"
+    back = step(release, in_three(release, rps=50, requests=30, failing=1.0), now_ms=400, settings=SETTINGS)
+    assert back.state == "rolled_back"
+    assert step(release, in_three(release, rps=0.5), now_ms=400, settings=SETTINGS).wave == 1, "of whom should it hear?"
 
 
 def test_a_version_that_comes_back_is_not_judged_by_what_it_did_before() -> None:

@@ -7,9 +7,11 @@ import asyncio
 import contextlib
 import hashlib
 import os
-from collections.abc import Awaitable, Callable, Iterable
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from pathlib import Path
 
+from skerry.adapters.files import write_all
 from skerry.adapters.process.detached import write_private
 from skerry.core.types.ids import Digest
 
@@ -17,6 +19,7 @@ REMOVED_AT_ONCE = 100  # files, then others have their turn
 FETCHES_AT_ONCE = 8  # towards the plane above: enough to hide the round trip, few enough to share
 
 Fetch = Callable[[Digest], Awaitable[bytes]]
+Stream = Callable[[Digest], AsyncIterator[bytes]]
 
 
 class BadBlob(Exception):
@@ -24,11 +27,16 @@ class BadBlob(Exception):
 
 
 class KeptBlobs:
-    """`get` reads here and fetches at most once; callers that want the same at the same time share one fetch."""
+    """`get` reads here and fetches at most once; callers that want the same at the same time share one fetch.
 
-    def __init__(self, directory: Path, fetch: Fetch) -> None:
+    With a `stream` in place of a `fetch`, blobs go to the disk as they come and are never whole in memory.
+    """
+
+    def __init__(self, directory: Path, fetch: Fetch | None = None, *, stream: Stream | None = None) -> None:
+        assert (fetch is None) != (stream is None), "one of them"
         self._directory = directory
         self._fetch = fetch
+        self._stream = stream
         self._running: dict[Digest, asyncio.Task[None]] = {}
         self._slots = asyncio.Semaphore(FETCHES_AT_ONCE)
 
@@ -88,8 +96,10 @@ class KeptBlobs:
 
     async def _load(self, digest: Digest, path: Path) -> None:
         async with self._slots:
-            data = await self._fetch(digest)
-            await asyncio.to_thread(_store, digest, path, data)
+            if self._stream is not None:
+                await _store_stream(digest, path, self._stream(digest))
+            elif self._fetch is not None:
+                await asyncio.to_thread(_store, digest, path, await self._fetch(digest))
 
 
 def _store(digest: Digest, path: Path, data: bytes) -> None:
@@ -97,3 +107,25 @@ def _store(digest: Digest, path: Path, data: bytes) -> None:
     if actual != digest:
         raise BadBlob(f"blob {digest} arrived with the content of {actual}")
     write_private(path, data)
+
+
+async def _store_stream(digest: Digest, path: Path, chunks: AsyncIterator[bytes]) -> None:
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    hasher = hashlib.sha256()
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        async for chunk in chunks:
+            await asyncio.to_thread(_append, descriptor, hasher.update, chunk)
+        if hasher.hexdigest() != digest:
+            raise BadBlob(f"blob {digest} arrived with the content of {hasher.hexdigest()}")
+        temporary.rename(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    finally:
+        os.close(descriptor)
+
+
+def _append(descriptor: int, update: Callable[[bytes], None], chunk: bytes) -> None:
+    update(chunk)
+    write_all(descriptor, chunk)

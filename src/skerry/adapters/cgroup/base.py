@@ -28,15 +28,26 @@ class Limits(Record):
 
 
 class Usage(Record):
-    """What it uses now. `cpu_us` and `oom_kills` only grow; compressed swap is in no group's memory."""
+    """What it uses now. Times, kills and bytes read and written only grow; compressed swap is in no group's memory.
+
+    `private_bytes` is what cannot be read again from a file.
+    """
 
     memory_bytes: int = 0
     cpu_us: int = 0
     oom_kills: int = 0
+    private_bytes: int = 0
+    throttled_us: int = 0
+    pids: int = 0
+    read_bytes: int = 0
+    written_bytes: int = 0
 
 
 class Group(Protocol):
-    """One process and what it starts. The process must be born in it: memory is charged where it was first touched."""
+    """One process and what it starts, in groups within this one too.
+
+    The process must be born in it: memory is charged where it was first touched.
+    """
 
     @property
     def name(self) -> str: ...
@@ -56,6 +67,14 @@ class Group(Protocol):
 
     def squeeze(self) -> None:
         """Move what can be moved into swap. Blocks for 3 to 50 ms: call it in a thread."""
+        ...
+
+    def oom_event(self) -> int | None:
+        """A descriptor that can be read (8 bytes) after the group ran out of memory, for where `Usage` cannot tell."""
+        ...
+
+    def freeze(self, frozen: bool) -> None:
+        """Nothing in it runs while it is frozen. Raises `CgroupError`; needs the freezer (`ALL`) where hierarchies are old."""
         ...
 
     def usage(self) -> Usage: ...
@@ -139,6 +158,18 @@ def read_field(path: Path, field: str) -> int:
     return 0
 
 
+def sum_fields(path: Path, field: str) -> int:
+    """Of a file of "device field number" lines, or "device a=1 b=2" with `field` as "a="; 0 if absent."""
+    total = 0
+    with contextlib.suppress(OSError, ValueError):
+        for line in path.read_text().splitlines():
+            words = line.split(" ")
+            if len(words) == 3 and words[1] == field:
+                total += int(words[2])
+            total += sum(int(word.removeprefix(field)) for word in words[1:] if field.endswith("=") and word.startswith(field))
+    return total
+
+
 def read_pids(path: Path) -> tuple[int, ...]:
     try:
         return tuple(int(line) for line in path.read_text().split())
@@ -146,7 +177,20 @@ def read_pids(path: Path) -> tuple[int, ...]:
         return ()
 
 
+def read_pids_below(path: Path) -> tuple[int, ...]:
+    """Of a group and of those that a container runtime made in it."""
+    return tuple(pid for place in (path, *_inner(path)) for pid in read_pids(place / "cgroup.procs"))
+
+
+def _inner(path: Path) -> list[Path]:
+    with contextlib.suppress(OSError):
+        return [place for place in path.iterdir() if place.is_dir()]
+    return []
+
+
 def remove_directory(path: Path) -> bool:
+    for place in _inner(path):
+        remove_directory(place)
     try:
         path.rmdir()
     except FileNotFoundError:

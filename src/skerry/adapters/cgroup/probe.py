@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+from collections.abc import Collection
 from pathlib import Path
 
 from skerry.adapters.cgroup.base import KILL_ROUNDS_MAX, CgroupError, Tree
@@ -11,10 +12,10 @@ from skerry.adapters.cgroup.v2 import V2Tree
 MOUNTS = Path("/proc/self/mounts")
 
 
-def find_tree(name: str, *, mounts: Path = MOUNTS) -> tuple[Tree | None, str]:
-    """The tree for `name` and "", or None and the reason, for people."""
-    old, unified = _hierarchies(mounts)
-    if "memory" in old or "cpu" in old:
+def find_tree(name: str, *, mounts: Path = MOUNTS, controllers: Collection[str] = CONTROLLERS) -> tuple[Tree | None, str]:
+    """The tree for `name` and "", or None and the reason, for people. `controllers` are of the old hierarchies."""
+    old, unified = _hierarchies(mounts, controllers)
+    if old:
         tree: Tree = V1Tree(old, name)
         places = list(old.values())
     elif unified is not None:
@@ -38,7 +39,13 @@ async def end_group(tree: Tree, name: str) -> None:
     raise CgroupError(f"group {name}: processes {group.pids()} do not end")
 
 
-def _hierarchies(mounts: Path) -> tuple[dict[str, Path], Path | None]:
+def hidden_unified(mounts: Path = MOUNTS) -> Path | None:
+    """The unified tree beside old hierarchies, by which container runtimes are misled; None where all is of one kind."""
+    old, unified = _hierarchies(mounts, CONTROLLERS)
+    return unified if old else None
+
+
+def _hierarchies(mounts: Path, controllers: Collection[str]) -> tuple[dict[str, Path], Path | None]:
     old: dict[str, Path] = {}
     unified: Path | None = None
     for line in mounts.read_text().splitlines():
@@ -46,5 +53,5 @@ def _hierarchies(mounts: Path) -> tuple[dict[str, Path], Path | None]:
         if kind == "cgroup2":
             unified = unified or Path(place)
         elif kind == "cgroup":
-            old.update({name: Path(place) for name in options.split(",") if name in CONTROLLERS})
+            old.update({name: Path(place) for name in options.split(",") if name in controllers})
     return old, unified

@@ -16,14 +16,16 @@ from skerry.adapters.cgroup.base import (
     Usage,
     read_field,
     read_number,
-    read_pids,
+    read_pids_below,
     remove_directory,
+    sum_fields,
     write,
     write_if_there,
 )
 from skerry.adapters.cgroup.v2 import PERIOD_US
 
 CONTROLLERS = ("memory", "cpu", "cpuacct", "pids")
+ALL = (*CONTROLLERS, "cpuset", "devices", "freezer", "blkio", "name=systemd")  # where container runtimes make groups
 SWAPPINESS_SQUEEZE = 100  # take anonymous pages as readily as file pages, and keep the shared binary in memory
 
 
@@ -60,25 +62,56 @@ class V1Group:
         if "memory" in self._paths:
             write_if_there(self._paths["memory"] / "memory.force_empty", "1")
 
+    def oom_event(self) -> int | None:
+        """The old counter is that of the very group in which the killed process was, and goes with it."""
+        memory = self._paths.get("memory")
+        if memory is None:
+            return None
+        event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        try:
+            control = os.open(memory / "memory.oom_control", os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                write(memory / "cgroup.event_control", f"{event} {control}")
+            finally:
+                os.close(control)
+        except (OSError, CgroupError):
+            os.close(event)
+            return None
+        return event
+
+    def freeze(self, frozen: bool) -> None:
+        self._set("freezer", "freezer.state", "FROZEN" if frozen else "THAWED")
+
     def usage(self) -> Usage:
-        memory, account = self._paths.get("memory"), self._paths.get("cpuacct")
+        memory, blocks = self._file("memory", "memory.stat"), self._file("blkio", "blkio.throttle.io_service_bytes")
         return Usage(
-            memory_bytes=read_number(memory / "memory.usage_in_bytes") if memory else 0,
-            oom_kills=read_field(memory / "memory.oom_control", "oom_kill") if memory else 0,
-            cpu_us=read_number(account / "cpuacct.usage") // 1000 if account else 0,
+            memory_bytes=read_number(self._file("memory", "memory.usage_in_bytes")),
+            private_bytes=sum(read_field(memory, name) for name in ("total_rss", "total_shmem")),
+            oom_kills=read_field(self._file("memory", "memory.oom_control"), "oom_kill"),
+            cpu_us=read_number(self._file("cpuacct", "cpuacct.usage")) // 1000,
+            throttled_us=read_field(self._file("cpu", "cpu.stat"), "throttled_time") // 1000,
+            pids=read_number(self._file("pids", "pids.current")),
+            read_bytes=sum_fields(blocks, "Read"),
+            written_bytes=sum_fields(blocks, "Write"),
         )
 
     def pids(self) -> tuple[int, ...]:
-        return tuple(sorted({pid for path in self._directories() for pid in read_pids(path / "cgroup.procs")}))
+        return tuple(sorted({pid for path in self._directories() for pid in read_pids_below(path)}))
 
     def kill(self) -> None:
         for pid in self.pids():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+        if "freezer" in self._paths:
+            write_if_there(self._file("freezer", "freezer.state"), "THAWED")  # what is frozen does not even die
 
     def remove(self) -> bool:
         removed = [remove_directory(path) for path in self._directories()]
         return all(removed)
+
+    def _file(self, controller: str, name: str) -> Path:
+        """A path at which nothing is, where there is no such controller."""
+        return self._paths[controller] / name if controller in self._paths else Path("/nonexistent")
 
     def _set(self, controller: str, file: str, value: str) -> None:
         if controller in self._paths:

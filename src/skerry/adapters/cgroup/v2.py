@@ -11,8 +11,9 @@ from skerry.adapters.cgroup.base import (
     Usage,
     read_field,
     read_number,
-    read_pids,
+    read_pids_below,
     remove_directory,
+    sum_fields,
     write,
     write_if_there,
 )
@@ -54,15 +55,27 @@ class V2Group:
             # EAGAIN only says that less than asked for could be moved.
             write_if_there(self.path / "memory.reclaim", str(size))
 
+    def oom_event(self) -> int | None:
+        return None  # `memory.events` counts those of the groups in it
+
+    def freeze(self, frozen: bool) -> None:
+        write(self.path / "cgroup.freeze", "1" if frozen else "0")
+
     def usage(self) -> Usage:
+        memory, cpu = self.path / "memory.stat", self.path / "cpu.stat"
         return Usage(
             memory_bytes=read_number(self.path / "memory.current"),
-            cpu_us=read_field(self.path / "cpu.stat", "usage_usec"),
+            private_bytes=read_field(memory, "anon") + read_field(memory, "shmem"),
+            cpu_us=read_field(cpu, "usage_usec"),
+            throttled_us=read_field(cpu, "throttled_usec"),
             oom_kills=read_field(self.path / "memory.events", "oom_kill"),
+            pids=read_number(self.path / "pids.current"),
+            read_bytes=sum_fields(self.path / "io.stat", "rbytes="),
+            written_bytes=sum_fields(self.path / "io.stat", "wbytes="),
         )
 
     def pids(self) -> tuple[int, ...]:
-        return read_pids(self.path / "cgroup.procs")
+        return read_pids_below(self.path)
 
     def kill(self) -> None:
         if (self.path / "cgroup.kill").exists():

@@ -12,14 +12,15 @@ from typing import Any
 
 import msgspec
 
-from skerry.adapters.runtime.changes import Changes
+from skerry.aio.changes import Changes
 from skerry.core.machines import instance as machine
 from skerry.core.machines.instance import Backoff, Event, Life
 from skerry.core.types.ids import Digest, InstanceId, VersionId
 from skerry.core.types.slices import NodeInstance, ObservedInstance
 from skerry.ports.clock import Clock
 from skerry.ports.links import LinkError
-from skerry.ports.runtime import Capabilities, Plain, Unavailable
+from skerry.ports.runtime import Capabilities, NoSuchInstance, Plain, Unavailable
+from skerry.ports.sandbox import SandboxStats
 
 FIRST_PID, FIRST_PORT = 1000, 20_000
 
@@ -165,6 +166,30 @@ class SimulatedRuntime(Plain):
     def changes(self) -> AsyncIterator[None]:
         return self._changes.listen()
 
+    def stats(self, instance_id: str) -> SandboxStats:
+        cell = self._cell(instance_id)
+        return SandboxStats(memory_bytes=8 << 20, pids=1) if cell.pid is not None else SandboxStats()
+
+    async def logs(self, instance_id: str, *, tail_bytes: int, follow: bool) -> AsyncIterator[bytes]:
+        """Every process says hello."""
+        cell, read = self._cell(instance_id), 0
+        lines = b"hello\n" * cell.process
+        if lines[-tail_bytes:]:
+            yield lines[-tail_bytes:]
+        read = cell.process
+        while follow and self._sim.cells.get(cell.instance.id) is cell:
+            if cell.process > read:
+                yield b"hello\n" * (cell.process - read)
+                read = cell.process
+            else:
+                await cell.changed.wait()
+
+    def _cell(self, instance_id: str) -> _Cell:
+        cell = self._sim.cells.get(InstanceId(instance_id))
+        if cell is None:
+            raise NoSuchInstance(f"{instance_id} is not on this node")
+        return cell
+
     async def request(self, address: str) -> Answer:
         """A request to an instance: waits while it starts, wakes it if need be; 503 if it failed.
 
@@ -181,9 +206,9 @@ class SimulatedRuntime(Plain):
                     self._feed(cell, machine.Activity())
                 case "dead":
                     self._feed(cell, machine.Demand())
-                case "backoff" | "failed":
+                case "backoff" | "failed" | "done":
                     return Answer(status=503)
-                case "starting" | "stopping":
+                case "starting" | "stopping" | "paused":
                     await cell.changed.wait()
 
     def abandon(self) -> None:

@@ -14,10 +14,12 @@ from pathlib import Path
 from skerry.adapters import zram
 from skerry.adapters.cgroup.base import CgroupError
 from skerry.adapters.cgroup.probe import end_group, find_tree
+from skerry.adapters.network.linux import leftovers as networks
 from skerry.adapters.process.detached import attach, find_tagged, kill_tagged, names
 from skerry.apps.supervisor.layout import platform_tag, run_dir_of
 from skerry.kit.hashing import stable_id
 from skerry.kit.record import Record
+from skerry.ports.network import NetworkError
 
 PLANES_END_MS = 4000  # a plane whose supervisor was killed is busy shutting down: let it
 NAMES_SHOWN = 3
@@ -32,9 +34,10 @@ class Leftovers(Record):
     groups: tuple[str, ...] = ()
     sockets: tuple[str, ...] = ()
     swap: tuple[str, ...] = ()
+    networks: tuple[str, ...] = ()
 
     def __bool__(self) -> bool:
-        return bool(self.processes or self.mounts or self.groups or self.sockets or self.swap)
+        return bool(self.processes or self.mounts or self.groups or self.sockets or self.swap or self.networks)
 
     def __str__(self) -> str:
         kinds: tuple[tuple[str, tuple[int | str, ...]], ...] = (
@@ -43,6 +46,7 @@ class Leftovers(Record):
             ("control groups", self.groups),
             ("sockets", self.sockets),
             ("swap devices", self.swap),
+            ("network devices and tables", self.networks),
         )
         return "; ".join(_shown(kind, items) for kind, items in kinds if items)
 
@@ -62,6 +66,9 @@ async def remove_leftovers(data: Path) -> Leftovers:
         await _remove_groups(tag)
     with contextlib.suppress(zram.ZramError):  # reported as a leftover
         zram.remove_swap(swap_record(data))
+    for node in _nodes_with_networks(data):
+        with contextlib.suppress(NetworkError, OSError):  # reported as a leftover
+            networks.remove(node, run / node.name)
     for mount in mounts_below(data, run):
         _unmount(mount)
     left = find_leftovers(data)
@@ -82,6 +89,7 @@ def find_leftovers(data: Path) -> Leftovers:
         groups=tuple(f"{group_tree(tag)}/{name}" for tag in tags for name in _groups(tag)),
         sockets=tuple(str(path) for path in sorted(run.rglob("*")) if path.is_socket()) if run.is_dir() else (),
         swap=("zram",) if swap_record(data).exists() else (),
+        networks=tuple(found for node in _nodes_with_networks(data) for found in networks.find(node, run / node.name)),
     )
 
 
@@ -89,6 +97,11 @@ def tags_of(data: Path) -> tuple[str, ...]:
     """The platform's own, and those of every site and node that ever had a directory in `data`."""
     owners = [path for kind in ("sites", "nodes") for path in sorted((data / kind).glob("*"))]
     return (platform_tag(data), *(stable_id(str(path), length=8) for path in owners))
+
+
+def _nodes_with_networks(data: Path) -> tuple[Path, ...]:
+    """Directories of nodes that ever ran programs; the others are not worth the time that looking takes."""
+    return tuple(path.parent for path in sorted((data / "nodes").glob("*/network")))
 
 
 def swap_record(data: Path) -> Path:

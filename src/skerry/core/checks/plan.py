@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from math import inf
 
 from skerry.core.placement.world import SiteView, World
+from skerry.core.policy.isolation import needed_features
 from skerry.core.policy.jurisdiction import EU_COUNTRIES
 from skerry.core.types.app import App, Version
 from skerry.core.types.ids import SiteId, VersionId
@@ -99,7 +100,7 @@ class _Checker:
             count = self.counts[(site, version.id)]
             if count > 0:
                 used += version.limits.reserve.times(count)
-                if not any(version.limits.reserve.fits_in(node.capacity) for node in self._usable(view)):
+                if not _fits_one(version, self._usable(view, version)):
                     yield f"{site}: no node can hold one instance of {version.id}"
         if not used.fits_in(_sum(_up(view)).less(view.others)):
             yield f"{site}: more is placed than the site has free"
@@ -173,8 +174,9 @@ class _Checker:
         return asked is not None and asked not in site.jurisdictions and not (asked == "eu" and site.country in EU_COUNTRIES)
 
     def _is_true(self, rejection: Rejection, view: SiteView) -> bool:
-        site, scale, nodes = view.site, self.app.scale, self._usable(view)
+        site, scale = view.site, self.app.scale
         names = {site.id, f"country:{site.country}", f"region:{site.region}"}
+        asked = self._missing(site) or tuple(self.wanted.values())
         facts: dict[Reason, bool] = {
             Reason.SITE_DOWN: site.state == "down",
             Reason.SITE_DRAINING: site.state == "draining",
@@ -183,8 +185,8 @@ class _Checker:
             Reason.NOT_ALLOWED: bool(scale.allow) and not names.intersection(scale.allow),
             Reason.DENIED: bool(names.intersection(scale.deny)),
             Reason.JURISDICTION: self._is_foreign(site),
-            Reason.MISSING_FEATURE: not nodes,
-            Reason.TOO_LARGE: any(not _fits_one(version, nodes) for version in self._missing(site) or self.wanted.values()),
+            Reason.MISSING_FEATURE: any(not self._usable(view, version) for version in asked),
+            Reason.TOO_LARGE: any(not _fits_one(version, self._usable(view, version)) for version in asked),
             Reason.NO_CAPACITY: self._is_full(view),
             Reason.MAX_TOTAL: scale.max_total is not None and sum(self.counts.values()) >= scale.max_total,
             Reason.MAX_PER_SITE: self._is_at_most(site.id),
@@ -224,8 +226,9 @@ class _Checker:
             rejection.place == view.site.id and rejection.reason is Reason.REFUSED_BY_SITE for rejection in earlier
         )
 
-    def _usable(self, view: SiteView) -> list[Node]:
-        return [node for node in _up(view) if set(self.app.scale.features) <= set(node.features)]
+    def _usable(self, view: SiteView, version: Version) -> list[Node]:
+        needed = set(needed_features(self.app.scale.features, version))
+        return [node for node in _up(view) if needed <= set(node.features)]
 
 
 def _up(view: SiteView) -> list[Node]:

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from skerry.core.packing.types import Held
+from skerry.core.policy.isolation import needed_features
 from skerry.core.reconcile.site_types import SiteDecision, SiteInput
 from skerry.core.types.ids import AccountId, AppName, InstanceId, NodeId, VersionId
 from skerry.core.types.resources import Resources
@@ -125,10 +126,11 @@ class _Checker:
             version = next((e.version for e in app.versions if e.version.id == refused.version), None) if app else None
             if app is None or version is None:
                 continue
-            shape = (app.priority, version.limits.reserve, app.features)
+            needs = needed_features(app.features, version)
+            shape = (app.priority, version.limits.reserve, needs)
             if shape not in seen:
                 seen.add(shape)
-                yield from self._room_for(refused.app, app.priority - gap, version.limits.reserve, app.features, priority_of)
+                yield from self._room_for(refused.app, app.priority - gap, version.limits.reserve, needs, priority_of)
 
     def _room_for(
         self, app: str, lower: int, reserve: Resources, features: tuple[str, ...], priority_of: dict[AppKey, int]
@@ -148,7 +150,11 @@ class _Checker:
         before = {held.instance for held in self.remembered}
         new = {(held.account, held.app, held.version) for name, held in self.held.items() if name not in before}
         gave_way = {entry.held.instance for entry in self.decision.preempted}
-        features = {(app.account, app.app): set(app.features) for app in self.given.slice_.apps}
+        features = {
+            (app.account, app.app, entry.version.id): set(needed_features(app.features, entry.version))
+            for app in self.given.slice_.apps
+            for entry in app.versions
+        }
         nodes = {node.id: node for node in self.decision.nodes}
         used: dict[NodeId, Resources] = {}
         for held in self.held.values():
@@ -159,7 +165,7 @@ class _Checker:
                 continue
             if (held.account, held.app, held.version) not in new:
                 continue
-            needs = features.get((held.account, held.app), set())
+            needs = features.get((held.account, held.app, held.version), set())
             if needs <= set(node.features) and (used.get(node.id, Resources()) + held.reserve).fits_in(node.capacity):
                 yield f"{held.app}: {held.instance} could stay on {held.node}, and another one is started"
 

@@ -10,7 +10,10 @@
   |  +-- crash, or files that cannot be had -----> backoff
   |
  dead <--- dropped --- running, asleep            any ---stop---> stopping
+           running, asleep <--- resumed / paused ---> paused
 ```
+
+A program's restart policy may end it instead: `done` after an exit with status 0, `failed` after another.
 
 Whoever drives it owns the listening socket: a request that comes while the instance is starting or dead waits in its
 backlog, and is refused (503) while `Refuse` is in force.
@@ -20,6 +23,7 @@ from collections.abc import Callable
 
 import msgspec
 
+from skerry.core.types.program import RestartPolicy
 from skerry.core.types.slices import InstanceState
 from skerry.kit.record import Record
 
@@ -51,10 +55,12 @@ class Backoff(Record):
 
 
 class Life(Record):
-    """Where an instance is. `crashes` counts those in a row, `restarts` all of them, `lacks` tries in a row without its files."""
+    """Where an instance is. `crashes` counts those in a row, `restarts` all of them, `lacks` tries in a row without its files.
+    `restart` never changes."""
 
     state: InstanceState
     since_ms: int
+    restart: RestartPolicy = "always"
     ready_ms: int = 0  # when its process last became ready
     crashes: int = 0
     restarts: int = 0
@@ -71,10 +77,11 @@ class Ready(Record, tag=True):
 
 
 class Exited(Record, tag=True):
-    """Its process ended by itself. `own_fault`: the code cannot start, and never will."""
+    """Its process ended by itself. `own_fault`: the code cannot start, and never will. `code`: its status, None if not known."""
 
     reason: str
     own_fault: bool = False
+    code: int | None = None
 
 
 class Lacking(Record, tag=True):
@@ -101,6 +108,14 @@ class Dropped(Record, tag=True):
     reason: str
 
 
+class Paused(Record, tag=True):
+    """It was frozen, by somebody's word."""
+
+
+class Resumed(Record, tag=True):
+    """It goes on where it was."""
+
+
 class Demand(Record, tag=True):
     """A request waits at the listener."""
 
@@ -109,7 +124,7 @@ class Stop(Record, tag=True):
     """It has to go."""
 
 
-Event = Launched | Ready | Exited | Lacking | Due | Squeezed | Activity | Dropped | Demand | Stop
+Event = Launched | Ready | Exited | Lacking | Due | Squeezed | Activity | Dropped | Paused | Resumed | Demand | Stop
 
 
 class Launch(Record, tag=True):
@@ -150,8 +165,8 @@ class Illegal(Exception):
     """An event that cannot happen in this state: a bug of the driver."""
 
 
-def begin(now_ms: int) -> Life:
-    return Life(state="starting", since_ms=now_ms)
+def begin(now_ms: int, restart: RestartPolicy = "always") -> Life:
+    return Life(state="starting", since_ms=now_ms, restart=restart)
 
 
 def step(life: Life, event: Event, now_ms: int, backoff: Backoff) -> Step:
@@ -187,6 +202,10 @@ def _dropped(life: Life, event: Event, now_ms: int, backoff: Backoff) -> Step:
     return _to(life, "dead", now_ms, detail=event.reason), (End(), Watch())
 
 
+def _paused(life: Life, event: Event, now_ms: int, backoff: Backoff) -> Step:
+    return _to(life, "paused", now_ms), ()
+
+
 def _stop(life: Life, event: Event, now_ms: int, backoff: Backoff) -> Step:
     return _to(life, "stopping", now_ms), (Remove(),)
 
@@ -194,6 +213,10 @@ def _stop(life: Life, event: Event, now_ms: int, backoff: Backoff) -> Step:
 def _crash(life: Life, event: Event, now_ms: int, backoff: Backoff) -> Step:
     assert isinstance(event, Exited)
     if event.own_fault:
+        return _to(life, "failed", now_ms, detail=event.reason), (Refuse(),)
+    if life.restart != "always" and event.code == 0:
+        return _to(life, "done", now_ms, detail=event.reason), (Refuse(),)
+    if life.restart == "never":
         return _to(life, "failed", now_ms, detail=event.reason), (Refuse(),)
     was_healthy = life.state != "starting" and now_ms - life.ready_ms >= backoff.healthy_after_ms
     crashes = 1 if was_healthy else life.crashes + 1
@@ -214,28 +237,38 @@ def _to(life: Life, state: InstanceState, now_ms: int, *, detail: str = "") -> L
     return msgspec.structs.replace(life, state=state, since_ms=now_ms, detail=detail)
 
 
-_ALIVE: tuple[InstanceState, ...] = ("running", "asleep")
-_ALL: tuple[InstanceState, ...] = ("starting", "running", "asleep", "dead", "backoff", "failed")
+_AWAKE: tuple[InstanceState, ...] = ("running", "asleep")
+_ALL: tuple[InstanceState, ...] = ("starting", "running", "asleep", "paused", "dead", "backoff", "failed", "done", "stopping")
+
+
+def _but(*states: InstanceState) -> tuple[InstanceState, ...]:
+    return tuple(state for state in _ALL if state not in states)
+
 
 _TABLE: dict[tuple[InstanceState, type[Event]], Callable[[Life, Event, int, Backoff], Step]] = {
     ("starting", Launched): _launch,
     ("failed", Launched): _launch,
+    ("done", Launched): _launch,
     ("starting", Ready): _ready,
     ("starting", Exited): _crash,
     ("starting", Lacking): _lacking,
-    **{(state, Exited): _crash for state in _ALIVE},
+    **{(state, Exited): _crash for state in (*_AWAKE, "paused")},
     ("backoff", Due): _launch,
     ("running", Squeezed): _squeezed,
     ("asleep", Activity): _activity,
-    **{(state, Dropped): _dropped for state in _ALIVE},
+    **{(state, Paused): _paused for state in _AWAKE},
+    ("paused", Resumed): _activity,
+    **{(state, Dropped): _dropped for state in _AWAKE},
     ("dead", Demand): _launch,
-    **{(state, Stop): _stop for state in _ALL},
+    **{(state, Stop): _stop for state in _but("stopping")},
     # Timers and observations that were under way when the state changed:
-    **{(state, Due): _ignore for state in ("starting", "running", "asleep", "dead", "failed", "stopping")},
-    **{(state, Activity): _ignore for state in ("starting", "running", "dead", "backoff", "failed", "stopping")},
-    **{(state, Squeezed): _ignore for state in ("starting", "asleep", "dead", "backoff", "failed", "stopping")},
-    **{(state, Dropped): _ignore for state in ("starting", "dead", "backoff", "failed", "stopping")},
-    **{(state, Demand): _ignore for state in ("starting", "running", "asleep", "backoff", "failed", "stopping")},
+    **{(state, Due): _ignore for state in _but("backoff")},
+    **{(state, Activity): _ignore for state in _but("asleep")},
+    **{(state, Squeezed): _ignore for state in _but("running")},
+    **{(state, Paused): _ignore for state in ("paused", "stopping")},
+    **{(state, Resumed): _ignore for state in (*_AWAKE, "stopping")},
+    **{(state, Dropped): _ignore for state in _but(*_AWAKE)},
+    **{(state, Demand): _ignore for state in _but("dead")},
     ("stopping", Exited): _ignore,
     ("stopping", Lacking): _ignore,
     ("stopping", Stop): _ignore,

@@ -33,19 +33,22 @@ class RolloutSettings(Record):
     """`settle_ms`: a wave must be ready for so long. `wave_timeout_ms`: it must be ready so soon after its beginning.
 
     `bake_ms`: so long a wave with traffic waits for the gate to find the new version good, in worlds of more sites than go
-    in one wave; then what is not shown to be worse goes on.
+    in one wave; then what is not shown to be worse goes on. With fewer sites it waits `bake_few_ms`, if its users ask for
+    `bake_requests_min` in that time: fewer would show nothing.
     """
 
     settle_ms: int = 200
     wave_timeout_ms: int = 30_000
     bake_ms: int = 30_000
+    bake_few_ms: int = 5_000
+    bake_requests_min: int = 10
     gate: GateSettings = GateSettings()
 
 
 class SiteFacts(Record):
     """How a site does with the release's plan. `ready`: all it has to run serves. `failed`: it never will; `detail` says why.
 
-    `old` and `new` count requests to the versions that the plan replaces and brings.
+    `old` and `new` count requests to the versions that the plan replaces and brings; `rps` is what users ask for there now.
     """
 
     site: SiteId
@@ -54,6 +57,7 @@ class SiteFacts(Record):
     detail: str = ""
     old: VersionFacts = NOTHING
     new: VersionFacts = NOTHING
+    rps: float = 0.0
 
 
 def brings_new_version(plan: Plan, previous: Plan | None) -> bool:
@@ -69,8 +73,8 @@ def waves(
     The first deployment of an app, and a plan that brings no new version, go everywhere at once; but sites that lose the
     app follow those that have it then, when these are ready, so that it is never nowhere. A new version goes to one canary
     site, then to the rest in growing shares of `demand` (any unit, by site; equal parts when it is empty).
-    The canary is a site that is up and ran the app before (there a difference shows). Sites that are not up, and those that
-    only lose the app, go last. No site at all: no wave.
+    The canary is a site that is up, ran the app before and has users (there a difference shows). Sites that are not up, and those
+    that only lose the app, go last. No site at all: no wave.
     """
     gaining = {placement.site for placement in plan.placements}
     losing = {placement.site for placement in previous.placements} - gaining if previous else set[SiteId]()
@@ -91,7 +95,7 @@ def waves(
 
 
 def planned_demand(plan: Plan) -> dict[SiteId, float]:
-    """What is known of users: the placer puts instances where demand is, so a site's instances stand for its part of it."""
+    """Where no user was counted yet: the placer puts instances where demand is, so they stand for a site's part of it."""
     counts: dict[SiteId, float] = {}
     for placement in plan.placements:
         counts[placement.site] = counts.get(placement.site, 0.0) + placement.count
@@ -128,8 +132,7 @@ def step(
         return _late(release, waiting, settings)
     if waiting:
         return replace(release, ready_ms=None)
-    patience_ms = settings.bake_ms if _must_bake(release, facts, numbers) else 0
-    return _ready(release, now_ms, max(settings.settle_ms, patience_ms))
+    return _ready(release, now_ms, max(settings.settle_ms, _patience_ms(release, known, numbers, settings)))
 
 
 def gate_numbers(release: Release, facts: Mapping[SiteId, SiteFacts], settings: RolloutSettings) -> GateNumbers:
@@ -183,12 +186,14 @@ def _counted(fact: SiteFacts) -> bool:
     return fact.old.requests > 0 or fact.new.requests > 0
 
 
-def _must_bake(release: Release, facts: Mapping[SiteId, SiteFacts], numbers: GateNumbers) -> bool:
-    """Whether there are enough cities for caution, users who could show a difference, and nothing shown yet."""
-    many = sum(len(wave) for wave in release.waves) > ONE_WAVE_MAX + 1
-    if not many or release.wave < 0 or numbers.verdict == "good" or not release.gated or release.previous is None:
-        return False
-    return any(_counted(facts[site]) for site in released_sites(release) if site in facts)
+def _patience_ms(release: Release, known: list[SiteFacts], numbers: GateNumbers, settings: RolloutSettings) -> int:
+    """How long to wait for the gate, where there are users who could show a difference, and nothing is shown yet."""
+    if release.wave < 0 or numbers.verdict == "good" or not release.gated or release.previous is None:
+        return 0
+    if sum(len(wave) for wave in release.waves) > ONE_WAVE_MAX + 1:
+        return settings.bake_ms if any(_counted(fact) for fact in known) else 0
+    expected = sum(fact.rps for fact in known) * settings.bake_few_ms / 1000
+    return settings.bake_few_ms if expected >= settings.bake_requests_min else 0
 
 
 def _ready(release: Release, now_ms: int, settle_ms: int) -> Release:
@@ -226,10 +231,10 @@ def _cautious_order(plan: Plan, previous: Plan | None, sites: tuple[Site, ...], 
     def rank(site: SiteId) -> tuple[bool, bool, int, int, str]:
         return (site not in up, site not in before, counts[site], stable_hash(plan.account, plan.app, site), site)
 
-    def canary_rank(site: SiteId) -> tuple[bool, bool, bool, float, int, int, str]:
+    def canary_rank(site: SiteId) -> tuple[bool, bool, bool, bool, float, int, int, str]:
         share, (absent, new, count, chance, name) = shares[site], rank(site)
         large = share > CANARY_SHARE_MAX
-        return (absent, new, large, share if large else -share, count, chance, name)
+        return (absent, new, share == 0, large, share if large else -share, count, chance, name)
 
     canary = min(counts, key=canary_rank)
     return [canary, *sorted(counts.keys() - {canary}, key=rank)]

@@ -6,13 +6,13 @@ from heapq import heapify, heappop, heapreplace
 
 from skerry.core.placement.world import SiteView
 from skerry.core.policy.capacity import has_features, nodes_rejection, nodes_up, site_free, size_rejection
+from skerry.core.policy.isolation import needed_features
 from skerry.core.policy.places import place_rejection
 from skerry.core.policy.scale import instances_min
 from skerry.core.policy.shapes import Room, most_of
 from skerry.core.policy.state import site_state_rejection
 from skerry.core.types.app import Scale, Version
 from skerry.core.types.ids import SiteId, VersionId
-from skerry.core.types.place import Node
 from skerry.core.types.plan import Placement, Reason, Rejection
 from skerry.core.types.resources import Resources
 
@@ -54,6 +54,7 @@ class Seat:
         self.missing: tuple[Reason, str] | None = None
         self.excluded = site_rejection(view, scale, wanted, runs_there=runs_there)
         self._wanted, self._caps, self._budget = wanted, caps, budget
+        self._needs = {version.id: needed_features(scale.features, version) for version in wanted}
         self._room: Room | None = None
         self._most: int | None = None
 
@@ -84,7 +85,7 @@ class Seat:
         why = self.why_not(version)
         if why is None:
             if len(self._wanted) > 1:
-                self._shaped_room().take(version.limits.reserve)
+                self._shaped_room().take(version.limits.reserve, self._needs[version.id])
             self.counts[version.id] += 1
             self._budget.used += 1
         return why
@@ -101,9 +102,9 @@ class Seat:
             return (Reason.REFUSED_BY_SITE, f"the site could pack {cap}")
         if self._fits(version):
             return None
-        too_large = size_rejection(self.site, self._usable(), version.limits.reserve)
-        if too_large is not None:
-            return (too_large.reason, too_large.detail)
+        never = _version_rejection(self.view, self._needs[version.id], version)
+        if never is not None:
+            return (never.reason, never.detail)
         return (Reason.NO_CAPACITY, self._shaped_room().why_not(version.limits.reserve))
 
     def placements(self) -> tuple[Placement, ...]:
@@ -146,7 +147,7 @@ class Seat:
         """One more. Instances of one version fill nodes alike, so that a number says all; several need the nodes' shapes."""
         if len(self._wanted) == 1:
             return self.counts[version.id] < self._room_for_one()
-        return self._shaped_room().fits(version.limits.reserve)
+        return self._shaped_room().fits(version.limits.reserve, self._needs[version.id])
 
     def _room_for_one(self) -> int:
         if self._most is None:
@@ -154,7 +155,8 @@ class Seat:
         return self._most
 
     def _room_for(self, reserve: Resources) -> int:
-        return most_of(self.view.shaped(), self.scale.features, self.view.others, reserve)
+        needs = sorted({name for version in self._wanted for name in self._needs[version.id]})
+        return most_of(self.view.shaped(), tuple(needs), self.view.others, reserve)
 
     def _shaped_room(self) -> Room:
         """With what is in the seat taken."""
@@ -162,11 +164,8 @@ class Seat:
             self._room = Room(self.view.shaped(), self.scale.features, self.view.others)
             for version in self._wanted if len(self._wanted) == 1 else ():
                 for _ in range(self.counts[version.id]):
-                    self._room.take(version.limits.reserve)
+                    self._room.take(version.limits.reserve, self._needs[version.id])
         return self._room
-
-    def _usable(self) -> list[Node]:
-        return [node for node in nodes_up(self.view.nodes) if has_features(node, self.scale.features)]
 
 
 MANY = 1_000_000  # as many as anybody may ask for
@@ -224,11 +223,20 @@ def site_rejection(view: SiteView, scale: Scale, wanted: Iterable[Version], *, r
     rejection = place_rejection(site, scale) or site_state_rejection(site, runs_there=runs_there)
     if rejection is not None:
         return rejection
-    usable = [kind.capacity for kind in kinds if not features or kind.has(features)]
-    if not usable:
+    if not any(not features or kind.has(features) for kind in kinds):
         return nodes_rejection(site, view.nodes, features)
-    if any(version.limits.reserve.fits_in(capacity) for version in wanted for capacity in usable):
+    if any(_has_a_node(view, needed_features(features, version), version) for version in wanted):
         return None
-    nodes = [node for node in nodes_up(view.nodes) if has_features(node, features)]
-    too_large = [size_rejection(site, nodes, version.limits.reserve) for version in wanted]
-    return too_large[0] if too_large else None
+    never = [_version_rejection(view, needed_features(features, version), version) for version in wanted]
+    return never[0] if never and all(never) else None
+
+
+def _has_a_node(view: SiteView, needs: tuple[str, ...], version: Version) -> bool:
+    kinds = view.shaped().kinds
+    return any((not needs or kind.has(needs)) and version.limits.reserve.fits_in(kind.capacity) for kind in kinds)
+
+
+def _version_rejection(view: SiteView, needs: tuple[str, ...], version: Version) -> Rejection | None:
+    """What keeps every node from running one instance of the version, however empty."""
+    usable = [node for node in nodes_up(view.nodes) if has_features(node, needs)]
+    return nodes_rejection(view.site, view.nodes, needs) or size_rejection(view.site, usable, version.limits.reserve)

@@ -1,7 +1,7 @@
 """A site's nodes as the few shapes that they have, and what fits them: three thousand nodes cost what three do."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from skerry.core.policy.capacity import nodes_up, shortage
 from skerry.core.types.place import Node
@@ -49,27 +49,30 @@ class Room:
 
     def __init__(self, shapes: Shapes, features: tuple[str, ...], others: Resources) -> None:
         self.free = shapes.total.less(others)
-        self._nodes: Counter[Resources] = Counter()
+        self._nodes: Counter[tuple[Resources, tuple[str, ...]]] = Counter()
         for kind in shapes.kinds:
             if not features or kind.has(features):
-                self._nodes[kind.capacity] += kind.count
+                self._nodes[kind.capacity, kind.features] += kind.count
 
-    def fits(self, reserve: Resources) -> bool:
-        """Whether one more does."""
-        return reserve.fits_in(self.free) and any(reserve.fits_in(node) for node in self._nodes)
+    def fits(self, reserve: Resources, needs: Sequence[str] = ()) -> bool:
+        """Whether one more does, on a node with all that it needs."""
+        return reserve.fits_in(self.free) and bool(self._fitting(reserve, needs))
 
-    def take(self, reserve: Resources) -> bool:
+    def take(self, reserve: Resources, needs: Sequence[str] = ()) -> bool:
         """Take one instance's reserve; False (and nothing taken) when it does not fit."""
-        fitting = [node for node in self._nodes if reserve.fits_in(node)]
+        fitting = self._fitting(reserve, needs)
         if not fitting or not reserve.fits_in(self.free):
             return False
-        node = max(fitting, key=lambda node: (node.memory_mib, node.cpu_millicores, node.disk_mib))
-        self._nodes[node] -= 1
-        if not self._nodes[node]:
-            del self._nodes[node]
-        self._nodes[node.less(reserve)] += 1
+        node, offered = max(fitting, key=lambda kind: (kind[0].memory_mib, kind[0].cpu_millicores, kind[0].disk_mib))
+        self._nodes[node, offered] -= 1
+        if not self._nodes[node, offered]:
+            del self._nodes[node, offered]
+        self._nodes[node.less(reserve), offered] += 1
         self.free = self.free.less(reserve)
         return True
+
+    def _fitting(self, reserve: Resources, needs: Sequence[str]) -> list[tuple[Resources, tuple[str, ...]]]:
+        return [kind for kind in self._nodes if reserve.fits_in(kind[0]) and (not needs or set(needs) <= set(kind[1]))]
 
     def why_not(self, reserve: Resources) -> str:
         """The numbers behind a False of `take`."""

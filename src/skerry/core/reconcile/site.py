@@ -9,6 +9,7 @@ import msgspec
 
 from skerry.core.packing.pack import pack
 from skerry.core.packing.types import Ask, Held, Preempted
+from skerry.core.policy.isolation import needed_features
 from skerry.core.reconcile.site_routes import route_table
 from skerry.core.reconcile.site_types import (
     DRAIN_MAX_MS,
@@ -21,12 +22,12 @@ from skerry.core.reconcile.site_types import (
     SiteInput,
     SiteMemory,
 )
-from skerry.core.types.app import Version
+from skerry.core.types.app import PRIORITY_NEUTRAL, Version
 from skerry.core.types.ids import AccountId, AppName, InstanceId, NodeId, SiteId, VersionId
 from skerry.core.types.place import Node, PlaceState
 from skerry.core.types.plan import Reason, Rejection
 from skerry.core.types.resources import Resources
-from skerry.core.types.slices import SERVING_STATES, NodeInstance, Refused, SiteSlice
+from skerry.core.types.slices import SERVING_STATES, NodeInstance, ObservedInstance, Refused, SiteSlice
 
 AppKey = tuple[AccountId, AppName]
 
@@ -52,7 +53,7 @@ def decide_site(given: SiteInput) -> SiteDecision:
     )
     return SiteDecision(
         memory=decided,
-        slices=_slices(nodes, wanted, retiring, versions),
+        slices=_slices(given, nodes, wanted, retiring, versions),
         routes=route_table(given.slice_, wanted, retiring, serving),
         refused=_with_reasons(packing.refused, given.slice_.site),
         nodes=_with_reserved(nodes, wanted),
@@ -102,7 +103,8 @@ def _nodes(given: SiteInput) -> tuple[Node, ...]:
 
 
 def _serving(given: SiteInput, here: set[NodeId]) -> dict[InstanceId, str]:
-    """Address of every instance that can serve now. A node not heard of yet counts as its memory says.
+    """Address of every instance that can serve now; "" of a program that serves nobody, but does, or did, what it is for. A node
+    not heard of yet counts as its memory says.
 
     One that served and is starting again (woken from `dead`, or restarted at once) still serves: its listener was open all
     the time and requests wait in it; without a route they would be lost.
@@ -122,7 +124,12 @@ def _serving(given: SiteInput, here: set[NodeId]) -> dict[InstanceId, str]:
                 if seen.address is not None
                 and (seen.state in SERVING_STATES or (seen.state == "starting" and before.get(seen.id) == seen.address))
             }
+            serving |= {seen.id: "" for seen in item.report.instances if _does_its_work(seen)}
     return serving
+
+
+def _does_its_work(seen: ObservedInstance) -> bool:
+    return seen.state == "done" or (seen.address is None and seen.state in SERVING_STATES)
 
 
 def _remembered(memory: SiteMemory) -> tuple[Held, ...]:
@@ -142,7 +149,7 @@ def _asks(slice_: SiteSlice) -> tuple[Ask, ...]:
             version=entry.version,
             count=entry.count,
             plan_generation=app.plan_generation,
-            features=app.features,
+            features=needed_features(app.features, entry.version),
             priority=app.priority,
         )
         for app in slice_.apps
@@ -224,11 +231,17 @@ def _versions(given: SiteInput, wanted: tuple[Held, ...], retiring: tuple[Retiri
 
 
 def _slices(
-    nodes: tuple[Node, ...], wanted: tuple[Held, ...], retiring: tuple[Retiring, ...], versions: dict[VersionId, Version]
+    given: SiteInput,
+    nodes: tuple[Node, ...],
+    wanted: tuple[Held, ...],
+    retiring: tuple[Retiring, ...],
+    versions: dict[VersionId, Version],
 ) -> tuple[NodeContents, ...]:
+    priorities = {(app.account, app.app): app.priority for app in given.slice_.apps}
     contents: dict[NodeId, list[NodeInstance]] = {node.id: [] for node in nodes}
     for held in (*wanted, *(entry.held for entry in retiring)):
-        contents[held.node].append(NodeInstance(id=held.instance, version=versions[held.version]))
+        priority = priorities.get((held.account, held.app), PRIORITY_NEUTRAL)
+        contents[held.node].append(NodeInstance(id=held.instance, version=versions[held.version], priority=priority))
     return tuple(
         NodeContents(node=name, instances=tuple(sorted(contents[name], key=lambda instance: instance.id)))
         for name in sorted(contents)

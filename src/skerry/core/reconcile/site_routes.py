@@ -16,7 +16,11 @@ AppKey = tuple[AccountId, AppName]
 def route_table(
     slice_: SiteSlice, wanted: tuple[Held, ...], retiring: tuple[Retiring, ...], serving: dict[InstanceId, str]
 ) -> RouteTable:
-    """One route per app of the slice, and one without hosts for each app that only drains; by account and app."""
+    """One route per app of the slice, and one without hosts for each app that only drains; by account and app.
+
+    What serves nobody (no address) is in no route.
+    """
+    serving = {name: address for name, address in serving.items() if address}
     apps = {(app.account, app.app): app for app in slice_.apps}
     wanted_of = _by_app(wanted)
     retiring_of: dict[AppKey, list[Retiring]] = {}

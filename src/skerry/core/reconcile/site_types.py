@@ -37,7 +37,7 @@ class Retiring(Record):
 
 
 class Serving(Record):
-    """An instance that was last seen able to serve, and where."""
+    """An instance that was last seen able to serve, and where; "" for a program that serves nobody."""
 
     instance: InstanceId
     address: str

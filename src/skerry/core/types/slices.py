@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from skerry.core.types.app import Version
+from skerry.core.types.app import PRIORITY_NEUTRAL, Version
 from skerry.core.types.demand import SiteTraffic
 from skerry.core.types.ids import AccountId, AppName, InstanceId, NodeId, SiteId, VersionId
 from skerry.core.types.place import Node
@@ -34,7 +34,7 @@ class SliceApp(Record):
     hosts: tuple[str, ...]
     fallbacks: tuple[SiteId, ...] = ()
     features: tuple[str, ...] = ()  # only nodes that have all of them may run it
-    priority: int = 50  # where room is short, a lower one gives way
+    priority: int = PRIORITY_NEUTRAL  # where room is short, a lower one gives way
 
 
 class Peer(Record):
@@ -60,6 +60,7 @@ class NodeInstance(Record):
 
     id: InstanceId
     version: Version
+    priority: int = PRIORITY_NEUTRAL  # of its app: who gives way first where the node is short
 
 
 class NodeSlice(Record):
@@ -70,16 +71,24 @@ class NodeSlice(Record):
     instances: tuple[NodeInstance, ...] = ()
 
 
-InstanceState = Literal["starting", "running", "asleep", "dead", "backoff", "failed", "stopping"]
-"""starting: not ready yet. running: awake. asleep: process alive, memory squeezed. dead: no process, a
-request starts it. backoff: crashed, or its files cannot be had; waits to try again. failed: will not be restarted by itself."""
+InstanceState = Literal["starting", "running", "asleep", "paused", "dead", "backoff", "failed", "done", "stopping"]
+"""starting: not ready yet. running: awake. asleep: process alive, memory squeezed. paused: none of its instructions run, by
+somebody's word. dead: no process, a request starts it. backoff: crashed, or its files cannot be had;
+waits to try again. failed: will not be restarted by
+itself. done: a program that ended as it should, and that its restart policy does not start again."""
 
 SERVING_STATES: frozenset[InstanceState] = frozenset(("running", "asleep", "dead"))
 """In these a request sent to the instance's address is answered (after a wake, if need be)."""
 
+GOOD_STATES: frozenset[InstanceState] = frozenset((*SERVING_STATES, "done"))
+"""It does, or did, what it is for: what a rollout waits for."""
+
 
 class ObservedInstance(Record):
-    """What an agent sees of one instance. `address` is host:port for ingress, set once it may serve."""
+    """What an agent sees of one instance.
+
+    `address` is host:port for ingress, set once it may serve; a program without a port never has one.
+    """
 
     id: InstanceId
     account: AccountId

@@ -236,10 +236,18 @@ class RegionLatency(View):
     p95_ms: float | None
 
 
+class CityRate(View):
+    """Requests per second of an app's own users, as measured, by the city that they come in at."""
+
+    site: SiteId
+    rps: float
+
+
 class AppMap(View):
     """Where one app answers and how far its users are. `source`: what the round trips are from.
 
-    `metros` are ordered by code, `regions` by name; `world` is all of them.
+    `metros` are ordered by code, `regions` by name; `world` is all of them. `asked` is what its own users ask for now, by site
+    id, without cities where nobody does.
     """
 
     account: AccountId
@@ -252,6 +260,7 @@ class AppMap(View):
     world: RegionLatency
     source: Literal["modelled"]
     now_ms: int
+    asked: tuple[CityRate, ...] = ()
 
 
 class PlacementView(View):
@@ -379,7 +388,8 @@ class CityDemand(View):
     """Users who come in at one city, in requests per second, and the app's instances there by state.
 
     `rps` as last measured, `smoothed_rps` without its noise, `expected_rps` what to be ready for, `forecast_rps` what this time
-    of the day brings (None: not known). `requests` and `errors` (5xx for the user) since the city's counters began.
+    of the day brings (None: not known), `asked_rps` what placement plans for. `requests` and `errors` (5xx for the user) since
+    the city's counters began.
     """
 
     site: SiteId
@@ -387,6 +397,7 @@ class CityDemand(View):
     smoothed_rps: float
     expected_rps: float
     forecast_rps: float | None = None
+    asked_rps: float = 0.0
     requests: int = 0
     errors: int = 0
     instances: int = 0
@@ -402,6 +413,7 @@ class DemandView(View):
     rps: float
     expected_rps: float
     instances: int
+    asked_rps: float = 0.0
     cities: tuple[CityDemand, ...] = ()
 
 

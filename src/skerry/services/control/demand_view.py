@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from skerry.core.types.demand import SiteDemand
 from skerry.core.types.ids import AccountId, AppName, SiteId
 from skerry.core.types.slices import InstanceState
-from skerry.core.types.view import CityDemand, DemandView
+from skerry.core.types.view import CityDemand, CityRate, DemandView
 from skerry.services.control.observed import Observed
 
 SHOWN_DIGITS = 3  # of requests per second; the rest is noise
@@ -38,6 +38,7 @@ def demand_view(observed: Observed, key: AppKey, account_name: str, states: Stat
         app=key[1],
         rps=_rounded(sum(city.rps for city in cities)),
         expected_rps=_rounded(sum(city.expected_rps for city in cities)),
+        asked_rps=_rounded(sum(city.asked_rps for city in cities)),
         instances=sum(city.instances for city in cities),
         cities=cities,
     )
@@ -46,7 +47,14 @@ def demand_view(observed: Observed, key: AppKey, account_name: str, states: Stat
 def demand_sentence(demand: SiteDemand) -> str:
     """For `explain`."""
     said = f"users who come in here ask for {demand.smoothed_rps:.3g} requests/s"
-    return said if demand.expected_rps <= 1.05 * demand.smoothed_rps else f"{said}, {demand.expected_rps:.3g} are expected"
+    if demand.expected_rps > 1.05 * demand.smoothed_rps:
+        said += f", {demand.expected_rps:.3g} are expected"
+    return f"{said}; planned for: {demand.asked_rps:.3g}"
+
+
+def city_rates(demand: Iterable[SiteDemand]) -> tuple[CityRate, ...]:
+    """For the map."""
+    return tuple(CityRate(site=entry.site, rps=_rounded(entry.rps)) for entry in demand if entry.rps > 0)
 
 
 def _city(observed: Observed, key: AppKey, site: SiteId, demand: SiteDemand | None, states: Counter[InstanceState]) -> CityDemand:
@@ -57,6 +65,7 @@ def _city(observed: Observed, key: AppKey, site: SiteId, demand: SiteDemand | No
         smoothed_rps=_rounded(demand.smoothed_rps if demand else 0.0),
         expected_rps=_rounded(demand.expected_rps if demand else 0.0),
         forecast_rps=None if demand is None or demand.forecast_rps is None else _rounded(demand.forecast_rps),
+        asked_rps=_rounded(demand.asked_rps if demand else 0.0),
         requests=told.requests if told else 0,
         errors=told.errors if told else 0,
         instances=states.total(),

@@ -288,7 +288,7 @@ class Placer:
             Put(key=keys.plan_head(*key), value=record.encode(head)),
             Put(key=keys.release(*key), value=record.encode(release)),
         ]
-        ops += self._asked_ops(key, snapshot.world)
+        ops += self._decided_on_ops(key, snapshot.world)
         ops += self._prune_ops(release, plan)
         return ops + self._ledger_ops(snapshot, plan, ahead, growing=release.previous is not None)
 
@@ -300,15 +300,14 @@ class Placer:
         ops += [Delete(key=keys.plan(*key, old.generation)) for old in self._plans(key)]
         return ops + self._ledger_ops(snapshot, plan, ahead, growing=False)
 
-    def _asked_ops(self, key: AppKey, world: World) -> list[Op]:
+    def _decided_on_ops(self, key: AppKey, world: World) -> list[Op]:
         """What the plan was decided on, for the next control; apps without users have none."""
-        held = self._mirror.get(keys.decided_demand(*key), DecidedDemand)
+        at = keys.decided_demand(*key)
+        held = self._mirror.get(at, DecidedDemand)
         asked = DecidedDemand(account=key[0], app=key[1], rps=world.demand or {})
         if asked.rps == (held.rps if held else {}):
             return []
-        return [
-            Put(key=keys.decided_demand(*key), value=record.encode(asked)) if asked.rps else Delete(key=keys.decided_demand(*key))
-        ]
+        return [Put(key=at, value=record.encode(asked)) if asked.rps else Delete(key=at)]
 
     async def _sweep(self, key: AppKey) -> None:
         """Versions and deployments of an app that is gone, should whoever deleted it have died before that. Idempotent."""
@@ -336,7 +335,8 @@ class Placer:
         if proven is not None and not proven.placements:
             proven = None  # one that ran nothing is nothing to go back to
         executed = proven or (parent if continues else None)
-        steps = waves(plan, executed, tuple(view.site for view in snapshot.world.sites), planned_demand(plan))
+        demand = self._observed.asked(plan.account, plan.app) or planned_demand(plan)
+        steps = waves(plan, executed, tuple(view.site for view in snapshot.world.sites), demand)
         held = False
         if continues and before is not None and before.state == "running":
             steps = _continued(steps, plan, released_sites(before))

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from skerry.core.machines.rollout import SiteFacts, demand_shares, gate_numbers, planned_demand, versions_of
+from skerry.core.machines.rollout import SiteFacts, demand_shares, gate_numbers, versions_of
 from skerry.core.placement.executed import released_sites
 from skerry.core.types.ids import SiteId, VersionId
 from skerry.core.types.plan import Release
@@ -16,7 +16,7 @@ def rollout_detail(rollouts: Rollouts, release: Release, view: RolloutView) -> R
     previous = rollouts.plan(release, release.previous) if release.previous else None
     facts = rollouts.facts(release, plan) if plan else {}
     sites = frozenset(site for wave in release.waves for site in wave)
-    shares = demand_shares(sites, planned_demand(plan) if plan else None)
+    shares = demand_shares(sites, rollouts.demand(plan) if plan else None)
     before = versions_of(previous) if previous else frozenset[VersionId]()
     after = versions_of(plan) if plan else frozenset[VersionId]()
     return RolloutDetail(

@@ -13,13 +13,13 @@ import structlog
 from msgspec.structs import replace
 
 from skerry.core.machines.gate import total
-from skerry.core.machines.rollout import RolloutSettings, SiteFacts, abort, pause, resume, step, versions_of
+from skerry.core.machines.rollout import RolloutSettings, SiteFacts, abort, pause, planned_demand, resume, step, versions_of
 from skerry.core.placement.ledger import reservations
 from skerry.core.types.app import App, Deployment, Version
 from skerry.core.types.gate import VersionFacts
 from skerry.core.types.ids import AccountId, AppName, DeploymentId, EvaluationId, PlanId, SiteId, VersionId
 from skerry.core.types.plan import Evaluation, Plan, Release
-from skerry.core.types.slices import SERVING_STATES, ObservedInstance
+from skerry.core.types.slices import GOOD_STATES, ObservedInstance
 from skerry.kit import record
 from skerry.kit.hashing import stable_id
 from skerry.ports.clock import Clock
@@ -200,15 +200,17 @@ class Rollouts:
         }
 
     def _with_counts(self, facts: SiteFacts, plan: Plan, previous: Plan | None) -> SiteFacts:
-        counted = self._counts(facts.site, plan.account, plan.app)
-        if not counted or previous is None:
+        if previous is None:
             return facts
+        asked = self._observed.traffic.rps((plan.account, plan.app), facts.site)
+        counted = self._counts(facts.site, plan.account, plan.app)
         before = versions_of(previous)
         new = versions_of(plan) - before
         return replace(
             facts,
             old=total(counted[version] for version in sorted(before) if version in counted),
             new=total(counted[version] for version in sorted(new) if version in counted),
+            rps=asked,
         )
 
     def _site_facts(self, plan: Plan, site: SiteId, wanted: list[tuple[VersionId, int]]) -> SiteFacts:
@@ -218,13 +220,17 @@ class Rollouts:
         ready, failed, detail = True, False, ""
         for version, count in wanted:
             of_version = [i for i in own if i.version == version]
-            if sum(i.state in SERVING_STATES for i in of_version) < count:
+            if sum(i.state in GOOD_STATES for i in of_version) < count:
                 ready = False
-                detail = next((i.detail for i in of_version if i.detail and i.state not in SERVING_STATES), detail)
+                detail = next((i.detail for i in of_version if i.detail and i.state not in GOOD_STATES), detail)
             broken = next((i for i in of_version if _is_broken(i)), None)
             if broken is not None:
                 failed, detail = True, broken.detail or broken.state
         return SiteFacts(site=site, ready=ready, failed=failed, detail=detail)
+
+    def demand(self, plan: Plan) -> Mapping[SiteId, float]:
+        """By which cities' shares are reckoned: users who were counted, else where instances are."""
+        return self._observed.asked(plan.account, plan.app) or planned_demand(plan)
 
     def plan(self, release: Release, plan_id: PlanId) -> Plan | None:
         found = self._mirror.select(f"{keys.PLANS}{release.account}/{release.app}/", Plan)

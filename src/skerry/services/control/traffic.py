@@ -107,6 +107,11 @@ class Traffic:
         found = sorted(self._apps.get(key, {}).items())
         return tuple(replace(self._demand(site, heard, now_ms), asked_rps=heard.asked.rps) for site, heard in found)
 
+    def rps(self, key: AppKey, site: SiteId) -> float:
+        """What the site's users asked for when they were counted last."""
+        heard = self._apps.get(key, {}).get(site)
+        return heard.series.recent[-1][1] if heard and heard.series.recent else 0.0
+
     def told(self, key: AppKey, site: SiteId) -> AppTraffic | None:
         """The last word of a site about an app, in sums since its counters began."""
         heard = self._apps.get(key, {}).get(site)

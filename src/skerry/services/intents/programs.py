@@ -4,6 +4,7 @@ from typing import Any, final
 
 import msgspec
 
+from skerry.core.policy.isolation import OVERHEAD_MIB
 from skerry.core.policy.program_fields import program_faults
 from skerry.core.types.app import Binding, Limits, Scale, SecretBinding, TextBinding, Version
 from skerry.core.types.ids import AccountId, Digest
@@ -134,13 +135,13 @@ class Programs:
 
 
 def program_limits(upload: ProgramUpload) -> Limits:
-    """Its memory is reserved whole; of the CPU it may use more than it reserves, when nobody needs it."""
+    """Its memory is reserved whole, and its wall's; of the CPU it may use more than it reserves, when nobody needs it."""
     return Limits(
         memory_mib_max=upload.memory_mib,
         cpu_millicores_max=max(upload.cpu_millicores, CPU_BURST_MILLICORES),
         reserve=Resources(
             cpu_millicores=max(0, upload.cpu_millicores),
-            memory_mib=max(0, upload.memory_mib),
+            memory_mib=max(0, upload.memory_mib) + OVERHEAD_MIB[upload.isolation],
             disk_mib=max(0, upload.writable_mib),
         ),
     )

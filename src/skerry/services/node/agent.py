@@ -17,12 +17,13 @@ from skerry.core.reconcile.node import reconcile_node
 from skerry.core.types.ids import InstanceId
 from skerry.core.types.place import Node
 from skerry.core.types.resources import Resources
-from skerry.core.types.slices import NodeInstance, NodeReport, NodeSlice
+from skerry.core.types.slices import NodeInstance, NodeReport, NodeSlice, ObservedInstance
 from skerry.kit.record import Record
 from skerry.ports.clock import Clock
 from skerry.ports.links import LinkError, SiteLink
 from skerry.ports.recordfile import RecordFile
 from skerry.ports.runtime import Runtime, RuntimeFault
+from skerry.services.node.features import features_of
 from skerry.services.uplink import UplinkSettings, keep_fetching, keep_reporting
 
 log = structlog.get_logger()
@@ -39,7 +40,10 @@ class AgentSettings(Record):
 
 
 class Agent:
-    """Attach the runtime, then run `run` as one task; cancel it to stop. The runtime is the caller's to close."""
+    """Attach the runtime, then run `run` as one task; cancel it to stop. The runtime is the caller's to close.
+
+    `node` offers what the attached runtime's isolation classes are (`kvm`: and that), besides its own features.
+    """
 
     def __init__(
         self,
@@ -51,6 +55,7 @@ class Agent:
         *,
         epoch: str,
         settings: AgentSettings | None = None,
+        kvm: bool = False,
     ) -> None:
         self._node = node
         self._runtime = runtime
@@ -60,6 +65,8 @@ class Agent:
         self._epoch = epoch
         self._settings = settings or AgentSettings()
         self._slice = NodeSlice(node=node.id, generation=0)
+        self._kvm = kvm
+        self._not_begun: dict[InstanceId, ObservedInstance] = {}  # what the runtime could not begin, and why
         self._sequence = 0
         self._busy: dict[InstanceId, asyncio.Task[None]] = {}
         self._starts = asyncio.Semaphore(self._settings.starts_max)
@@ -103,12 +110,22 @@ class Agent:
         for instance in self._slice.instances:
             reserved += instance.version.limits.reserve
         return NodeReport(
-            node=replace(self._node, reserved=reserved, pid=os.getpid()),
+            node=replace(self._node, reserved=reserved, pid=os.getpid(), features=self._features()),
             epoch=self._epoch,
             sequence=self._sequence,
             slice_generation=self._slice.generation,
-            instances=self._runtime.observe(),
+            instances=self._seen(),
         )
+
+    def _features(self) -> tuple[str, ...]:
+        return features_of(self._runtime.capabilities, own=self._node.features, kvm=self._kvm)
+
+    def _seen(self) -> tuple[ObservedInstance, ...]:
+        """What the runtime has, and what it cannot begin: nobody else would tell why."""
+        observed = self._runtime.observe()
+        known, wanted = {seen.id for seen in observed}, {instance.id for instance in self._slice.instances}
+        self._not_begun = {name: seen for name, seen in self._not_begun.items() if name in wanted - known}
+        return (*observed, *(self._not_begun[name] for name in sorted(self._not_begun)))
 
     def _begin(self, instance_id: InstanceId, work: Coroutine[Any, Any, None]) -> None:
         task = self._group.create_task(work)
@@ -125,10 +142,25 @@ class Agent:
                 await self._runtime.start(instance)
         except RuntimeFault as fault:
             log.error("start_failed", instance=instance.id, error=str(fault))
+            self._could_not_begin(instance, str(fault))
             await self._clock.sleep_ms(self._settings.fault_pause_ms)
         except LinkError as error:
             log.warning("start_waits", instance=instance.id, error=str(error))
             await self._clock.sleep_ms(self._settings.fault_pause_ms)
+
+    def _could_not_begin(self, instance: NodeInstance, why: str) -> None:
+        before, version = self._not_begun.get(instance.id), instance.version
+        self._not_begun[instance.id] = ObservedInstance(
+            id=instance.id,
+            account=version.account,
+            app=version.app,
+            version=version.id,
+            state="backoff",
+            since_ms=before.since_ms if before is not None else self._clock.now_ms(),
+            restarts=before.restarts + 1 if before is not None else 1,
+            detail=why,
+        )
+        self._report_due.set()
 
     async def _stop(self, instance_id: InstanceId) -> None:
         try:

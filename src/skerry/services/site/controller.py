@@ -189,7 +189,7 @@ class SiteController:
         routed = {target.instance for route in self._table.routes for target in route.targets}
         unrouted = {held.instance for held in self._memory.held} - routed
         seen = (seen for heard in self._nodes.reports() for seen in heard.report.instances)
-        return frozenset(i.id for i in seen if i.id in unrouted and i.state in SERVING_STATES)
+        return frozenset(i.id for i in seen if i.id in unrouted and i.address is not None and i.state in SERVING_STATES)
 
     async def step(self) -> int | None:
         """Decide once and carry it out; when to decide again by time alone. Raises `IngressFault`."""

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from skerry.core.reconcile.site_types import NodeHeard, SiteMemory
 from skerry.core.types.ids import InstanceId, NodeId
-from skerry.core.types.slices import SERVING_STATES, NodeReport, ObservedInstance
+from skerry.core.types.slices import GOOD_STATES, SERVING_STATES, NodeReport, ObservedInstance
 from skerry.kit.record import Record
 from skerry.ports.clock import Clock
 
@@ -139,7 +139,7 @@ def _decisive(report: NodeReport, served: Mapping[InstanceId, str]) -> tuple[obj
 def _serves(seen: ObservedInstance, served: Mapping[InstanceId, str]) -> bool:
     """As decisions see it: one that sleeps, or that served and starts again at its address, is as good as one that runs."""
     if seen.address is None:
-        return False
+        return seen.state in GOOD_STATES
     return seen.state in SERVING_STATES or (seen.state == "starting" and served.get(seen.id) == seen.address)
 
 

@@ -1,13 +1,16 @@
 """The contract of `skerry.ports.runtime.Runtime`, as tests. Subclass it and give it a `harness` fixture."""
 
 import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Protocol
 
 import pytest
+from msgspec.structs import replace
 
 from skerry.core.types.ids import InstanceId
 from skerry.core.types.slices import SERVING_STATES, NodeInstance, ObservedInstance
-from skerry.ports.runtime import Runtime
+from skerry.ports.runtime import NoSuchInstance, Runtime, Unsupported
+from skerry.ports.sandbox import Ability, ExecSpec, SandboxLimits
 from skerry.testing.waiting import eventually
 
 DEADLINE_S = 60  # for what would otherwise wait for ever when the contract is broken
@@ -26,7 +29,7 @@ class RuntimeHarness(Protocol):
         ...
 
     def good(self, name: str) -> NodeInstance:
-        """An instance of a version that answers 200."""
+        """An instance of a version that answers 200 and, when it starts, writes a line with `hello` to its log."""
         ...
 
     def broken(self, name: str) -> NodeInstance:
@@ -77,6 +80,22 @@ async def becomes(runtime: Runtime, instance_id: InstanceId, *states: str) -> Ob
 def address_of(seen: ObservedInstance) -> str:
     assert seen.address is not None
     return seen.address
+
+
+def abilities_of(runtime: Runtime, instance: NodeInstance) -> frozenset[Ability]:
+    facts = dict(runtime.capabilities.classes).get(instance.version.isolation)
+    return facts.abilities if facts is not None else frozenset()
+
+
+async def said(chunks: AsyncIterator[bytes], text: bytes) -> bytes:
+    """What was read until `text` is in it."""
+    read = b""
+    async with asyncio.timeout(DEADLINE_S):
+        async for chunk in chunks:
+            read += chunk
+            if text in read:
+                return read
+    raise AssertionError(f"{text!r} is not in {read!r}")
 
 
 class RuntimeContract:
@@ -266,3 +285,149 @@ class RuntimeContract:
         named = {name for name, _ in capabilities.missing}
         assert capabilities.limits or "limits" in named
         assert capabilities.sleep or "sleep" in named
+
+    async def test_what_it_cannot_do_is_refused_in_words(self, runtime: Runtime, harness: RuntimeHarness) -> None:
+        wanted = harness.good("a")
+        await runtime.start(wanted)
+        await becomes(runtime, wanted.id, "running")
+        calls: dict[Ability, Callable[[], Awaitable[object]]] = {
+            "exec": lambda: runtime.exec(wanted.id, ExecSpec(argv=("true",))),
+            "files": lambda: runtime.copy_out(wanted.id, "/etc"),
+            "pause": lambda: runtime.pause(wanted.id),
+            "resize": lambda: runtime.resize(wanted.id, SandboxLimits(memory_mib_max=64, cpu_millicores_max=500)),
+            "snapshot": lambda: runtime.snapshot(wanted.id),
+            "clone": lambda: runtime.clone("none", wanted),
+        }
+        for ability in calls.keys() - abilities_of(runtime, wanted):
+            with pytest.raises(Unsupported, match=r"\w+ can\b|\bcan$"):
+                await calls[ability]()
+        assert (await becomes(runtime, wanted.id, "running")).restarts == 0
+
+    async def test_what_is_not_there_is_said_to_be_not_there(self, runtime: Runtime) -> None:
+        with pytest.raises((NoSuchInstance, Unsupported)):
+            await runtime.exec("0123456789abcdef", ExecSpec(argv=("true",)))
+        with pytest.raises((NoSuchInstance, Unsupported)):
+            await runtime.pause("0123456789abcdef")
+        with pytest.raises(NoSuchInstance):
+            runtime.stats("0123456789abcdef")
+        with pytest.raises(NoSuchInstance):
+            await anext(runtime.logs("0123456789abcdef", tail_bytes=1000, follow=False))
+
+    async def test_logs_are_kept_over_restarts_and_can_be_followed(self, runtime: Runtime, harness: RuntimeHarness) -> None:
+        wanted = harness.good("a")
+        seen = await runtime.start(wanted)
+        assert await harness.request(address_of(seen)) == 200
+        await becomes(runtime, wanted.id, "running")
+        first = await said(runtime.logs(wanted.id, tail_bytes=10_000, follow=True), b"hello")
+        await harness.kill_process(runtime, wanted.id)
+        await becomes(runtime, wanted.id, "starting")
+        assert await harness.request(address_of(seen)) == 200
+        await becomes(runtime, wanted.id, "running")
+        both = await said(runtime.logs(wanted.id, tail_bytes=10_000, follow=True), first.strip())
+        assert both.count(b"hello") >= 1
+        whole = b"".join([chunk async for chunk in runtime.logs(wanted.id, tail_bytes=10_000, follow=False)])
+        assert len(b"".join([chunk async for chunk in runtime.logs(wanted.id, tail_bytes=3, follow=False)])) <= 3 < len(whole)
+
+    async def test_followed_logs_end_when_it_is_stopped(self, runtime: Runtime, harness: RuntimeHarness) -> None:
+        wanted = harness.good("a")
+        await runtime.start(wanted)
+        await becomes(runtime, wanted.id, "running")
+        reader = runtime.logs(wanted.id, tail_bytes=10_000, follow=True)
+        reading = asyncio.ensure_future(_all(reader))
+        await asyncio.sleep(0)
+        await runtime.stop(wanted.id, grace_ms=GRACE_MS)
+        async with asyncio.timeout(DEADLINE_S):
+            await reading
+
+    async def test_stats_of_what_runs(self, runtime: Runtime, harness: RuntimeHarness) -> None:
+        wanted = harness.good("a")
+        seen = await runtime.start(wanted)
+        assert await harness.request(address_of(seen)) == 200
+        await becomes(runtime, wanted.id, "running")
+        stats = runtime.stats(wanted.id)
+        assert not runtime.capabilities.limits or stats.memory_bytes > 0
+
+
+class ProgramRuntimeContract(RuntimeContract):
+    """Besides, for runtimes of programs: what their engines are able to."""
+
+    async def test_exec_gives_output_and_status(self, runtime: Runtime, harness: RuntimeHarness) -> None:
+        wanted = await self._able(runtime, harness, "exec")
+        if wanted is None:
+            return
+        session = await runtime.exec(wanted.id, ExecSpec(argv=("echo", "hi")))
+        assert b"".join([data async for _, data in session.output()]) == b"hi\n"
+        assert await session.wait() == 0
+        await session.aclose()
+        session = await runtime.exec(wanted.id, ExecSpec(argv=("false",)))
+        assert await session.wait() == 1
+        await session.aclose()
+
+    async def test_paused_it_answers_nobody_until_it_is_resumed(self, runtime: Runtime, harness: RuntimeHarness) -> None:
+        wanted = await self._able(runtime, harness, "pause")
+        if wanted is None:
+            return
+        before = await becomes(runtime, wanted.id, "running")
+        await runtime.pause(wanted.id)
+        await runtime.pause(wanted.id)
+        assert (await becomes(runtime, wanted.id, "paused")).pid == before.pid
+        asking = asyncio.ensure_future(harness.request(address_of(before)))
+        done, _ = await asyncio.wait((asking,), timeout=0.2)
+        assert not done
+        await runtime.resume(wanted.id)
+        await runtime.resume(wanted.id)
+        assert await asking == 200
+        assert (await becomes(runtime, wanted.id, "running")).pid == before.pid
+
+    async def test_paused_ones_stay_so_over_agents_and_can_be_stopped(self, runtime: Runtime, harness: RuntimeHarness) -> None:
+        wanted = await self._able(runtime, harness, "pause")
+        if wanted is None:
+            return
+        await runtime.pause(wanted.id)
+        await harness.kill_agent(runtime)
+        runtime = await harness.open()
+        assert (await becomes(runtime, wanted.id, "paused")).restarts == 0
+        await runtime.stop(wanted.id, grace_ms=GRACE_MS)
+        assert await harness.leftovers() == []
+
+    async def test_resized_it_goes_on(self, runtime: Runtime, harness: RuntimeHarness) -> None:
+        wanted = await self._able(runtime, harness, "resize")
+        if wanted is None:
+            return
+        before = await becomes(runtime, wanted.id, "running")
+        await runtime.resize(wanted.id, SandboxLimits(memory_mib_max=300, cpu_millicores_max=500))
+        assert await harness.request(address_of(before)) == 200
+        assert (await becomes(runtime, wanted.id, "running")).pid == before.pid
+
+    async def test_clones_go_on_from_a_snapshot_beside_the_original(self, runtime: Runtime, harness: RuntimeHarness) -> None:
+        wanted = await self._able(runtime, harness, "clone")
+        if wanted is None:
+            return
+        name = await runtime.snapshot(wanted.id)
+        assert (await becomes(runtime, wanted.id, "running")).restarts == 0
+        twin = replace(wanted, id=InstanceId("fedcba9876543210"))
+        seen = await runtime.clone(name, twin)
+        assert await harness.request(address_of(seen)) == 200
+        original = await becomes(runtime, wanted.id, "running")
+        assert address_of(seen) != address_of(original)
+        assert await harness.request(address_of(original)) == 200
+        await runtime.forget_snapshot(name)
+        await runtime.forget_snapshot(name)
+        with pytest.raises(NoSuchInstance):
+            await runtime.clone(name, twin)
+        for one in (wanted, twin):
+            await runtime.stop(one.id, grace_ms=GRACE_MS)
+        assert await harness.leftovers() == []
+
+    async def _able(self, runtime: Runtime, harness: RuntimeHarness, ability: Ability) -> NodeInstance | None:
+        """A running instance; None where its engine has no such ability, and says so (`RuntimeContract`)."""
+        wanted = harness.good("a")
+        if ability not in abilities_of(runtime, wanted):
+            return None
+        await runtime.start(wanted)
+        await becomes(runtime, wanted.id, "running")
+        return wanted
+
+
+async def _all(chunks: AsyncIterator[bytes]) -> bytes:
+    return b"".join([chunk async for chunk in chunks])

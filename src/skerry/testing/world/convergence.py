@@ -14,6 +14,7 @@ from skerry.core.types.resources import Resources
 from skerry.core.types.slices import SERVING_STATES
 from skerry.services.control import keys
 from skerry.testing.world.estate import Estate
+from skerry.testing.world.ground import main_digest
 from skerry.testing.world.planes import SimNode
 
 Running = Counter[tuple[str, VersionId]]
@@ -168,8 +169,7 @@ def _nodes(world: Estate) -> Iterator[str]:
         if asked != set(node.machine.cells):
             yield f"{node.id}: asked {sorted(asked)}, has {sorted(node.machine.cells)}"
         for cell in node.machine.cells.values():
-            worker = cell.instance.version.worker
-            if worker and worker.modules[0].digest in broken:
+            if main_digest(cell.instance.version) in broken:
                 continue
             if cell.life.state not in SERVING_STATES:
                 yield f"{node.id}: {cell.instance.version.app} is {cell.life.state} ({cell.life.detail})"

@@ -21,7 +21,8 @@ from skerry.testing.world.promises import Violation
 from skerry.testing.world.world import CODE, World
 
 CITIES = ("lhr", "cur", "sin", "fra", "nrt")
-APPS = ("a", "b", "c", "d")
+PROGRAMS = ("p", "q")
+APPS = ("a", "b", "c", "d", *PROGRAMS)
 REFUSALS = (IntentError, OperationError, ControlGone, StoreError, *PLATFORM_FAULTS)
 """What a developer or an operator may be told while faults are on; nothing else."""
 
@@ -265,7 +266,9 @@ async def play(seed: int, *, trace_lines: int = TRACE_LINES) -> World:
     dice = random.Random(seed)  # noqa: S311
     cities = dice.sample(CITIES, dice.randint(2, 4))
     plan = {city: dice.randint(1, 3) for city in cities}
-    world = World(plan, seed=seed, memory_mib=dice.choice((26, 40, 64, 1024)), trace_lines=trace_lines)
+    world = World(
+        plan, seed=seed, memory_mib=dice.choice((26, 40, 64, 1024)), trace_lines=trace_lines, programs=frozenset(PROGRAMS)
+    )
     world.faults.start_ms_default = dice.choice((5, 20, 300))
     world.breaks(CRASHING, "it crashes")
     world.breaks(THROWING, "it throws", own_fault=True)

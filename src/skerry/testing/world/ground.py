@@ -7,13 +7,16 @@ from typing import Protocol
 from skerry.adapters.blobs.simulated import SimulatedBlobs
 from skerry.adapters.clock.simulated import LoopClock
 from skerry.adapters.ingress.simulated import SimulatedIngress
-from skerry.adapters.runtime.simulated import Faults, SimulatedMachine, SimulatedRuntime
+from skerry.adapters.runtime.simulated import Faults
 from skerry.adapters.store.simulated import Engine
 from skerry.adapters.store.simulated import Faults as StoreFaults
-from skerry.core.types.ids import NodeId, SiteId
+from skerry.core.types.app import Version
+from skerry.core.types.ids import Digest, NodeId, SiteId
 from skerry.core.types.resources import Resources
 from skerry.services.control.rollouts import Counts
 from skerry.testing.dialect import seeded
+from skerry.testing.machine.machine import Behaviours
+from skerry.testing.world.host import HostMachine
 from skerry.testing.world.promises import PLANE, Violation
 
 VIOLATIONS_MAX = 20  # the first ones say what is wrong
@@ -40,8 +43,7 @@ class Trace:
 class Host(Protocol):
     """A machine and the agent on it, as the network and the checks see them."""
 
-    machine: SimulatedMachine
-    runtime: SimulatedRuntime
+    machine: HostMachine
     powered: bool
 
     @property
@@ -58,6 +60,10 @@ class Host(Protocol):
         """Whether its agent runs."""
         ...
 
+    async def request(self, address: str) -> int:
+        """The status of an instance's answer. Raises `ConnectionRefusedError`."""
+        ...
+
 
 class Ground:
     """`plan`: nodes per site. `violations` are promises that were broken."""
@@ -70,6 +76,7 @@ class Ground:
         self.store_faults = StoreFaults()
         self.blobs = SimulatedBlobs()
         self.faults = Faults()
+        self.behaviours: Behaviours = {}
         self.trace = Trace(keep=trace_lines)
         self.violations: list[Violation] = []
         self.lost_sites: set[str] = set()
@@ -88,3 +95,10 @@ class Ground:
     def fault_of(self, plane: str) -> Callable[[Exception], None]:
         """Hears when a plane answers a call as none should."""
         return lambda error: self.violate(PLANE, f"{plane} answered with a fault: {error!r}")
+
+
+def main_digest(version: Version) -> Digest | None:
+    """What a version's code is told by: its main module, or its image."""
+    if version.program is not None:
+        return version.program.image.manifest
+    return version.worker.modules[0].digest if version.worker is not None else None

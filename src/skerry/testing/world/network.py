@@ -8,6 +8,7 @@ from typing import final
 from skerry.adapters.ingress.simulated import BrokenOff
 from skerry.core.types.ids import SiteId
 from skerry.testing.world.ground import Ground, Host
+from skerry.testing.world.host import Cell
 
 HANDLE_MS = 2  # what a request takes inside an instance
 HOP_MS = 20  # between two sites, there and back
@@ -48,7 +49,7 @@ class Network:
         """Whether a TCP connect succeeds: the process is there, or an agent that holds the listener for a dead one."""
         await asyncio.sleep(0.001)
         node = self._ground.hosts[address.partition(".")[0]]
-        return any(cell.address == address and (cell.pid is not None or node.alive) for cell in node.machine.cells.values())
+        return any(cell.address == address and (node.alive or _goes_on(node, cell)) for cell in node.machine.cells.values())
 
     async def _reach_peer(self, origin: SiteId, site: SiteId, method: str, host: str) -> int:
         await asyncio.sleep(HOP_MS / 1000)
@@ -63,14 +64,14 @@ class Network:
 
     async def _reach_instance(self, node: Host, address: str) -> int:
         cell = next((cell for cell in node.machine.cells.values() if cell.address == address), None)
-        if cell is None or (cell.pid is None and not node.alive):
+        if cell is None or not (node.alive or _goes_on(node, cell)):
             raise ConnectionRefusedError(f"nobody listens at {address}")
-        if not node.alive and cell.life.state == "starting":
+        if not node.alive and cell.life.state == "starting" and cell.instance.version.program is None:
             await asyncio.sleep(node.machine.faults.start_ms_default / 1000)  # the process needs no agent to become ready
             status = 200
         else:
             try:
-                status = (await node.runtime.request(address)).status
+                status = await node.request(address)
             except ConnectionRefusedError as error:
                 raise BrokenOff("it went while the request waited in its backlog") from error
         process = cell.process
@@ -82,3 +83,10 @@ class Network:
             way.site, way.node, way.version = node.site, node.id, cell.instance.version.id
             way.refused = status != 200
         return status
+
+
+def _goes_on(node: Host, cell: Cell) -> bool:
+    """Without its agent: a worker's process holds its own listener; to a program the kernel leads what was open."""
+    if cell.instance.version.program is not None:
+        return node.machine.is_open(cell.instance.id)
+    return cell.pid is not None

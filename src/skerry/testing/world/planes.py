@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar, final
 
 from skerry.adapters.ingress.simulated import SimulatedIngress
 from skerry.adapters.link.simulated import ControlSide, SimulatedControlLink, SimulatedSiteLink, SiteSide, Upper, Wire
-from skerry.adapters.runtime.simulated import SimulatedMachine, SimulatedRuntime
+from skerry.adapters.runtime.simulated import SimulatedRuntime
 from skerry.adapters.runtime.simulated_checker import SimulatedChecker
 from skerry.adapters.store.simulated import SimulatedStore
 from skerry.adapters.worlds import load_catalogue
@@ -39,12 +39,16 @@ from skerry.services.control.watcher import Watcher
 from skerry.services.intents.apps import Apps
 from skerry.services.intents.assets import AssetSessions
 from skerry.services.node.agent import Agent
+from skerry.services.node.composite import CompositeRuntime
 from skerry.services.operations import PlatformOperations
 from skerry.services.site.controller import SiteController
 from skerry.services.site.nodes import Nodes
 from skerry.testing.builders import make_site
+from skerry.testing.machine.agentry import Agentry
+from skerry.testing.machine.node import program_runtime
 from skerry.testing.world.checks import Checks
 from skerry.testing.world.ground import Ground
+from skerry.testing.world.host import HostMachine
 from skerry.testing.world.network import Network
 from skerry.testing.world.points import PointStore
 from skerry.testing.world.promises import PLANE
@@ -348,7 +352,7 @@ class SimNode(SimPlane):
         self.id = node.id
         self.site = node.site
         self.capacity = node.capacity
-        self.machine = SimulatedMachine(address=node.address, faults=ground.faults)
+        self.machine = HostMachine(node.address, ground.faults, ground.behaviours)
         self.wire = Wire(ground.clock)
         self.file = MemoryFile[NodeSlice](checks.on_slice)
         self.powered = True
@@ -359,7 +363,10 @@ class SimNode(SimPlane):
         self._epochs += 1
         self.powered = True
         link = SimulatedSiteLink(self.wire, self.id, self._upper)
-        self.runtime = SimulatedRuntime(self.machine, ground.clock, fetch=link.blob)
+        self.hold = Agentry(self.machine.programs)
+        self.workers = SimulatedRuntime(self.machine.workers, ground.clock, fetch=link.blob)
+        self.programs = program_runtime(self.hold, node=self.id, clock=ground.clock, fetch=link.blob)
+        self.runtime = CompositeRuntime(self.workers, self.programs)
         self.agent = Agent(
             self._node,
             self.runtime,
@@ -372,7 +379,15 @@ class SimNode(SimPlane):
 
     def kill(self) -> None:
         super().kill()
-        self.runtime.abandon()
+        self.hold.kill()
+        self.workers.abandon()
+        self.programs.abandon()
+
+    async def request(self, address: str) -> int:
+        """Raises `ConnectionRefusedError`."""
+        if any(cell.address == address for cell in self.machine.workers.cells.values()):
+            return (await self.workers.request(address)).status
+        return await self.machine.request(address)
 
     def power_off(self) -> None:
         """The machine is gone with all it ran; `start` is its next boot."""

@@ -1,8 +1,9 @@
 """The world itself: planes, users, faults, and what is known of all of them from outside."""
 
 import asyncio
+import functools
 import gc
-from collections.abc import Coroutine, Mapping
+from collections.abc import AsyncIterator, Coroutine, Mapping
 from types import TracebackType
 from typing import Any, NoReturn, Self, TypeVar
 
@@ -15,14 +16,19 @@ from skerry.core.types.ids import AppName, Digest, NodeId, SiteId, VersionId
 from skerry.core.types.plan import Plan, Release
 from skerry.core.types.view import AppView, Explanation
 from skerry.kit.hashing import content_digest
+from skerry.ports.sandbox import Exit
 from skerry.services.accounts import Accounts
 from skerry.services.control import keys
 from skerry.services.control.rollouts import Word
+from skerry.services.intents.programs import ProgramUpload
 from skerry.services.intents.upload import ModulePart, Upload
 from skerry.testing.builders import make_node
+from skerry.testing.images import Built, File, build
+from skerry.testing.machine.machine import Behaviour
 from skerry.testing.virtual_loop import run_virtual
 from skerry.testing.world.convergence import leftovers, lost_writes
 from skerry.testing.world.estate import Estate
+from skerry.testing.world.ground import main_digest
 from skerry.testing.world.load import EVERY_MS, Failure, Load, Served
 from skerry.testing.world.network import Way, way_of_request
 from skerry.testing.world.planes import SUFFIX, SimControl, SimNode, SimSite
@@ -34,14 +40,25 @@ SAMPLE_MS = 50
 QUIET_MS = 3_000
 SETTLE_MS = 120_000
 BUGS = {"plan_violates": 2, "decision_violates": 1}  # logged where a decision breaks a promise and is not carried out
+PROGRAM_MIB = 8
 CODE = "export default { fetch() {} }"
 
 
 class World(Estate):
-    """`plan`: nodes per site, each with `memory_mib`. Leaving the world raises when promises were broken."""
+    """`plan`: nodes per site, each with `memory_mib`. Apps of the names `programs` are programs, whose image is made of the
+    code that is deployed; all others are workers. Leaving the world raises when promises were broken."""
 
-    def __init__(self, plan: Mapping[str, int], *, seed: int = 1, memory_mib: int = 1024, trace_lines: int = 0) -> None:
+    def __init__(
+        self,
+        plan: Mapping[str, int],
+        *,
+        seed: int = 1,
+        memory_mib: int = 1024,
+        trace_lines: int = 0,
+        programs: frozenset[str] = frozenset(),
+    ) -> None:
         super().__init__(plan, seed=seed, trace_lines=trace_lines)
+        self._programs = programs
         self.healed = False
         self.ended_ms = 0
         self._sampled: tuple[int, list[App], dict[str, frozenset[str]]] = (-1, [], {})
@@ -178,7 +195,7 @@ class World(Estate):
         wanted = {entry.version for entry in plan.placements} if plan else set[VersionId]()
         broken = {*self.faults.crash_at_start, *self.faults.own_fault}
         versions = self.checks.held(keys.VERSIONS, Version)
-        return any(v.id in wanted and v.worker and v.worker.modules[0].digest in broken for v in versions)
+        return any(v.id in wanted and main_digest(v) in broken for v in versions)
 
     async def view(self, app: str) -> AppView:
         status = await self.control.call(self.control.operations.status(None))
@@ -207,10 +224,20 @@ class World(Estate):
     async def deploy(self, app: str, code: str = CODE) -> Version:
         """Through the use case that the API's dialects call. Raises what it raises, and `ControlGone`."""
         lives = self.acknowledged.lives(app)
-        asked = self.control.apps.deploy(self.account.id, app, upload_of(code), source="test", author="test")
-        version = await self.control.call(asked)
+        apps = self.control.apps
+        if app in self._programs:
+            version = await self.control.call(self._deploy_program(app, image_of(code)))
+        else:
+            version = await self.control.call(apps.deploy(self.account.id, app, upload_of(code), source="test", author="test"))
         self.acknowledged.keep(app, version.id, lives)
         return version
+
+    async def _deploy_program(self, app: str, image: Built) -> Version:
+        programs = self.control.apps.programs
+        for digest, data in image.blobs.items():
+            await programs.images.receive(self.account.id, digest, _chunks(data))
+        upload = ProgramUpload(image=image.image.manifest, port=8080, cpu_millicores=10, memory_mib=PROGRAM_MIB, writable_mib=1)
+        return await programs.deploy(self.account.id, app, upload, source="test", author="test")
 
     async def split(self, app: str, *shares: Share) -> None:
         made = self.control.apps.create_deployment(self.account.id, app, shares, source="test", author="test")
@@ -242,6 +269,10 @@ class World(Estate):
         """From now on a version of this code does not start; returns the code."""
         table = self.faults.own_fault if own_fault else self.faults.crash_at_start
         table[Digest(content_digest(code.encode()))] = text
+        manifest = image_of(code).image.manifest
+        table[manifest] = text
+        crash = Behaviour(opens_ms=None, exits=(20, Exit(code=1)), says=text.encode())
+        self.behaviours[manifest] = Behaviour(start_error=text) if own_fault else crash
         return code
 
     # Faults.
@@ -347,6 +378,15 @@ class World(Estate):
 def upload_of(code: str) -> Upload:
     module = ModulePart(name="index.js", type="esm", content=code.encode())
     return Upload(main_module="index.js", modules=(module,), compatibility_date="2023-11-01")
+
+
+@functools.cache
+def image_of(code: str) -> Built:
+    return build([{"app": File(content=code.encode(), mode=0o755)}], command=("/app",))
+
+
+async def _chunks(data: bytes) -> AsyncIterator[bytes]:
+    yield data
 
 
 def run_world(story: Coroutine[Any, Any, T]) -> T:

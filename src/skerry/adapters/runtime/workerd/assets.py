@@ -21,7 +21,7 @@ from skerry.adapters.runtime.workerd.listeners import Gate
 from skerry.adapters.runtime.workerd.process import Fleet, Program, SandboxedProcess
 from skerry.adapters.runtime.workerd.sandbox import Sandbox
 from skerry.adapters.runtime.workerd.settings import MIB, Settings
-from skerry.adapters.runtime.workerd.tasks import cancel
+from skerry.aio.tasks import cancel
 from skerry.kit.hashing import content_digest
 from skerry.kit.record import Record
 from skerry.ports.runtime import Unavailable

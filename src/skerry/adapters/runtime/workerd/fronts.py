@@ -14,8 +14,8 @@ from skerry.adapters.runtime.workerd.assets import AssetsHost, Front, Served, St
 from skerry.adapters.runtime.workerd.config import ASSETS_SOCKET, Unsupported, assets_rules
 from skerry.adapters.runtime.workerd.listeners import address_of, listen_unix
 from skerry.adapters.runtime.workerd.settings import Places, Settings
-from skerry.adapters.runtime.workerd.tasks import cancel
 from skerry.adapters.runtime.workerd.trees import Trees, content_type_rules
+from skerry.aio.tasks import cancel
 from skerry.core.types.app import Assets
 from skerry.core.types.ids import Digest
 from skerry.core.types.slices import InstanceState, NodeInstance, ObservedInstance

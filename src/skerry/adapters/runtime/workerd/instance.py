@@ -10,6 +10,8 @@ import time
 from collections.abc import Coroutine
 from typing import Any, Protocol
 
+from msgspec.structs import replace
+
 from skerry.adapters.blobs.kept import KeptBlobs
 from skerry.adapters.cgroup.base import Limits
 from skerry.adapters.process import detached
@@ -20,11 +22,12 @@ from skerry.adapters.runtime.workerd.listeners import Gate
 from skerry.adapters.runtime.workerd.process import Fleet, Program, SandboxedProcess
 from skerry.adapters.runtime.workerd.sandbox import ASSETS_DIRECTORY, EGRESS_DIRECTORY, Sandbox
 from skerry.adapters.runtime.workerd.settings import MIB, Settings
-from skerry.adapters.runtime.workerd.tasks import cancel
+from skerry.aio.tasks import cancel
 from skerry.core.machines import instance as machine
 from skerry.core.machines.instance import Event, Life
 from skerry.core.types.app import AssetsBinding, Version
 from skerry.core.types.slices import NodeInstance, ObservedInstance
+from skerry.ports.sandbox import SandboxStats
 
 DROP_GRACE_MS = 5_000  # for the connections of a process that is dropped or replaced when it is idle
 
@@ -171,6 +174,22 @@ class Instance:
         group = self.process.group if self.process else None
         if group is not None:
             self.memory_bytes = group.usage().memory_bytes
+
+    def stats(self) -> SandboxStats:
+        process = self.process
+        if process is None or process.group is None:
+            return SandboxStats()
+        usage = process.group.usage()
+        return SandboxStats(
+            cpu_us=usage.cpu_us, memory_bytes=usage.memory_bytes, pids=len(process.group.pids()), oom_kills=usage.oom_kills
+        )
+
+    def throttle(self, cpu_millicores: int, cpu_shares: int | None) -> None:
+        """For now: its next process has its limits again."""
+        group = self.process.group if self.process else None
+        if group is not None and self.life.state in ("running", "asleep"):
+            shares = self._around.settings.cpu_shares if cpu_shares is None else cpu_shares
+            group.limit(replace(self._limits(shares), cpu_millicores=cpu_millicores))
 
     def observed(self) -> ObservedInstance:
         return ObservedInstance(

@@ -15,7 +15,7 @@ from skerry.adapters.runtime.workerd import process as processes
 from skerry.adapters.runtime.workerd.instance import end
 from skerry.adapters.runtime.workerd.process import Fleet, Program, SandboxedProcess
 from skerry.adapters.runtime.workerd.settings import Settings
-from skerry.adapters.runtime.workerd.tasks import cancel
+from skerry.aio.tasks import cancel
 from skerry.ports.runtime import Unavailable
 
 LOG_TAIL_BYTES = 600

@@ -20,10 +20,10 @@ BACKLOG = 1024  # connections that wait while an instance starts; the kernel cap
 LINGER_S = 2  # for a refused client that does not close
 REFUSALS_PER_TURN = 64  # answered before other work of the agent gets its turn
 _PIDFD_GETFD = {"x86_64": 438, "aarch64": 438}
-_REFUSAL = b"instance cannot be started\n"
+_REFUSAL = "instance cannot be started"
 _ANSWER = (
     b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: text/plain\r\nConnection: close\r\nRetry-After: 1\r\n"
-    b"Content-Length: %d\r\n\r\n%s" % (len(_REFUSAL), _REFUSAL)
+    b"Content-Length: %d\r\n\r\n%s"
 )
 
 
@@ -140,14 +140,15 @@ class Gate:
                 client, _ = self.listener.accept()
             except OSError:
                 return
-            _refuse(client)
+            refuse_client(client, _REFUSAL)
 
 
-def _refuse(client: socket.socket) -> None:
-    """Answer without reading first: whoever asks has sent a request, and it is discarded after the answer."""
+def refuse_client(client: socket.socket, reason: str) -> None:
+    """Answer 503 without reading first: whoever asks has sent a request, and it is discarded after the answer."""
+    text = f"{reason}\n".encode()
     with contextlib.suppress(OSError):
         client.setblocking(False)
-        client.send(_ANSWER)
+        client.send(_ANSWER % (len(text), text))
         client.shutdown(socket.SHUT_WR)
     _linger(client)
 

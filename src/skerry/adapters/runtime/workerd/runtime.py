@@ -24,8 +24,8 @@ import structlog
 from skerry.adapters import zram
 from skerry.adapters.blobs.kept import Fetch, KeptBlobs
 from skerry.adapters.cgroup.probe import end_group, find_tree
+from skerry.adapters.logfiles import read_log
 from skerry.adapters.process import detached
-from skerry.adapters.runtime.changes import Changes
 from skerry.adapters.runtime.workerd import process as processes
 from skerry.adapters.runtime.workerd.assets import NAME as ASSETS
 from skerry.adapters.runtime.workerd.assets import AssetsHost
@@ -36,15 +36,17 @@ from skerry.adapters.runtime.workerd.instance import Instance, now_ms
 from skerry.adapters.runtime.workerd.listeners import address_of, listen_tcp
 from skerry.adapters.runtime.workerd.process import Fleet, SandboxedProcess, newest
 from skerry.adapters.runtime.workerd.settings import Places, Settings
-from skerry.adapters.runtime.workerd.tasks import cancel
 from skerry.adapters.runtime.workerd.trees import Trees
 from skerry.adapters.runtime.workerd.watch import Watch
+from skerry.aio.changes import Changes
+from skerry.aio.tasks import cancel
 from skerry.core.machines import instance as machine
 from skerry.core.machines.instance import Life
 from skerry.core.types.ids import Digest, InstanceId, NodeId
 from skerry.core.types.slices import NodeInstance, ObservedInstance
 from skerry.kit.record import Record, decode, encode
-from skerry.ports.runtime import Capabilities, Plain, Unavailable
+from skerry.ports.runtime import Capabilities, NoSuchInstance, Plain, Unavailable
+from skerry.ports.sandbox import SandboxStats
 
 log = structlog.get_logger()
 
@@ -177,6 +179,23 @@ class WorkerdRuntime(Plain):
     def changes(self) -> AsyncIterator[None]:
         return self._changes.listen()
 
+    def stats(self, instance_id: str) -> SandboxStats:
+        if instance_id not in self._wanted:
+            raise NoSuchInstance(f"{instance_id} is not on this node")
+        instance = self._instances.get(InstanceId(instance_id))
+        return instance.stats() if instance is not None else SandboxStats()  # of assets alone
+
+    def logs(self, instance_id: str, *, tail_bytes: int, follow: bool) -> AsyncIterator[bytes]:
+        """Of its last two processes."""
+        if instance_id not in self._wanted:
+            raise NoSuchInstance(f"{instance_id} is not on this node")
+        return read_log(lambda: self._log_files(instance_id), tail_bytes=tail_bytes, follow=follow)
+
+    async def throttle(self, instance_id: str, *, cpu_millicores: int, cpu_shares: int | None = None) -> None:
+        instance = self._instances.get(InstanceId(instance_id))
+        if instance is not None:
+            instance.throttle(cpu_millicores, cpu_shares)
+
     async def aclose(self, *, stop_instances: bool) -> None:
         if not self._begun:
             return
@@ -217,6 +236,13 @@ class WorkerdRuntime(Plain):
         for entry in os.scandir(self.fleet.places.logs):
             if entry.name.endswith(".log") and entry.stat().st_size > limit:
                 detached.trim_log(Path(entry.path), bytes_max=limit)
+
+    def _log_files(self, instance_id: str) -> list[Path] | None:
+        """By process, what was trimmed off before what is left; None when the instance is gone."""
+        if instance_id not in self._wanted:
+            return None
+        found = self.fleet.places.logs.glob(f"{instance_id}.*.log*")
+        return sorted(found, key=lambda path: (int(path.name.split(".")[1]), path.suffix == ".log"))
 
     def _no_sleep(self) -> str:
         """Why memory cannot be squeezed here; empty if it can."""

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from skerry.adapters.runtime.workerd.instance import Instance
 from skerry.adapters.runtime.workerd.process import SandboxedProcess, cpu_ns
 from skerry.adapters.runtime.workerd.settings import Settings
-from skerry.adapters.runtime.workerd.tasks import cancel
+from skerry.aio.tasks import cancel
 
 BUSY_SHARE = 0.7  # of one CPU between two looks: the event loop may hang, so it is asked
 FRESH_SOCKETS = 4  # of workerd with two listeners; were it more one day, nothing would be dropped or replaced

@@ -33,6 +33,7 @@
   }
   const number = (value) => value.toLocaleString("en");
   const short = (value) => (value === null ? "–" : value < 10 ? value.toFixed(1) : String(Math.round(value)));
+  const rate = (value) => (value < 100 ? String(Number(value.toPrecision(3))) : number(Math.round(value)));
   const ms = (value) => (value === null ? "–" : `${short(value)} ms`);
   const many = (count, one, more) => `${number(count)} ${count === 1 ? one : more}`;
   const people = (users) => (users >= 1e8 ? `${number(Math.round(users / 1e6))} M` : users >= 1e6 ? `${(users / 1e6).toFixed(1)} M` : `${Math.round(users / 1e3)} k`);
@@ -240,10 +241,15 @@
       el("h2", {}, chosen.app),
       facts([["address", link], ["rollout", listed ? listed.rollout.replace("_", " ") : null],
         ["copies", `${total("serving")} of ${total("instances")} serve, in ${many(where.length, "city", "cities")}`],
+        ["users", `${rate(onApp.asked.reduce((sum, city) => sum + city.rps, 0))} requests/s${onApp.asked.length ? `: ${busiest(onApp.asked)}` : ""}`],
         ["cities", where.length ? where.slice(0, 60).join(" ") + (where.length > 60 ? ` and ${where.length - 60} more` : "") : "none"]]),
       table("Round trips of users at this hour, in ms (modelled)", ["region", "users", "mean", "p50", "p95"], rows),
     );
     panel.scrollTop = scrolled;
+  }
+  function busiest(asked) {
+    const first = [...asked].sort((a, b) => b.rps - a.rps).slice(0, 8).map((city) => `${city.site} ${rate(city.rps)}`);
+    return first.join(", ") + (asked.length > first.length ? ` and ${asked.length - first.length} more` : "");
   }
   let drawnPicked = "", explained = { key: "", said: null };
   function drawPicked() {

@@ -1,0 +1,65 @@
+"""`skerry.ports.pressure` from /proc: pressure stall information (Linux 4.20), meminfo, schedstat."""
+
+import contextlib
+import re
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+
+from skerry.ports.pressure import Pressure
+
+THREADS_MAX = 64  # of a process that are looked at
+_TOTAL = re.compile(r"^some .*\btotal=(\d+)", re.MULTILINE)
+
+
+class ProcGauge:
+    def __init__(self, proc: Path = Path("/proc")) -> None:
+        self._proc = proc
+
+    def read(self) -> Pressure:
+        memory = _read(self._proc / "meminfo")
+        return Pressure(
+            cpu_waited_us=self._stalled("cpu"),
+            memory_waited_us=self._stalled("memory"),
+            memory_available_bytes=_kib(memory, "MemAvailable"),
+            memory_total_bytes=_kib(memory, "MemTotal"),
+        )
+
+    def waited_us(self, pid: int) -> int | None:
+        total = None
+        with contextlib.suppress(OSError):
+            for task in islice((self._proc / str(pid) / "task").iterdir(), THREADS_MAX):
+                fields = _read(task / "schedstat").split()
+                if len(fields) == 3 and fields[1].isdigit():  # on the CPU, in the queue, time slices
+                    total = (total or 0) + int(fields[1]) // 1000
+        return total
+
+    def _stalled(self, kind: str) -> int:
+        found = _TOTAL.search(_read(self._proc / "pressure" / kind))
+        return int(found.group(1)) if found else 0
+
+
+@dataclass
+class SimulatedGauge:
+    """Set what it says."""
+
+    pressure: Pressure = field(default_factory=Pressure)
+    waited: dict[int, int] = field(default_factory=dict[int, int])
+
+    def read(self) -> Pressure:
+        return self.pressure
+
+    def waited_us(self, pid: int) -> int | None:
+        return self.waited.get(pid)
+
+
+def _kib(text: str, name: str) -> int:
+    found = re.search(rf"^{name}:\s+(\d+) kB", text, re.MULTILINE)
+    return int(found.group(1)) << 10 if found else 0
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(errors="replace")
+    except OSError:
+        return ""

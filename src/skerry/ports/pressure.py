@@ -1,0 +1,26 @@
+"""How hard a node's processes have to wait, and how much memory is left.
+
+Contract: all of it is cheap (a few small files), never raises, and 0 or None where the kernel does not tell. Waiting is counted
+in µs that only grow, so that whoever asks twice knows what was waited in between.
+"""
+
+from typing import Protocol
+
+from skerry.kit.record import Record
+
+
+class Pressure(Record):
+    """Pressure stall information of the whole node ("some": at least one task waited), and its memory."""
+
+    cpu_waited_us: int = 0
+    memory_waited_us: int = 0
+    memory_available_bytes: int = 0
+    memory_total_bytes: int = 0
+
+
+class Gauge(Protocol):
+    def read(self) -> Pressure: ...
+
+    def waited_us(self, pid: int) -> int | None:
+        """How long the threads of a process stood in the queue for a CPU, all together; None: not known."""
+        ...

@@ -1,0 +1,150 @@
+"""One runtime for a node that has several: each instance goes to the one that its version is for.
+
+A worker in isolation class `sandbox` is workerd's; a program, whatever its class, is the program runtime's. Where a machine
+cannot run programs at all, its workers go on, and the reason is told (`Capabilities.missing`, and to whoever asks for one).
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+
+import structlog
+from msgspec.structs import replace
+
+from skerry.core.types.app import Version
+from skerry.core.types.slices import NodeInstance, ObservedInstance
+from skerry.ports.runtime import Capabilities, NoSuchInstance, Runtime, RuntimeFault, Unavailable
+from skerry.ports.sandbox import ExecSession, ExecSpec, SandboxLimits, SandboxStats
+
+log = structlog.get_logger()
+
+NOT_IN_GVISOR = "a Worker runs in isolation class sandbox here; in gvisor it cannot run yet"
+
+
+class CompositeRuntime:
+    """See the port for the contract. `programs` None: this node has none, for the reason `no_programs`."""
+
+    def __init__(self, workers: Runtime, programs: Runtime | None, *, no_programs: str = "") -> None:
+        self._workers = workers
+        self._programs = programs
+        self._no_programs = no_programs
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """Of workers, and the isolation classes of programs."""
+        own = self._workers.capabilities
+        if self._programs is None:
+            return replace(own, missing=(*own.missing, ("programs", self._no_programs)))
+        theirs = self._programs.capabilities
+        return replace(own, missing=(*own.missing, *theirs.missing), classes=(*own.classes, *theirs.classes))
+
+    async def attach(self) -> None:
+        await self._workers.attach()
+        if self._programs is None:
+            return
+        try:
+            await self._programs.attach()
+        except RuntimeFault as fault:
+            log.error("programs_unavailable", error=str(fault))
+            self._programs, self._no_programs = None, str(fault)
+
+    async def start(self, instance: NodeInstance) -> ObservedInstance:
+        return await self._for(instance.version).start(instance)
+
+    async def stop(self, instance_id: str, *, grace_ms: int) -> None:
+        for runtime in self._all():
+            await runtime.stop(instance_id, grace_ms=grace_ms)
+
+    async def sleep(self, instance_id: str) -> None:
+        await self._of(instance_id).sleep(instance_id)
+
+    def observe(self) -> tuple[ObservedInstance, ...]:
+        return tuple(seen for runtime in self._all() for seen in runtime.observe())
+
+    async def changes(self) -> AsyncIterator[None]:
+        """Whenever one of them says so, and once at the beginning: what changed before all were heard is not missed."""
+        changed = asyncio.Event()
+        changed.set()
+
+        async def hear(runtime: Runtime) -> None:
+            async for _ in runtime.changes():
+                changed.set()
+
+        listeners = [asyncio.create_task(hear(runtime)) for runtime in self._all()]
+        try:
+            await asyncio.sleep(0)  # they listen from here on
+            while True:
+                await changed.wait()
+                changed.clear()
+                yield
+        finally:
+            for listener in listeners:
+                listener.cancel()
+
+    async def aclose(self, *, stop_instances: bool) -> None:
+        closing = [runtime.aclose(stop_instances=stop_instances) for runtime in self._all()]
+        for result in await asyncio.gather(*closing, return_exceptions=True):
+            if isinstance(result, BaseException):
+                raise result
+
+    def stats(self, instance_id: str) -> SandboxStats:
+        return self._of(instance_id).stats(instance_id)
+
+    def logs(self, instance_id: str, *, tail_bytes: int, follow: bool) -> AsyncIterator[bytes]:
+        return self._of(instance_id).logs(instance_id, tail_bytes=tail_bytes, follow=follow)
+
+    async def exec(self, instance_id: str, spec: ExecSpec) -> ExecSession:
+        return await self._of(instance_id).exec(instance_id, spec)
+
+    async def copy_out(self, instance_id: str, path: str) -> AsyncIterator[bytes]:
+        return await self._of(instance_id).copy_out(instance_id, path)
+
+    async def copy_in(self, instance_id: str, directory: str, archive: AsyncIterator[bytes]) -> None:
+        await self._of(instance_id).copy_in(instance_id, directory, archive)
+
+    async def pause(self, instance_id: str) -> None:
+        await self._of(instance_id).pause(instance_id)
+
+    async def resume(self, instance_id: str) -> None:
+        await self._of(instance_id).resume(instance_id)
+
+    async def resize(self, instance_id: str, limits: SandboxLimits) -> None:
+        await self._of(instance_id).resize(instance_id, limits)
+
+    async def throttle(self, instance_id: str, *, cpu_millicores: int, cpu_shares: int | None = None) -> None:
+        await self._of(instance_id).throttle(instance_id, cpu_millicores=cpu_millicores, cpu_shares=cpu_shares)
+
+    async def drop(self, instance_id: str, reason: str) -> None:
+        await self._of(instance_id).drop(instance_id, reason)
+
+    async def restart(self, instance_id: str, reason: str) -> None:
+        await self._of(instance_id).restart(instance_id, reason)
+
+    async def snapshot(self, instance_id: str) -> str:
+        return await self._of(instance_id).snapshot(instance_id)
+
+    async def clone(self, snapshot: str, instance: NodeInstance) -> ObservedInstance:
+        return await self._for(instance.version).clone(snapshot, instance)
+
+    async def forget_snapshot(self, snapshot: str) -> None:
+        if self._programs is not None:
+            await self._programs.forget_snapshot(snapshot)
+
+    def _all(self) -> Sequence[Runtime]:
+        return (self._workers,) if self._programs is None else (self._workers, self._programs)
+
+    def _for(self, version: Version) -> Runtime:
+        """Raises `Unavailable`."""
+        if version.program is None:
+            if version.isolation != "sandbox":
+                raise Unavailable(NOT_IN_GVISOR)
+            return self._workers
+        if self._programs is None:
+            raise Unavailable(f"this node runs no programs: {self._no_programs}")
+        return self._programs
+
+    def _of(self, instance_id: str) -> Runtime:
+        """Raises `NoSuchInstance`."""
+        for runtime in self._all():
+            if any(seen.id == instance_id for seen in runtime.observe()):
+                return runtime
+        raise NoSuchInstance(f"{instance_id} is not on this node")

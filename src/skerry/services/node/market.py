@@ -1,0 +1,197 @@
+"""The node's market: looks once a second who uses what and who waits, and tells the runtime what each may use from now on.
+
+    runtime.stats, gauge ──► core.machines.market ──► runtime.throttle
+                        └──► core.machines.memory ──► runtime.sleep, drop, restart
+
+What it decides holds until the next look, so when the agent is away the last word stays; a new process has its whole limit.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import structlog
+
+from skerry.core.machines.market import Grant, Market, MarketSettings, Trader, trade
+from skerry.core.machines.memory import MIB, MemorySettings, Relief, Tenant, relieve
+from skerry.core.types.ids import InstanceId
+from skerry.core.types.slices import NodeInstance, ObservedInstance
+from skerry.kit.record import Record
+from skerry.ports.clock import Clock
+from skerry.ports.pressure import Gauge, Pressure
+from skerry.ports.runtime import Runtime, RuntimeFault
+from skerry.ports.sandbox import SandboxError, SandboxStats
+
+log = structlog.get_logger()
+
+BACKGROUND_PRIORITY = 10  # apps of this priority or less are work that nobody waits for
+
+
+class KeeperSettings(Record):
+    """`throttle` False: shares and limits alone decide, as without a market."""
+
+    look_ms: int = 1_000
+    throttle: bool = True
+    market: MarketSettings = MarketSettings()
+    memory: MemorySettings = MemorySettings()
+
+
+@dataclass
+class _Rest:
+    """When an instance last worked, and was last squeezed (monotonic)."""
+
+    cpu_us: int
+    worked_ms: int
+    squeezed_ms: int | None = None
+
+
+class MarketKeeper:
+    """Run `run` as one task. `wanted`: what the node was told to run, now."""
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        wanted: Callable[[], Sequence[NodeInstance]],
+        gauge: Gauge,
+        clock: Clock,
+        settings: KeeperSettings | None = None,
+    ) -> None:
+        self._runtime = runtime
+        self._wanted = wanted
+        self._gauge = gauge
+        self._clock = clock
+        self._settings = settings or KeeperSettings()
+        self._market = Market()
+        self._pressure = Pressure()
+        self._waited: dict[str, int] = {}  # by instance and process, µs in the queue so far
+        self._granted: dict[str, tuple[int, int | None]] = {}
+        self._rests: dict[str, _Rest] = {}
+        self.grants: tuple[Grant, ...] = ()  # the last ones, for `top` and for people
+
+    async def run(self) -> None:
+        self._pressure = self._gauge.read()
+        while True:
+            await self._clock.sleep_ms(self._settings.look_ms)
+            await self.step()
+
+    async def step(self) -> None:
+        """Look once and act."""
+        wanted = {instance.id: instance for instance in self._wanted()}
+        seen = [one for one in self._runtime.observe() if one.id in wanted and one.pid is not None]
+        stats = {one.id: self._runtime.stats(one.id) for one in seen}
+        before, self._pressure = self._pressure, self._gauge.read()
+        now_ms = self._clock.monotonic_ms()
+        if self._settings.throttle:
+            await self._trade(seen, wanted, stats, before, now_ms)
+        await self._relieve(seen, wanted, stats, before, now_ms)
+
+    async def _trade(
+        self,
+        seen: Sequence[ObservedInstance],
+        wanted: Mapping[InstanceId, NodeInstance],
+        stats: Mapping[InstanceId, SandboxStats],
+        before: Pressure,
+        now_ms: int,
+    ) -> None:
+        elapsed_us = max(1, now_ms - self._market.at_ms) * 1000
+        queued = {f"{one.id}/{one.pid}": self._gauge.waited_us(one.pid or 0) for one in seen}
+        traders = [
+            _trader(wanted[one.id], stats[one.id], self._share_waited(f"{one.id}/{one.pid}", queued, elapsed_us))
+            for one in seen
+            if one.state in ("running", "asleep")
+        ]
+        self._waited = {key: us for key, us in queued.items() if us is not None}
+        waited = (self._pressure.cpu_waited_us - before.cpu_waited_us) / elapsed_us
+        self._market, self.grants = trade(
+            self._market, traders, waited=waited, now_ms=max(1, now_ms), settings=self._settings.market
+        )
+        self._granted = {name: granted for name, granted in self._granted.items() if name in self._market.accounts}
+        for grant in self.grants:
+            await self._give(grant, wanted[InstanceId(grant.id)])
+
+    def _share_waited(self, key: str, queued: Mapping[str, int | None], elapsed_us: int) -> float | None:
+        now_us, before_us = queued[key], self._waited.get(key)
+        return None if now_us is None or before_us is None else min(1.0, max(0, now_us - before_us) / elapsed_us)
+
+    async def _give(self, grant: Grant, wanted: NodeInstance) -> None:
+        """Only what differs from before; a limit that was never touched is not touched."""
+        word = (grant.millicores, grant.weight)
+        if self._granted.get(grant.id, (wanted.version.limits.cpu_millicores_max, None)) == word:
+            return
+        try:
+            await self._runtime.throttle(grant.id, cpu_millicores=grant.millicores, cpu_shares=grant.weight)
+        except (RuntimeFault, SandboxError, OSError) as error:
+            log.debug("not_throttled", instance=grant.id, error=str(error))
+            return
+        self._granted[grant.id] = word
+
+    async def _relieve(
+        self,
+        seen: Sequence[ObservedInstance],
+        wanted: Mapping[InstanceId, NodeInstance],
+        stats: Mapping[InstanceId, SandboxStats],
+        before: Pressure,
+        now_ms: int,
+    ) -> None:
+        """Of programs; workers are looked after by their own runtime."""
+        programs = [one for one in seen if wanted[one.id].version.program is not None]
+        self._rests = {one.id: self._rested(one.id, stats[one.id], now_ms) for one in programs}
+        tenants = [self._tenant(wanted[one.id], one, stats[one.id], now_ms) for one in programs]
+        waited_us = self._pressure.memory_waited_us - before.memory_waited_us
+        for relief in relieve(
+            tenants,
+            available_bytes=self._pressure.memory_available_bytes,
+            total_bytes=self._pressure.memory_total_bytes,
+            waited=waited_us / (self._settings.look_ms * 1000),
+            settings=self._settings.memory,
+        ):
+            await self._do(relief, now_ms)
+
+    def _rested(self, name: str, stats: SandboxStats, now_ms: int) -> _Rest:
+        rest = self._rests.get(name)
+        if rest is None:
+            return _Rest(cpu_us=stats.cpu_us, worked_ms=now_ms)
+        if stats.cpu_us - rest.cpu_us > self._settings.look_ms * 10:  # more than a hundredth of a CPU
+            rest.worked_ms = now_ms
+        rest.cpu_us = stats.cpu_us
+        return rest
+
+    def _tenant(self, wanted: NodeInstance, seen: ObservedInstance, stats: SandboxStats, now_ms: int) -> Tenant:
+        rest, program = self._rests[seen.id], wanted.version.program
+        classes = dict(self._runtime.capabilities.classes)
+        facts = classes.get(wanted.version.isolation)
+        return Tenant(
+            id=seen.id,
+            private_bytes=stats.private_bytes or stats.memory_bytes,
+            reserved_bytes=wanted.version.limits.reserve.memory_mib * MIB,
+            idle_ms=now_ms - rest.worked_ms,
+            priority=wanted.priority,
+            squeezed_ms=None if rest.squeezed_ms is None else now_ms - rest.squeezed_ms,
+            can_squeeze=facts is not None and "squeeze" in facts.abilities,
+            can_drop=program is not None and program.port is not None,
+        )
+
+    async def _do(self, relief: Relief, now_ms: int) -> None:
+        log.warning("memory_relief", instance=relief.id, action=relief.action, reason=relief.reason)
+        try:
+            match relief.action:
+                case "squeeze":
+                    self._rests[relief.id].squeezed_ms = now_ms
+                    await self._runtime.sleep(relief.id)
+                case "drop":
+                    await self._runtime.drop(relief.id, relief.reason)
+                case "end":
+                    await self._runtime.restart(relief.id, relief.reason)
+        except (RuntimeFault, SandboxError) as error:
+            log.warning("memory_relief_failed", instance=relief.id, action=relief.action, error=str(error))
+
+
+def _trader(wanted: NodeInstance, stats: SandboxStats, waited: float | None) -> Trader:
+    limits = wanted.version.limits
+    return Trader(
+        id=wanted.id,
+        share_millicores=max(1, limits.reserve.cpu_millicores),
+        most_millicores=limits.cpu_millicores_max,
+        cpu_us=stats.cpu_us,
+        waited=waited,
+        background=wanted.priority <= BACKGROUND_PRIORITY,
+    )

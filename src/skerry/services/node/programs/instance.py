@@ -1,0 +1,359 @@
+"""One program: its process, its address and its life (`core.machines.instance`).
+
+The life decides; this executes: it walks the steps of a start and tells the life what became of them. Every task has the
+instance as its owner and ends with it.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from msgspec.structs import replace
+
+from skerry.aio.tasks import cancel
+from skerry.core.machines import instance as machine
+from skerry.core.machines.instance import Event, Life
+from skerry.core.types.slices import ObservedInstance
+from skerry.ports.runtime import NoSuchInstance
+from skerry.ports.sandbox import Exit, Sandbox, SandboxError, SandboxLimits, SandboxStats
+from skerry.services.node.programs import reasons
+from skerry.services.node.programs.gate import Gate
+from skerry.services.node.programs.health import Doctor
+from skerry.services.node.programs.records import Kept
+from skerry.services.node.programs.settings import Ground
+from skerry.services.node.programs.spec import limits_of
+from skerry.services.node.programs.steps import LAUNCHED, PLACED, Start, undo
+
+LAST_WORDS_BYTES = 2048
+LIVING = frozenset(("starting", "running", "asleep", "paused"))
+"""In these there is, or was a moment ago, a process."""
+
+
+class ProgramInstance:
+    """`save` keeps the record durably, `changed` says that `observed` differs."""
+
+    def __init__(self, ground: Ground, kept: Kept, save: Callable[[Kept], None], changed: Callable[[], None]) -> None:
+        self.kept = kept
+        self.sandbox: Sandbox | None = None
+        self.stats = SandboxStats()
+        self.ready_at_ms = 0  # of this agent's monotonic clock: when it was last seen to become ready
+        self._ground = ground
+        self._save = save
+        self._changed = changed
+        self._start = Start(ground, kept)  # its network's half is used by every process
+        self._gate = Gate(ground.network, ground.clock, self.id, closed=kept.program().port is None)
+        self._work: asyncio.Task[None] | None = None  # starts a process and stays with it
+        self._ending: asyncio.Task[None] | None = None  # ends one that is not wanted for now
+        self._restarting = asyncio.Lock()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._dirty = False  # an earlier agent may have left something of a process
+        self._doing = ""
+        self._ended_for = ""  # the node's own reason for an end that is under way
+
+    @property
+    def id(self) -> str:
+        return self.kept.instance.id
+
+    @property
+    def life(self) -> Life:
+        return self.kept.life
+
+    @property
+    def leaving(self) -> bool:
+        return self.life.state == "stopping"
+
+    # Coming and going.
+
+    async def place(self) -> None:
+        """Give it its network and its address: the same ones, if it had any. Raises the ports' errors."""
+        for step in PLACED:
+            await step.do(self._start)
+        if self._start.address != self.kept.address:
+            self._keep(replace(self.kept, address=self._start.address))
+        self._own(self._gate.run())
+
+    def begin(self) -> None:
+        self.feed(machine.Launched())
+
+    def adopt(self, sandbox: Sandbox | None) -> None:
+        """Go on with what an earlier agent left: its process, if it lives."""
+        state = self.life.state
+        self._dirty = True
+        if sandbox is not None and state in LIVING:
+            self.sandbox = sandbox
+            self._work = self._own(self._run(sandbox) if state == "starting" else self._stay(sandbox))
+            if state != "starting":
+                self.ready_at_ms = self._ground.clock.monotonic_ms()
+                self._gate.wish("open")
+        elif state == "starting":
+            self.feed(machine.Launched())
+        elif state in LIVING:
+            self.feed(machine.Exited(reason="it ended while nobody looked after it"))
+        elif state == "backoff":
+            self.feed(machine.Due())
+        elif state == "dead":
+            self._gate.wish("hold")
+        else:  # failed, done
+            self._gate.wish("refuse", self.life.detail)
+
+    async def remove(self, *, grace_ms: int) -> None:
+        """End it and leave nothing: idempotent, and right after half a start."""
+        paused = self.life.state == "paused"
+        self.feed(machine.Stop())
+        await cancel(self._tasks)
+        if self.sandbox is not None and not paused:
+            await self._stop(self.sandbox, grace_ms)
+        self.sandbox = None
+        await undo(self._ground, self.kept, (*PLACED, *LAUNCHED))
+        self._ground.files.remove(self.id)
+
+    async def detach(self) -> None:
+        """Stop looking after it; what runs goes on running."""
+        await cancel(self._tasks)
+
+    def abandon(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+
+    # Events.
+
+    def feed(self, event: Event) -> None:
+        before = self.life
+        life, commands = machine.step(before, event, self._ground.clock.now_ms(), self._ground.settings.backoff)
+        if life != before:
+            self._keep(replace(self.kept, life=life))
+        for command in commands:
+            self._execute(command)
+        self._changed()
+
+    def ring(self) -> None:
+        """Somebody waits at its address."""
+        self.feed(machine.Demand())
+
+    def drop(self, reason: str) -> None:
+        """No process until somebody asks for it."""
+        self._ground.files.note(self.id, f"ended until a request comes: {reason}")
+        self.feed(machine.Dropped(reason=reason))
+
+    async def pause(self) -> None:
+        if self.life.state != "paused":
+            await self.running().pause()
+            self.feed(machine.Paused())
+
+    async def resume(self) -> None:
+        if self.life.state == "paused":
+            await self.running().resume()
+            self.feed(machine.Resumed())
+
+    async def restart_from(self, snapshot: str) -> None:
+        """Whatever its process is, the next one goes on from the snapshot."""
+        await asyncio.wait((self._own(self._restart_from(snapshot)),))
+
+    async def _restart_from(self, snapshot: str) -> None:
+        async with self._restarting:
+            if self._ending is not None:
+                await asyncio.wait((self._ending,))
+            await self._go_back(snapshot)
+
+    async def _go_back(self, snapshot: str) -> None:
+        self._keep(replace(self.kept, snapshot=snapshot, life=machine.begin(self._ground.clock.now_ms(), self.life.restart)))
+        await self._gate.settle("hold")
+        await self._end_process(grace_ms=0)
+        self.begin()
+
+    async def squeeze(self) -> None:
+        """Move its memory out; what it touches comes back by itself."""
+        sandbox = self.sandbox
+        if sandbox is not None and self.life.state == "running":
+            await sandbox.squeeze()
+            self.measure()
+            self.feed(machine.Squeezed())
+
+    def saw_activity(self) -> None:
+        self.feed(machine.Activity())
+
+    async def resize(self, limits: SandboxLimits) -> None:
+        """Now, and for its next processes."""
+        if self.sandbox is not None:
+            await self.sandbox.resize(limits)
+        self._keep(replace(self.kept, limits=limits))
+
+    async def throttle(self, cpu_millicores: int, cpu_shares: int | None) -> None:
+        """For now: its next process has its limits again."""
+        if self.sandbox is not None:
+            own = limits_of(self.kept)
+            shares = own.cpu_shares if cpu_shares is None else cpu_shares
+            await self.sandbox.resize(replace(own, cpu_millicores_max=cpu_millicores, cpu_shares=shares))
+
+    async def end_for(self, reason: str) -> None:
+        """As a crash with that reason."""
+        self._ground.files.note(self.id, f"ended: {reason}")
+        sandbox = self.running()
+        self._ended_for = reason
+        await sandbox.stop(grace_ms=0)
+
+    def running(self) -> Sandbox:
+        """Raises `NoSuchInstance` when there is no process."""
+        if self.sandbox is None or self.life.state not in LIVING:
+            detail = f": {self.life.detail}" if self.life.detail else ""
+            raise NoSuchInstance(f"{self.id} has no process, it is {self.life.state}{detail}")
+        return self.sandbox
+
+    def measure(self) -> None:
+        self.stats = self.sandbox.stats() if self.sandbox is not None else SandboxStats()
+
+    def observed(self) -> ObservedInstance:
+        version, life = self.kept.instance.version, self.life
+        return ObservedInstance(
+            id=self.kept.instance.id,
+            account=version.account,
+            app=version.app,
+            version=version.id,
+            state=life.state,
+            since_ms=life.since_ms,
+            pid=self.sandbox.pid if self.sandbox is not None else None,
+            address=self.kept.address,
+            restarts=life.restarts,
+            memory_bytes=self.stats.memory_bytes,
+            detail=life.detail or (self._doing if life.state == "starting" else ""),
+        )
+
+    # Inside.
+
+    def _keep(self, kept: Kept) -> None:
+        self.kept = self._start.kept = kept
+        self._save(kept)
+
+    def _execute(self, command: machine.Command) -> None:
+        match command:
+            case machine.Launch():
+                self._work = self._own(self._run(None))
+            case machine.End():
+                self._ending = self._own(self._rest(self._work))
+                self._work = None
+            case machine.Wait(delay_ms=delay_ms):
+                self._own(self._wait(delay_ms))
+            case machine.Refuse():
+                self._gate.wish("refuse", self.life.detail)
+            case machine.Hold() | machine.Watch():
+                self._gate.wish("hold")
+            case machine.Remove():
+                pass  # `remove` does it
+
+    async def _run(self, adopted: Sandbox | None) -> None:
+        """Start a process, or go on with one that is being started, and stay with it until it ends."""
+        try:
+            sandbox = adopted or await self._launch()
+            await self._ready(sandbox)
+        except reasons.EndedEarly as error:
+            await self._over(self._ended(error.ended, before="before it was ready"))
+        except Exception as error:  # whatever it is, it is a reason, and the next try is the life's to decide
+            await self._over(reasons.failed_start(error))
+        else:
+            self._became_ready()
+            await self._stay(sandbox)
+
+    async def _launch(self) -> Sandbox:
+        if self._ending is not None:
+            await asyncio.wait((self._ending,))
+        if self._dirty:
+            await undo(self._ground, self.kept, LAUNCHED)
+        self._dirty = True
+        for step in LAUNCHED:
+            self._say(step.doing)
+            await step.do(self._start)
+        sandbox = self._start.sandbox
+        assert sandbox is not None
+        self.sandbox = sandbox
+        self._say("waiting until it answers")
+        return sandbox
+
+    async def _ready(self, sandbox: Sandbox) -> None:
+        """Healthy, and open to whoever waits. Raises `EndedEarly` and `NeverReady`."""
+        doctor = self._doctor()
+        ended, ready = asyncio.ensure_future(sandbox.wait()), asyncio.ensure_future(doctor.ready(sandbox))
+        try:
+            await asyncio.wait((ended, ready), return_when=asyncio.FIRST_COMPLETED)
+            if not ready.done():
+                raise reasons.EndedEarly(ended.result())
+            ready.result()
+        finally:
+            await cancel((ended, ready))
+        await self._gate.settle("open")
+
+    def _became_ready(self) -> None:
+        self._doing = ""
+        self.ready_at_ms = self._ground.clock.monotonic_ms()
+        if self.kept.snapshot is not None:
+            self._keep(replace(self.kept, snapshot=None))
+        self.measure()
+        self.feed(machine.Ready())
+
+    async def _stay(self, sandbox: Sandbox) -> None:
+        """Until it ends by itself, or is ended since it is not healthy."""
+        sick = asyncio.ensure_future(self._doctor().sick(sandbox, awake=lambda: self.life.state in ("running", "asleep")))
+        ended = asyncio.ensure_future(sandbox.wait())
+        try:
+            await asyncio.wait((ended, sick), return_when=asyncio.FIRST_COMPLETED)
+            verdict = self._ended(ended.result()) if ended.done() else machine.Exited(reason=sick.result())
+        finally:
+            await cancel((ended, sick))
+        await self._over(verdict)
+
+    async def _over(self, verdict: machine.Exited | machine.Lacking) -> None:
+        """Nobody is led to it any more, nothing of it is left, and then its life goes on."""
+        self._doing = ""
+        self._ground.files.note(self.id, verdict.reason)
+        await self._gate.settle("hold")
+        grace_ms = 0 if self.sandbox is None else self.kept.program().stop_grace_ms
+        await self._end_process(grace_ms=grace_ms)
+        if self._work is asyncio.current_task():  # else it was decided meanwhile to end it
+            self.feed(verdict)
+
+    async def _rest(self, work: asyncio.Task[None] | None) -> None:
+        """End the process of one that is dropped: who comes from now on waits, who is there is served to the end."""
+        await self._gate.settle("hold")
+        await cancel((work,))
+        await self._end_process(grace_ms=min(self.kept.program().stop_grace_ms, self._ground.settings.drop_grace_ms_max))
+        self._changed()
+
+    async def _end_process(self, *, grace_ms: int) -> None:
+        if self._work is not None and self._work is not asyncio.current_task():
+            await cancel((self._work,))
+        sandbox = self.sandbox
+        if sandbox is not None:
+            await self._stop(sandbox, grace_ms)
+        await undo(self._ground, self.kept, LAUNCHED)
+        self.sandbox, self._dirty = None, False
+        self.measure()
+
+    async def _stop(self, sandbox: Sandbox, grace_ms: int) -> None:
+        with contextlib.suppress(SandboxError):  # it has ended, or is ended by force when its traces are removed
+            await sandbox.stop(grace_ms=grace_ms)
+
+    async def _wait(self, delay_ms: int) -> None:
+        await self._ground.clock.sleep_ms(delay_ms)
+        self.feed(machine.Due())
+
+    def _ended(self, how: Exit, *, before: str = "") -> machine.Exited:
+        if self._ended_for:
+            how, self._ended_for = Exit(code=how.code, detail=self._ended_for), ""
+            return reasons.ended(how, memory_mib_max=0, said="", before=before)
+        said = self._ground.files.log_end(self.id, bytes_max=LAST_WORDS_BYTES)
+        return reasons.ended(how, memory_mib_max=limits_of(self.kept).memory_mib_max, said=said, before=before)
+
+    def _doctor(self) -> Doctor:
+        network = self._start.network
+        assert network is not None, "it was placed"
+        return Doctor(self.kept.program(), network.address, self._ground.prober, self._ground.clock)
+
+    def _say(self, doing: str) -> None:
+        self._doing = doing
+        self._changed()
+
+    def _own(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
