@@ -4,7 +4,7 @@ ARGS ?=
 TESTS ?= tests
 BIN := .venv/bin
 
-.PHONY: help setup setup-dev gvisor run test check check-format check-lint check-types check-layers check-tidy format bench lock clean
+.PHONY: help setup setup-dev gvisor run test check check-format check-lint check-types check-layers check-tidy format bench lock microvm clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -51,6 +51,9 @@ bench: setup-dev ## each claim against a peer or a bound (ARGS names one)
 lock: ## write the lock files anew (newest versions: ARGS=--upgrade)
 	@$(PYTHON) -S scripts/setup.py python
 	@$(BIN)/python scripts/lock.py $(ARGS)
+
+microvm: setup ## the kernel and init of microVMs' guests, into the user's cache (as `skerry doctor --get microvm`)
+	@exec $(BIN)/skerry doctor --get microvm
 
 clean: ## remove what set-up and tests made (not the data of `make run`)
 	rm -rf .venv node_modules tests/e2e/clients/node_modules .cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -20,6 +20,7 @@ GROUPS = b"root:x:0:\nwww-data:x:33:\nnogroup:x:65534:\n"
 # What installation scripts, which are not run, would have done; and logs to where they are read.
 EXTRAS: dict[str, dict[str, Entry]] = {
     "nginx": {
+        "var/www/html/index.html": File(content=b"<h1>It runs</h1>\n"),
         "etc/nginx/sites-enabled/default": Link(target="../sites-available/default"),
         "var/log/nginx/access.log": Link(target="/dev/stdout"),
         "var/log/nginx/error.log": Link(target="/dev/stderr"),

@@ -1,5 +1,6 @@
 """Layers as builders make them, and layers made to break out, fill the disk or exhaust the machine."""
 
+import asyncio
 import gzip
 import io
 import os
@@ -334,3 +335,13 @@ def _debugfs(disk: Path, command: str) -> str:
     import subprocess
 
     return subprocess.run(["debugfs", "-R", command, str(disk)], capture_output=True, text=True, check=True).stdout
+
+
+async def test_mounts_that_are_made_at_once_have_users_of_their_own(node: Node) -> None:
+    built = build([{"a": File()}])
+    node.blobs |= built.blobs
+    images = await node.open()
+    await images.prepare(built.image)
+    names = [f"{number:016x}" for number in range(6)]
+    roots = await asyncio.gather(*(images.mount(name, built.image, writable_mib=16) for name in names))
+    assert len({root.stat().st_uid for root in roots}) == len(names)

@@ -235,6 +235,20 @@ def test_without_traffic_it_sleeps_and_a_request_wakes_it() -> None:
     play(story)
 
 
+def test_who_wakes_one_that_takes_its_time_to_end_does_not_wait_for_that() -> None:
+    async def story(node: Node) -> None:
+        wanted = program_instance("app", Program(image=GOOD, port=8080, asleep_after_s=5))
+        await node.run(wanted, "running")
+        address = address_of(await becomes(node.runtime, wanted.id, "running"))
+        await becomes(node.runtime, wanted.id, "dead")
+        await asyncio.sleep(0.1)
+        asked_s = asyncio.get_running_loop().time()
+        assert await node.machine.request(address) == 200
+        assert asyncio.get_running_loop().time() - asked_s < 1
+
+    play(story, stop_ms=9000)
+
+
 def test_one_that_stops_answering_is_restarted_and_nobody_is_led_to_it() -> None:
     async def story(node: Node) -> None:
         health = Health(check=HttpCheck(), interval_ms=1000, failures_max=3)

@@ -328,3 +328,107 @@ def test_many_releases_at_once_do_not_overwrite_each_other() -> None:
             assert {version.number for version in world.running(app)} == {8}
 
     play(story)
+
+
+def test_a_control_that_starts_while_a_city_is_dead_decides_at_once() -> None:
+    """It used to wait for a quarter of a minute, for a city that had been given up before."""
+
+    async def story(world: World) -> None:
+        await world.deploy("hello")
+        await world.settled()
+        world.lose_site("lhr")
+        await world.clock.sleep_ms(20_000)
+        world.control.kill()
+        await world.clock.sleep_ms(500)
+        world.control.start()
+        second = await world.deploy("hello", "export default { fetch() {} } // 2")
+        await world.clock.sleep_ms(4_000)
+        assert {found[2] for found in (await ways(world)).values()} == {second.id}
+        world.return_site("lhr")
+
+    play(story)
+
+
+def test_a_city_that_dies_while_control_is_down_is_given_up_soon() -> None:
+    async def story(world: World) -> None:
+        await world.deploy("hello")
+        await world.settled()
+        world.control.kill()
+        world.lose_site("lhr")
+        await world.clock.sleep_ms(500)
+        world.control.start()
+        await world.clock.sleep_ms(7_000)
+        plan = world.plan_of("hello")
+        assert plan is not None
+        assert {placement.site for placement in plan.placements} == {"cur", "sin"}
+        world.return_site("lhr")
+
+    play(story)
+
+
+def test_where_control_itself_is_cut_off_it_gives_nobody_up_for_a_while_and_says_what_it_suspects() -> None:
+    async def story(world: World) -> None:
+        await world.deploy("hello")
+        await world.settled()
+        before = world.plan_of("hello")
+        for site in world.sites.values():
+            site.wire.cut = True
+        await world.clock.sleep_ms(18_000)
+        status = await world.control.call(world.control.operations.status(None))
+        assert [(site.state, site.suspected, site.phi > 8) for site in status.sites] == [("up", True, True)] * 3
+        said = await world.explain("hello", "lhr")
+        assert any("were it not that most are silent together" in reason for reason in said.verdicts[0].reasons)
+        for site in world.sites.values():
+            site.wire.cut = False
+        await world.settled()
+        assert world.plan_of("hello") == before, "nothing was moved"
+
+    play(story)
+
+
+def test_a_node_that_is_silent_is_suspected_before_it_is_lost() -> None:
+    async def story(world: World) -> None:
+        await world.deploy("hello")
+        await world.settled()
+        world.nodes["lhr-1"].power_off()
+        await world.clock.sleep_ms(3_200)
+        status = await world.control.call(world.control.operations.status(None))
+        assert [node.node for node in status.nodes if node.suspected] == ["lhr-1"]
+        await world.clock.sleep_ms(3_000)
+        status = await world.control.call(world.control.operations.status(None))
+        assert [(node.node, node.suspected) for node in status.nodes if node.state == "down"] == [("lhr-1", False)]
+        said = await world.explain("hello", "lhr")
+        assert "its city has not heard it" in "; ".join(said.nodes[0].reasons)
+        world.nodes["lhr-1"].start()
+
+    play(story)
+
+
+def test_a_city_that_comes_back_is_filled_step_by_step() -> None:
+    """Thirty apps come back in steps, not in one moment; what runs elsewhere serves its users meanwhile."""
+
+    async def story(world: World) -> None:
+        apps = [f"app-{number:02}" for number in range(30)]
+        for app in apps:
+            await world.deploy(app)
+        await world.settled()
+        assert len(world.running_in("lhr")) == 30
+        world.lose_site("lhr")
+        await world.clock.sleep_ms(30_000)
+        async with world.load("app-07", sites=("cur", "sin")) as tally:
+            world.return_site("lhr")
+            planned: list[int] = []
+            for _ in range(14):
+                await world.clock.sleep_ms(5_000)
+                plans = [plan for app in apps if (plan := world.plan_of(app)) is not None]
+                planned.append(sum(any(entry.site == "lhr" for entry in plan.placements) for plan in plans))
+        assert tally.failed == []
+        assert planned == sorted(planned)
+        assert planned[-1] == 30
+        steps = [after - before for before, after in zip([0, *planned], planned, strict=False)]
+        assert max(steps) <= 12, f"never many at once: {planned}"
+        assert planned[0] < 12
+        said = await world.explain("app-29", "lhr")
+        assert said.verdicts[0].chosen
+
+    play(story, memory_mib=160)

@@ -178,3 +178,29 @@ def as_ordinary_user(work: Callable[[], str]) -> str:
         said = answer.read().decode()
     os.waitpid(child, 0)
     return said
+
+
+def test_groups_within_a_group_are_part_of_it(mount: Path) -> None:
+    made = group(mount)
+    inner = made.path / "c"
+    inner.mkdir()
+    (made.path / "cgroup.procs").write_text("7\n")
+    (inner / "cgroup.procs").write_text("8\n9\n")
+    assert made.pids() == (7, 8, 9)
+
+
+def test_v2_freezes(mount: Path) -> None:
+    made = group(mount)
+    made.freeze(True)
+    assert (made.path / "cgroup.freeze").read_text() == "1"
+    made.freeze(False)
+    assert (made.path / "cgroup.freeze").read_text() == "0"
+
+
+def test_v2_counts_what_is_read_and_written(mount: Path) -> None:
+    made = group(mount)
+    (made.path / "io.stat").write_text("254:0 rbytes=100 wbytes=20 rios=1\n254:16 rbytes=5 wbytes=0 rios=1\n")
+    (made.path / "memory.stat").write_text("anon 1000\nfile 5000\nshmem 24\n")
+    (made.path / "pids.current").write_text("3\n")
+    usage = made.usage()
+    assert (usage.read_bytes, usage.written_bytes, usage.private_bytes, usage.pids) == (105, 20, 1024, 3)

@@ -6,9 +6,9 @@ from skerry.core.types.ids import AccountId, AppName, InstanceId, NodeId, SiteId
 from skerry.core.types.place import Node
 from skerry.core.types.resources import Resources
 from skerry.core.types.slices import InstanceState, NodeReport, ObservedInstance
-from skerry.services.site.nodes import Nodes, NodeSettings
+from skerry.services.site.nodes import NODES, Answer, Nodes, NodeSettings
 
-AGENT_BACK_MS, UNHEARD_MS = NodeSettings().agent_back_ms, NodeSettings().unheard_ms
+AGENT_BACK_MS, UNHEARD_MS = NodeSettings().agent_back_ms, NODES.unheard_ms
 NODE, INSTANCE, ADDRESS = NodeId("lhr-1"), InstanceId("a" * 16), "127.0.1.11:4000"
 ACCOUNT, APP, VERSION = AccountId("b" * 32), AppName("app"), VersionId("v")
 HELD = Held(instance=INSTANCE, node=NODE, account=ACCOUNT, app=APP, version=VERSION, reserve=Resources(memory_mib=12))
@@ -54,12 +54,15 @@ class Site:
         node = Node(id=NODE, site=SiteId("lhr"), address="127.0.1.11", capacity=Resources(memory_mib=64))
         return self.nodes.hear(NodeReport(node=node, epoch="1", sequence=self._sequence, slice_generation=1, instances=(seen,)))
 
-    async def _probe(self, address: str) -> bool:
-        return self.accepts and address == ADDRESS
+    async def _probe(self, address: str) -> Answer:
+        return "accepts" if self.accepts and address == ADDRESS else "refuses"
 
     async def after(self, ms: int) -> tuple[bool, bool]:
-        """Whether the node is cut off, and whether it is lost, so much later."""
-        self.clock.ms += ms
+        """Whether the node is cut off, and whether it is lost, so much later, by a controller that looks all the time."""
+        end_ms = self.clock.ms + ms
+        while self.clock.ms < end_ms:
+            await self.nodes.look()
+            self.clock.ms = min(end_ms, self.clock.ms + 500)
         await self.nodes.look()
         return NODE in self.nodes.cut_off, NODE in self.nodes.lost
 

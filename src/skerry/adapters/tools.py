@@ -24,10 +24,14 @@ BWRAP_MIN = (0, 5)  # --json-status-fd, --perms
 CRUN_MIN = (1, 8)  # of Debian 12
 RUNC_MIN = (1, 1)
 GVISOR_VERSION = "20260905"  # the pin in tools/gvisor/go.mod, by its day; tried before each change of it
+QEMU_MIN = (7, 2)  # microvm with ACPI, virtserialport over mmio, and what Debian 12 has
+FIRECRACKER_MIN = (1, 7)  # the ACPI tables by which an ordinary kernel finds its devices
+FIRECRACKER_GET = "put a release's `firecracker` and `jailer` on the PATH, or name them in SKERRY_FIRECRACKER and SKERRY_JAILER"
 VERSION_TIMEOUT_S = 10  # a cold 130 MB binary on a slow disk
 SETUP = "make setup, in Skerry's working tree"
 
 _NUMBER = re.compile(r"\d+(?:\.\d+)+|\d{4}-\d\d-\d\d|20\d{6}")
+_LIBRARY = re.compile(r"/\S+(?= \(0x)")
 _WORKERD_ARCH = {"x86_64": "64", "aarch64": "arm64"}
 
 
@@ -95,6 +99,23 @@ def find_bwrap() -> Tool:
     return _first("bubblewrap", places, minimum=BWRAP_MIN, remedy="sudo apt-get install bubblewrap")
 
 
+def find_qemu() -> Tool:
+    """The monitor of microVMs where there is no Firecracker, or no hardware virtualization."""
+    places = [_named("QEMU"), _on_path("qemu-system-x86_64")]
+    return _first("qemu", places, minimum=QEMU_MIN, remedy="sudo apt-get install qemu-system-x86")
+
+
+def find_firecracker() -> Tool:
+    return _first(
+        "firecracker", [_named("FIRECRACKER"), _on_path("firecracker")], minimum=FIRECRACKER_MIN, remedy=FIRECRACKER_GET
+    )
+
+
+def find_jailer() -> Tool:
+    """What starts Firecracker as an own user in a root directory of its own; it comes with it."""
+    return _first("jailer", [_named("JAILER"), _on_path("jailer")], minimum=FIRECRACKER_MIN, remedy=FIRECRACKER_GET)
+
+
 def find_wrk() -> Tool:
     """The load generator of some benches."""
     return _first("wrk", [_named("WRK"), _on_path("wrk")], flag="-v", remedy="sudo apt-get install wrk")
@@ -117,6 +138,12 @@ def find_runsc() -> Tool:
 def cache() -> Path:
     """Where engines that were built for this user are, outside of every tree."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "skerry/tools"
+
+
+def libraries_of(*programs: str) -> tuple[str, ...]:
+    """What these load, the loader among them; nothing for static ones."""
+    done = subprocess.run(["/usr/bin/ldd", *programs], capture_output=True, text=True, check=False)
+    return tuple(sorted({found.group() for found in _LIBRARY.finditer(done.stdout)}))
 
 
 def _named(name: str) -> Path | None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from skerry.apps import cli_demand, cli_plan, cli_rollout, cli_run, cli_scale, cli_settings, cli_talk
+from skerry.apps import cli_demand, cli_maintenance, cli_plan, cli_rollout, cli_run, cli_scale, cli_settings, cli_talk
 from skerry.apps.cli_base import AccountOption, Before, DataDirOption, JsonOption
 from skerry.apps.cli_base import chosen_account as _account
 from skerry.apps.cli_base import connect as _client
@@ -25,6 +25,7 @@ from skerry.apps.world.cli import app as world_app
 
 if TYPE_CHECKING:
     from skerry.apps.client import Client
+    from skerry.apps.config import HookConfig
     from skerry.core.types.view import AccountView
 
 EXPIRES_DAYS_MAX = 3650
@@ -50,6 +51,7 @@ cli_plan.add_to(app)
 cli_rollout.add_to(app)
 cli_run.add_to(app)
 cli_talk.add_to(app)
+cli_maintenance.add_to(app)
 
 
 @app.callback()
@@ -89,6 +91,10 @@ def up(
         float | None, typer.Option(metavar="SECONDS", help="Without use, end an app's process until the next request.")
     ] = None,
     zram: Annotated[bool, typer.Option("--zram/--no-zram", help="As root: make swap in memory, for sleeping apps.")] = True,
+    hook: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=PROGRAM", help="A program that `skerry maintenance` may run on each node, by this name."),
+    ] = None,
     json: JsonOption = False,
 ) -> None:
     """Start every plane on this machine: control, cities, nodes. Ctrl-C ends all of it."""
@@ -109,6 +115,7 @@ def up(
         egress_allow=tuple(allow_egress or ()),
         answer_s_max=answer_seconds,
         resting=Resting(sleep_after_ms=_ms(sleep_after), dead_after_ms=_ms(dead_after)),
+        hooks=tuple(_hook(text) for text in hook or ()),
     )
     if not detach:
         raise typer.Exit(module.up(options, json=json))
@@ -118,6 +125,13 @@ def up(
     else:
         print(f"Ready after {started.seconds:.1f} s (pid {started.pid}); API: {started.api_url}")
         print(f"`skerry status` shows it, `skerry down` ends it; logs: {started.data_dir}/logs")
+
+
+def _hook(text: str) -> "HookConfig":
+    from skerry.apps.config import HookConfig
+
+    name, _, program = text.partition("=")
+    return HookConfig(name=name, program=program)
 
 
 @app.command(epilog="Example: skerry down")
@@ -394,11 +408,14 @@ def token_revoke(
     return _print_json(gone) if json else print(f"token {gone.token} ({gone.name}) is revoked")
 
 
-@app.command(epilog="Example: skerry doctor")
+@app.command(epilog="Example: skerry doctor --get microvm")
 def doctor(
     json: JsonOption = False,
     required: Annotated[bool, typer.Option("--required", help="Only what keeps Skerry from running.")] = False,
-    get: Annotated[Literal["gvisor"] | None, typer.Option("--get", help="Build an engine that no package has.")] = None,
+    get: Annotated[
+        Literal["gvisor", "microvm"] | None,
+        typer.Option("--get", help="Bring what set-up does not: gVisor; guests' kernel and init."),
+    ] = None,
 ) -> None:
     """Tell what this machine has, what it lacks, what that disables and how to get it."""
     from skerry.apps.doctor import doctor as examine

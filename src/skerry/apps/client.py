@@ -22,6 +22,7 @@ from skerry.core.types.view import (
     DrainView,
     Explanation,
     InstanceView,
+    MaintenanceView,
     NodeView,
     PlanDifference,
     RolloutDetail,
@@ -257,6 +258,16 @@ class Client:
 
     def undrain(self, target: str) -> DrainView:
         return self._call("POST", "/v1/undrain", DrainView, body={"target": target})
+
+    def maintenance(self) -> MaintenanceView:
+        return self._call("GET", "/v1/maintenance", MaintenanceView)
+
+    def start_maintenance(self, task: str, percent: int, sites: Sequence[str], regions: Sequence[str]) -> MaintenanceView:
+        body = {"action": "start", "task": task, "max_unavailable_percent": percent, "sites": sites, "regions": regions}
+        return self._call("POST", "/v1/maintenance", MaintenanceView, body=body)
+
+    def change_maintenance(self, action: str) -> MaintenanceView:
+        return self._call("POST", "/v1/maintenance", MaintenanceView, body={"action": action})
 
     def accounts(self) -> tuple[AccountView, ...]:
         return self._call("GET", "/v1/accounts", AccountList).accounts

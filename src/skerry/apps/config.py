@@ -67,6 +67,21 @@ class Resting(Record):
     dead_after_ms: int | None = None  # no process until the next request; by default never by time
 
 
+class ProgramsRules(Record):
+    """What a node gives to programs besides its capacity."""
+
+    images_mib_max: int = 20_480  # of images on its disk, beyond those in use
+    address_pool: str = "100.64.0.0/10"  # private address space that all nodes of a machine share
+
+
+class HookConfig(Record):
+    """A task that maintenance may have done on a node: `program` is an absolute path. `reboots`: it takes the machine down."""
+
+    name: str
+    program: str
+    reboots: bool = False
+
+
 class NodeConfig(Record):
     """`node.capacity` is what this node may give to instances: its share of the machine."""
 
@@ -78,6 +93,8 @@ class NodeConfig(Record):
     egress: EgressRules = EgressRules()
     answer_s_max: int = 60  # an event loop that answers nothing for half as long is ended
     resting: Resting = Resting()
+    programs: ProgramsRules = ProgramsRules()
+    hooks: tuple[HookConfig, ...] = ()
     engines: Engines = Engines()
 
 

@@ -5,7 +5,7 @@ python -m skerry.apps.control --config FILE [--liveness-fd N]
 
 import os
 import secrets
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,13 +27,14 @@ from skerry.core.types.demand import DecidedDemand
 from skerry.core.types.ids import Digest, SiteId
 from skerry.core.types.place import Site
 from skerry.core.types.slices import SiteReport, SiteSlice
-from skerry.ports.blobs import Blobs, NotFound
+from skerry.ports.blobs import Blobs
 from skerry.ports.store import Store
 from skerry.services.accounts import Accounts
 from skerry.services.calls.exchange import Exchange
 from skerry.services.control import keys
 from skerry.services.control.collector import Collector
 from skerry.services.control.declare import declare_sites
+from skerry.services.control.maintenances import Maintenances
 from skerry.services.control.mirror import Mirror
 from skerry.services.control.observed import Observed
 from skerry.services.control.placer import Placer
@@ -75,6 +76,7 @@ class Parts:
         self.rebalancer = Rebalancer(store, self.mirror, self.placer, self.clock)
         self.collector = Collector(store, self.mirror, blobs, self.clock)
         self.exchange = Exchange()
+        self.maintenances = Maintenances(store, self.mirror, self.observed, self.clock)
         self.operations = PlatformOperations(
             store,
             self.mirror,
@@ -83,19 +85,22 @@ class Parts:
             self.clock,
             load_catalogue=_load_catalogue,
             rollouts=self.rollouts,
+            maintenances=self.maintenances,
             suffix=config.suffix,
             public_port=config.public_port,
         )
 
     def loops(self) -> tuple[Coroutine[Any, Any, None], ...]:
-        return (
-            self.mirror.run(),
-            self.placer.run(),
-            self.rollouts.run(),
-            self.watcher.run(),
-            self.rebalancer.run(),
-            self.collector.run(),
+        parts = (
+            self.mirror,
+            self.placer,
+            self.rollouts,
+            self.maintenances,
+            self.watcher,
+            self.rebalancer,
+            self.collector,
         )
+        return tuple(part.run() for part in parts)
 
 
 async def serve(config: ControlConfig, plane: Plane) -> None:
@@ -169,11 +174,8 @@ def _links(config: ControlConfig, parts: Parts) -> Starlette:
     async def next_slice(site: str, after: int, wait_ms: int) -> SiteSlice | None:
         return await parts.slices.next(SiteId(site), after=after, wait_ms=wait_ms)
 
-    async def blob(digest: Digest) -> bytes | None:
-        try:
-            return await parts.blobs.get(digest)
-        except NotFound:
-            return None
+    async def blob(digest: Digest) -> AsyncIterator[bytes] | None:
+        return parts.blobs.stream(digest) if await parts.blobs.has(digest) else None
 
     return link_app(
         "sites",

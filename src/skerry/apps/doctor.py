@@ -13,6 +13,7 @@ import msgspec
 
 from skerry.adapters import machine, tools
 from skerry.adapters.network.linux.probe import probe
+from skerry.adapters.sandbox.microvm import build, kvm
 from skerry.adapters.sandbox.oci.runtimes import has_systrap
 from skerry.apps.supervisor.errors import UpError
 from skerry.apps.supervisor.ports import Wanted, refuse_if_taken
@@ -27,6 +28,7 @@ PORTS = (
 )
 
 NO_WORKER = "no worker runs: the code of others is never started without a sandbox"
+NO_MICROVM = "apps in microVMs"
 NO_CLIENT = "`skerry wrangler` and deploying the example"
 NO_CONTAINER = "containers (the isolation class container) by crun; runc does as well where it is named as the engine"
 ENGINES: tuple[tuple[Callable[[], tools.Tool], str, bool], ...] = (
@@ -66,6 +68,7 @@ def examine() -> tuple[Finding, ...]:
         _files,
         _memory,
         _ports,
+        _microvms,
     )
     return tuple(finding for probe in probes for finding in probe())
 
@@ -195,12 +198,12 @@ def _containers() -> Iterator[Finding]:
 
 
 def get(what: str) -> int:
-    """Build an engine that no package has; the exit status."""
+    """Bring what is not part of set-up: an engine that no package has, what guests boot; the exit status."""
     from skerry.adapters.gobuild import BuildFailed, get_gvisor
 
     try:
-        print(get_gvisor(print))
-    except BuildFailed as error:
+        print(get_gvisor(print) if what == "gvisor" else build.get().kernel)
+    except (BuildFailed, build.BuildError) as error:
         print(f"{what}: {error}", file=sys.stderr)
         return 1
     return 0
@@ -275,6 +278,34 @@ def _ports() -> Iterator[Finding]:
             disables="starting with the usual ports (unless it is Skerry that runs: skerry status)",
             remedy=f"skerry up {wanted.option} N",
         )
+
+
+def _microvms() -> Iterator[Finding]:
+    for find, disables in (
+        (tools.find_qemu, NO_MICROVM),
+        (tools.find_firecracker, "microVMs in Firecracker (QEMU runs them)"),
+        (tools.find_jailer, "microVMs in Firecracker (QEMU runs them)"),
+    ):
+        tool = find()
+        found = tool.version or tool.problem
+        yield _judge(tool.name, found, good=tool.usable, disables=disables, remedy=tool.remedy, path=tool.path)
+    guest = build.find()
+    yield _judge(
+        "guest kernel",
+        guest.release if guest else "not made yet",
+        good=guest is not None,
+        disables=NO_MICROVM,
+        remedy=build.GET,
+        path=guest.kernel if guest else "",
+    )
+    virtual = kvm.probe()
+    yield _judge(
+        "kvm",
+        virtual.reason or "runs a guest's kernel",
+        good=virtual.usable,
+        disables="speed of microVMs (their instructions are emulated), and Firecracker",
+        remedy="a machine with hardware virtualization, or nested virtualization switched on for this one",
+    )
 
 
 def _print_table(findings: Sequence[Finding]) -> None:

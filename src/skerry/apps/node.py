@@ -2,8 +2,8 @@
 
     python -m skerry.apps.node --config FILE [--liveness-fd N]
 
-When its supervisor ends, instances end with it. Ended by a signal alone, or killed, the agent leaves them running for
-the next one.
+When its supervisor ends, or maintenance reboots the node, instances end with it. Ended by a signal alone, or killed, the
+agent leaves them running for the next one.
 """
 
 import secrets
@@ -13,17 +13,23 @@ from msgspec.structs import replace
 
 from skerry.adapters.clock.system import SystemClock
 from skerry.adapters.link.http import HttpSiteLink
+from skerry.adapters.nodetasks.programs import Hook, ProgramTasks
 from skerry.adapters.recordfile import JsonFile
 from skerry.adapters.runtime.workerd.runtime import WorkerdRuntime
 from skerry.adapters.runtime.workerd.settings import Settings
 from skerry.apps.config import NodeConfig
 from skerry.apps.logs import configure_logs
+from skerry.apps.node_programs import open_programs
 from skerry.apps.plane import Plane, read_secret, run_plane
 from skerry.apps.tasks import running
+from skerry.core.types.maintenance import REBOOT
 from skerry.core.types.slices import NodeSlice
+from skerry.kit.hashing import stable_id
 from skerry.services.calls.answering import answer_calls
 from skerry.services.node.agent import Agent
+from skerry.services.node.composite import CompositeRuntime
 from skerry.services.node.talk import Talk
+from skerry.services.node.tasks import TaskMemory
 
 REQUEST_CF_HEADER = "x-skerry-cf"  # set by the ingress, which removes a client's own
 LOOK_MS_MIN = 200
@@ -34,7 +40,7 @@ async def serve(config: NodeConfig, plane: Plane) -> None:
     data = Path(config.data_dir)
     clock = SystemClock()
     link = HttpSiteLink(config.site_url, config.node.id, read_secret(config.join_secret_path))
-    runtime = WorkerdRuntime(
+    workers = WorkerdRuntime(
         node=config.node.id,
         address=config.node.address,
         data_dir=data,
@@ -44,21 +50,35 @@ async def serve(config: NodeConfig, plane: Plane) -> None:
         workerd=config.engines.workerd,
         bwrap=config.engines.bwrap,
     )
+    programs, no_programs = open_programs(config, link)
+    runtime = CompositeRuntime(workers, programs, no_programs=no_programs)
+    epoch = secrets.token_hex(8)
+    tasks = ProgramTasks(
+        config.node.id,
+        tuple(Hook(name=hook.name, program=hook.program, reboots=hook.reboots) for hook in config.hooks),
+        life=epoch,
+        data_dir=data / "task",
+        tag=stable_id(config.data_dir, length=8),
+        restart=lambda: plane.restart(REBOOT),
+    )
     agent = Agent(
         config.node,
         runtime,
         link,
         clock,
         JsonFile(data / "slice.json", NodeSlice),
-        epoch=secrets.token_hex(8),
+        epoch=epoch,
+        tasks=tasks,
+        task_file=JsonFile(data / "task.json", TaskMemory),
     )
     try:
+        await tasks.end_leftover()
         await runtime.attach()
         async with running(agent.run(), answer_calls(link, Talk(runtime), clock)):
             plane.ready()
             await plane.ended()
     finally:
-        await runtime.aclose(stop_instances=plane.supervisor_gone)
+        await runtime.aclose(stop_instances=plane.supervisor_gone or plane.reason == REBOOT)
         await link.aclose()
 
 

@@ -63,6 +63,10 @@ class Plane:
             except OSError:
                 self._end("the supervisor is gone")
 
+    def restart(self, reason: str) -> None:
+        """Shut down, to be started again by the supervisor."""
+        self._end(reason)
+
     async def ended(self) -> None:
         """Returns when the plane has to shut down; `reason` says why."""
         await self._ended.wait()
@@ -70,7 +74,7 @@ class Plane:
     @property
     def supervisor_gone(self) -> bool:
         """The supervisor closed its end (as it does to end everything) or died."""
-        return self._socket is not None and self._ended.is_set() and not self.reason.startswith("SIG")
+        return self._socket is not None and self._ended.is_set() and self.reason.startswith("the supervisor")
 
     def _on_readable(self) -> None:
         assert self._socket is not None

@@ -15,7 +15,7 @@ from skerry.adapters.clock.system import SystemClock
 from skerry.adapters.ingress.haproxy.ingress import HAProxyIngress
 from skerry.adapters.ingress.haproxy.settings import Limits, Settings
 from skerry.adapters.link.http import HttpControlLink
-from skerry.adapters.link.probe import accepts_connections
+from skerry.adapters.link.probe import try_connect
 from skerry.adapters.recordfile import JsonFile
 from skerry.apps.config import SiteConfig
 from skerry.apps.logs import configure_logs
@@ -43,12 +43,12 @@ async def serve(config: SiteConfig, plane: Plane) -> None:
     clock = SystemClock()
     link = HttpControlLink(config.control_url, config.site.id, secret)
     ingress = _ingress(config)
-    copies = SiteCopies(data / "blobs", link.blob)
+    copies = SiteCopies(data / "blobs", link.stream)
     controller = SiteController(
         config.site.id,
         ingress,
         link,
-        nodes=Nodes(config.nodes, clock, accepts_connections),
+        nodes=Nodes(config.nodes, clock, try_connect),
         clock=clock,
         slice_file=JsonFile(data / "slice.json", SiteSlice),
         memory_file=JsonFile(data / "memory.json", SiteMemory),
@@ -81,7 +81,7 @@ def _app(controller: SiteController, copies: SiteCopies, secret: str, exchange: 
         caller_of=lambda report: report.node.id,
         hear=controller.hear,
         next_slice=next_slice,
-        blob=copies.get,
+        blob=copies.open,
         exchange=exchange,
     )
     return Starlette(routes=[Mount("/internal/v1", app=links)])

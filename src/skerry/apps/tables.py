@@ -46,7 +46,7 @@ def print_sites(sites: Sequence[SiteView]) -> None:
     table = make_table("site", "city", "state", "address", "nodes", "pid", "ingress")
     for site in sites:
         nodes = f"{site.nodes_up}/{site.nodes}"
-        table.add_row(site.site, site.city, _state(site.state), site.address, nodes, _pid(site.pid), _pid(site.ingress_pid))
+        table.add_row(site.site, site.city, _health(site), site.address, nodes, _pid(site.pid), _pid(site.ingress_pid))
     console().print(table)
 
 
@@ -55,7 +55,7 @@ def print_nodes(nodes: Sequence[NodeView]) -> None:
     for node in nodes:
         memory = f"{node.reserved.memory_mib} of {node.capacity.memory_mib} MiB"
         cpu = f"{node.reserved.cpu_millicores} of {node.capacity.cpu_millicores} m"
-        table.add_row(node.node, _state(node.state), node.address, _pid(node.pid), str(node.instances), memory, cpu)
+        table.add_row(node.node, _health(node), node.address, _pid(node.pid), str(node.instances), memory, cpu)
     console().print(table)
 
 
@@ -179,6 +179,16 @@ def make_table(*columns: str) -> Table:
 
 def _state(state: str) -> Text:
     return Text(state, style=STYLES.get(state, ""))
+
+
+def _health(place: SiteView | NodeView) -> Text:
+    """A state, and what is suspected or done meanwhile."""
+    text = _state(place.state)
+    if place.suspected:
+        text.append(f", suspected (φ {place.phi:.1f})", style="yellow")
+    if isinstance(place, NodeView) and place.maintenance:
+        text.append(f", {place.maintenance}", style="cyan")
+    return text
 
 
 def _pid(pid: int | None) -> str:

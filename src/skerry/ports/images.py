@@ -69,7 +69,8 @@ class Images(Protocol):
     async def unmount(self, instance_id: str) -> None: ...
 
     async def disk(self, image: Image) -> Path:
-        """A read-only ext4 image of the root file system, for microVMs; made once and shared."""
+        """A read-only ext4 image of the root file system, for microVMs; made once and shared. Any user may read the file (mode
+        0644) where he gets it bound; the directories above it keep all others out."""
         ...
 
     def present(self) -> tuple[ImageUse, ...]: ...

@@ -15,6 +15,8 @@ from skerry.core.types.view import (
     DrainView,
     Explanation,
     InstanceView,
+    MaintenanceStart,
+    MaintenanceView,
     PlanDifference,
     RolloutDetail,
     SettingsView,
@@ -100,4 +102,16 @@ class Operations(Protocol):
 
     async def change_rollout(self, account: AccountId, app: AppName, word: Literal["pause", "resume", "abort"]) -> RolloutDetail:
         """Hold it, go on, or go back; idempotent. `NotFound`; `Conflict` when none is under way."""
+        ...
+
+    async def maintenance(self) -> MaintenanceView:
+        """The one that is under way, or the last one."""
+        ...
+
+    async def start_maintenance(self, asked: MaintenanceStart, author: str) -> MaintenanceView:
+        """Begin one; `author` is for people. `NotFound`; `Invalid`; `Conflict` when one is under way."""
+        ...
+
+    async def change_maintenance(self, word: Literal["pause", "resume", "abort"]) -> MaintenanceView:
+        """Hold it, go on (and try again what failed), or end it; idempotent. `Conflict` when that makes no sense."""
         ...

@@ -93,7 +93,9 @@ class SandboxSpec(Record):
     owner, rounded down to a multiple of 65536, is who root inside is outside: engines on the host's kernel map their user
     ids there (0: not mapped). microVMs boot from `disk`, a file system image shared by all instances of the image and never
     written to.
-    `netns` is the path of its network namespace, set up already; `tap` the name of a device in it for microVMs.
+    `netns` is the path of its network namespace, set up already; `network.device` the name of a tap in it for microVMs.
+    `merge_memory`: equal pages of such microVMs may become one. Who shares pages with another can find out by timing what
+    the other has in memory, so it is only for instances of one account on a node where no other account has the same.
     """
 
     id: str
@@ -116,6 +118,7 @@ class SandboxSpec(Record):
     log: str = "/dev/null"
     log_bytes_max: int = 1 << 20
     stop_signal: str = "SIGTERM"
+    merge_memory: bool = False
 
 
 class GuestNetwork(Record):

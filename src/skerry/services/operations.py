@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
+from skerry.core.machines.failure import Opinion, silence_sentence
 from skerry.core.placement.explain import explain, reason_sentence
 from skerry.core.types.account import Account
 from skerry.core.types.app import App, Deployment, Version
@@ -21,11 +22,15 @@ from skerry.core.types.view import (
     DrainView,
     Explanation,
     InstanceView,
+    MaintenanceStart,
+    MaintenanceView,
+    NodeVerdict,
     NodeView,
     PlanDifference,
     RolloutDetail,
     RolloutView,
     SettingsView,
+    SiteVerdict,
     SiteView,
     Status,
 )
@@ -36,7 +41,10 @@ from skerry.ports.operations import NotFound as Missing
 from skerry.ports.store import Conflict, Op, Put, Store
 from skerry.services.control import keys
 from skerry.services.control.demand_view import AppKey, States, city_rates, demand_sentence, demand_view, instance_states
+from skerry.services.control.drains import Drains
 from skerry.services.control.dry_run import DryRun
+from skerry.services.control.maintenance_view import maintenance_view, sentences
+from skerry.services.control.maintenances import Maintenances, MaintenanceWord
 from skerry.services.control.mirror import Mirror
 from skerry.services.control.observed import Observed
 from skerry.services.control.placer import Placer
@@ -63,6 +71,7 @@ class PlatformOperations:
         *,
         load_catalogue: "Callable[[], Catalogue]",
         rollouts: Rollouts,
+        maintenances: Maintenances,
         suffix: str,
         public_port: int,
     ) -> None:
@@ -71,7 +80,9 @@ class PlatformOperations:
         self._observed = observed
         self._placer = placer
         self._rollouts = rollouts
+        self._maintenances = maintenances
         self._clock = clock
+        self._drains = Drains(mirror)
         self._dry_run = DryRun(mirror, placer, clock)
         self._settings = PlacementSettings(store, mirror)
         self._load_catalogue = load_catalogue  # of cities and their users
@@ -127,9 +138,10 @@ class PlatformOperations:
         return replace(
             said,
             placements=tuple(replace(p, serving=self._serving(key, p.site, p.version)) for p in said.placements),
-            verdicts=tuple(replace(v, reasons=(*v.reasons, *asked.get(v.site, ()))) for v in said.verdicts),
             report=(*((undone,) if undone else ()), *said.report),
             blocked_since_ms=blocked.since_ms if blocked else None,
+            verdicts=tuple(self._with_silence(v, asked.get(v.site, ())) for v in said.verdicts),
+            nodes=tuple(self._node_as_it_is(verdict) for verdict in said.nodes),
         )
 
     def settings(self) -> SettingsView:
@@ -154,6 +166,22 @@ class PlatformOperations:
 
     def _demand_view(self, key: AppKey, states: Mapping[AppKey, States]) -> DemandView:
         return demand_view(self._observed, key, self._account_name(key[0]), states.get(key, {}))
+
+    def _with_silence(self, verdict: SiteVerdict, asked: tuple[str, ...]) -> SiteVerdict:
+        """`asked`: what is said of its users."""
+        opinion = self._observed.opinion(verdict.site)
+        silent = () if opinion.state == "up" else (silence_sentence(opinion, "control"),)
+        return replace(verdict, reasons=(*verdict.reasons, *asked, *silent))
+
+    def _node_as_it_is(self, verdict: NodeVerdict) -> NodeVerdict:
+        said = sentences(self._maintenances.current).get(verdict.node)
+        if said is not None:
+            verdict = replace(verdict, reasons=(*verdict.reasons, f"{said} (`skerry maintenance status`)"))
+        silent = self._observed.silent_node(keys.site_of_node(verdict.node), verdict.node)
+        if silent is None:
+            return verdict
+        opinion = Opinion(state="lost" if silent.lost else "suspected", phi=silent.phi, silent_ms=silent.silent_ms)
+        return replace(verdict, reasons=(*verdict.reasons, silence_sentence(opinion, "its city")))
 
     async def difference(self, seen: AccountId | None, account: AccountId, change: Change) -> PlanDifference:
         return await self._dry_run.difference(seen, account, change)
@@ -199,6 +227,17 @@ class PlatformOperations:
                 return await self.rollout(account, app)
         raise NotNow(f"the rollout of {app} is moving", hint="try again")
 
+    async def maintenance(self) -> MaintenanceView:
+        return maintenance_view(self._maintenances.current, self._observed, self._clock.now_ms())
+
+    async def start_maintenance(self, asked: MaintenanceStart, author: str) -> MaintenanceView:
+        job = await self._maintenances.start(asked, author)
+        return maintenance_view(job, self._observed, self._clock.now_ms())
+
+    async def change_maintenance(self, word: MaintenanceWord) -> MaintenanceView:
+        job = await self._maintenances.say(word)
+        return maintenance_view(job, self._observed, self._clock.now_ms())
+
     def _app(self, account: AccountId, app: AppName) -> App:
         found = self._mirror.get(keys.app(account, app), App)
         if found is None:
@@ -208,7 +247,8 @@ class PlatformOperations:
     def _site_view(self, intent: SiteIntent) -> SiteView:
         site = intent.site
         report = self._observed.report(site.id)
-        lost = self._observed.is_lost(site.id)
+        opinion = self._observed.opinion(site.id)
+        lost = opinion.state == "lost"
         nodes = report.nodes if report else ()
         return SiteView(
             site=site.id,
@@ -225,16 +265,21 @@ class PlatformOperations:
             nodes_up=0 if lost else sum(node.state != "down" for node in nodes),
             generation=report.slice_generation if report else 0,
             seen_ms=self._observed.seen_at_ms(site.id),
+            suspected=opinion.state == "suspected",
+            phi=opinion.phi,
         )
 
     def _node_views(self, intents: tuple[SiteIntent, ...]) -> tuple[NodeView, ...]:
         views: list[NodeView] = []
+        said = sentences(self._maintenances.current)
         for intent in intents:
             lost = self._observed.is_lost(intent.site.id)
+            drained = self._drains.of(intent)
             on_nodes = [held.node for held in self._observed.instances(intent.site.id)]
             for node in self._observed.nodes(intent.site.id):
-                draining = node.id in intent.draining_nodes and node.state == "up"
+                draining = node.id in drained and node.state == "up"
                 down = lost or node.state == "down"
+                silent = self._observed.silent_node(node.site, node.id)
                 views.append(
                     NodeView(
                         node=node.id,
@@ -245,6 +290,9 @@ class PlatformOperations:
                         capacity=Amounts.of(node.capacity),
                         reserved=Amounts.of(node.reserved),
                         instances=on_nodes.count(node.id),
+                        suspected=silent is not None and not silent.lost and not lost,
+                        phi=silent.phi if silent else 0.0,
+                        maintenance=said.get(node.id, ""),
                     )
                 )
         return tuple(views)

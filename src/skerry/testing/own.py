@@ -19,6 +19,7 @@ from skerry.adapters.worlds import load_catalogue
 from skerry.core.types.account import Account
 from skerry.core.types.change import Change
 from skerry.core.types.ids import AccountId, AppName, InstanceId, NodeId, SiteId, VersionId
+from skerry.core.types.maintenance import JobState
 from skerry.core.types.place import PlaceState, Site
 from skerry.core.types.resources import Resources
 from skerry.core.types.view import (
@@ -32,6 +33,10 @@ from skerry.core.types.view import (
     DrainView,
     Explanation,
     InstanceView,
+    MaintenanceNodeView,
+    MaintenanceSiteView,
+    MaintenanceStart,
+    MaintenanceView,
     NodeView,
     PlacementView,
     PlanDifference,
@@ -76,6 +81,7 @@ class FakeOperations:
         self.states: dict[str, PlaceState] = {}  # of sites that are neither up nor draining
         self._draining: set[str] = set()
         self.paused = False
+        self._maintenance = MaintenanceView(detail="there was no maintenance yet")
         self.raises: Exception | None = None
 
     async def status(self, account: AccountId | None) -> Status:
@@ -201,6 +207,45 @@ class FakeOperations:
             raise NotFound(f"there is no app {app} in this account", hint="`skerry apps` lists them")
         state = "paused" if self.paused else "running"
         return RolloutDetail(account=account, app=app, rollout=RolloutView(state=state, wave=1, waves=2), gated=True)
+
+    async def maintenance(self) -> MaintenanceView:
+        return self._maintenance
+
+    async def start_maintenance(self, asked: MaintenanceStart, author: str) -> MaintenanceView:
+        if self._maintenance.state == "running":
+            raise Conflict("maintenance is running already (reboot)", hint="`skerry maintenance status`; abort ends it")
+        if asked.task != "reboot":
+            raise Invalid(f"{asked.task!r} is not among what lhr-1 may do", hint="all of them may: reboot")
+        nodes = tuple(
+            MaintenanceNodeView(node=n.node, site=n.site, phase="draining" if not at else "waiting", since_ms=NOW_MS)
+            for at, n in enumerate(self._nodes())
+            if not asked.sites or n.site in asked.sites
+        )
+        sites = tuple(
+            MaintenanceSiteView(site=site, nodes=sum(n.site == site for n in nodes), done=0, out_of_service=0)
+            for site in sorted({node.site for node in nodes})
+        )
+        self._maintenance = MaintenanceView(
+            id="0" * 12,
+            task=asked.task,
+            state="running",
+            max_unavailable_percent=asked.max_unavailable_percent,
+            author=author,
+            canary=nodes[0].site,
+            created_ms=NOW_MS,
+            changed_ms=NOW_MS,
+            now_ms=NOW_MS,
+            sites=sites,
+            nodes=nodes,
+        )
+        return self._maintenance
+
+    async def change_maintenance(self, word: Literal["pause", "resume", "abort"]) -> MaintenanceView:
+        if self._maintenance.id is None:
+            raise Conflict("no maintenance is under way", hint="`skerry maintenance start` begins one")
+        states: dict[str, JobState] = {"pause": "paused", "resume": "running", "abort": "aborted"}
+        self._maintenance = replace(self._maintenance, state=states[word])
+        return self._maintenance
 
     async def change_rollout(self, account: AccountId, app: AppName, word: Literal["pause", "resume", "abort"]) -> RolloutDetail:
         if word == "abort":

@@ -6,7 +6,9 @@ from typer.testing import CliRunner
 from skerry.apps.cli import app
 
 COMMANDS = (
-    "up", "down", "status", "env", "wrangler", "apps", "explain", "map", "sites", "nodes", "drain", "undrain",
+    "up", "down", "status", "env", "wrangler", "apps", "explain", "map", "sites", "nodes", "drain", "undrain", 
+    "maintenance start", "maintenance status",
+    "maintenance pause", "maintenance resume", "maintenance abort",
     "account create", "account list", "token create", "token list", "token revoke", "doctor", "sim fuzz",
     "sim list", "sim show", "sim run", "world make", "world check", "scale", "plan", "demand", "settings", "rollout",
     "run", "deploy", "delete", "instances", "exec", "logs", "cp",

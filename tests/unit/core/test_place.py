@@ -274,3 +274,75 @@ def test_explain_of_one_site_shows_its_nodes_and_new_sites_are_honest() -> None:
     assert "joined after" in said.verdicts[0].reasons[0]
     assert [node.node for node in said.nodes] == ["nrt-1", "nrt-2", "nrt-3"]
     assert explain(make_app(), None, world).report == ("Nothing was decided yet.",)
+
+
+def full(site: str) -> SiteView:
+    return make_view(site, others_mib=3 * 1024 - 11)
+
+
+def test_the_only_city_with_room_keeps_the_app_while_it_is_drained_and_says_so() -> None:
+    """It used to be given up at once, and the app ran nowhere."""
+    first = decide(World(sites=(make_view("lhr"), full("cur"))))
+    draining = World(sites=(make_view("lhr", state="draining"), full("cur")))
+    plan = decide(draining, parent=first, cause="drain")
+    assert counts(plan) == {"lhr/hello-v1": 1}
+    assert reasons(plan) == {"lhr": Reason.SITE_DRAINING, "cur": Reason.NO_CAPACITY}
+    assert "stay until there is room elsewhere" in plan.rejections[1].detail
+    assert same_decision(decide(draining, parent=plan, cause="drain"), plan), "and it stays so"
+    room = World(sites=(make_view("lhr", state="draining"), make_view("cur")))
+    assert counts(decide(room, parent=plan, cause="capacity")) == {"cur/hello-v1": 1}
+    said = explain(make_app(), plan, draining)
+    assert sum("being drained" in reason for verdict in said.verdicts for reason in verdict.reasons) == 1
+
+
+def test_a_new_version_reaches_the_only_city_although_it_is_drained() -> None:
+    first = decide(World(sites=(make_view("lhr"),)))
+    draining = World(sites=(make_view("lhr", state="draining"),))
+    assert counts(decide(draining, shares=((V2, 100.0),), parent=first)) == {"lhr/hello-v2": 1}
+
+
+def test_a_drained_city_that_never_ran_the_app_gets_nothing() -> None:
+    assert counts(decide(World(sites=(make_view("lhr", state="draining"),)))) == {}
+
+
+def test_what_runs_on_drained_nodes_of_the_only_city_stays() -> None:
+    view = make_view("lhr", nodes=1)
+    first = decide(World(sites=(view,)))
+    drained = replace(view, nodes=(replace(view.nodes[0], state="draining"),))
+    plan = decide(World(sites=(drained,)), parent=first, cause="drain")
+    assert counts(plan) == {"lhr/hello-v1": 1}
+    assert reasons(plan) == {"lhr": Reason.NO_NODES}
+    refused = Refused(account=ACCOUNT, app=make_app().name, version=V1.id, plan_generation=1, missing=1, rejections=())
+    one_up = replace(view, nodes=(*drained.nodes, make_node("lhr-2", memory_mib=11)), refused=(refused,))
+    plan = decide(World(sites=(one_up,)), parent=first, cause="refused")
+    assert counts(plan) == {"lhr/hello-v1": 1}
+
+
+def test_no_more_stays_in_a_drained_city_than_the_losses_need_that_the_app_is_to_survive() -> None:
+    app = make_app(scale=Scale(min_per_site=1, survive_sites=1))
+    first = decide(THREE, app)
+    plan = decide(with_site(THREE, make_view("lhr", state="draining")), app, parent=first, cause="drain")
+    assert counts(plan) == {"cur/hello-v1": 1, "sin/hello-v1": 1}
+    world = with_site(with_site(THREE, make_view("lhr", state="draining")), make_view("cur", state="down"))
+    one_node = with_site(world, make_view("sin", nodes=1, memory_mib=12))
+    plan = decide(one_node, app, parent=first, cause="drain")
+    assert counts(plan) == {"lhr/hello-v1": 1, "sin/hello-v1": 1}
+
+
+def test_one_version_stays_on_a_drained_node_beside_another_that_has_room() -> None:
+    """It used to be taken for more than the city has free, as neither was looked at alone."""
+    shares = ((V1, 50.0), (V2, 50.0))
+    lhr = make_view("lhr", nodes=2, memory_mib=12)
+    first = decide(World(sites=(lhr, make_view("cur", nodes=1, memory_mib=12))), shares=shares)
+    assert counts(first) == {"cur/hello-v1": 1, "lhr/hello-v1": 1, "lhr/hello-v2": 1}
+    drained = replace(lhr, nodes=(replace(lhr.nodes[0], state="draining"), lhr.nodes[1]))
+    plan = decide(World(sites=(drained, make_view("cur", nodes=1, memory_mib=12))), shares=shares, parent=first)
+    assert counts(plan) == {"cur/hello-v1": 1, "lhr/hello-v1": 1, "lhr/hello-v2": 1}
+
+
+def test_no_more_stays_than_a_city_may_have_of_one_version() -> None:
+    app, shares = make_app(scale=Scale(max_per_site=1, survive_sites=1)), ((V1, 50.0), (V2, 50.0))
+    lhr = make_view("lhr", nodes=2)
+    first = decide(World(sites=(lhr,)), app, shares)
+    drained = replace(lhr, nodes=(replace(lhr.nodes[0], state="draining"), lhr.nodes[1]))
+    assert counts(decide(World(sites=(drained,)), app, shares, parent=first)) == {"lhr/hello-v1": 1, "lhr/hello-v2": 1}

@@ -24,12 +24,14 @@ EVERYTHING = [
     ("POST", "/v1/apps/default/hello/rollout"), ("POST", "/v1/plan"), ("POST", "/v1/drain"), ("POST", "/v1/undrain"),
     ("GET", "/v1/map"), ("GET", "/v1/map/default/hello"), ("GET", "/v1/apps/default/hello/demand"), ("GET", "/v1/demand"),
     ("GET", "/v1/settings"), ("PATCH", "/v1/settings"),
+    ("GET", "/v1/maintenance"), ("POST", "/v1/maintenance"),
     ("GET", "/v1/accounts"), ("POST", "/v1/accounts"), ("GET", "/v1/tokens"), ("POST", "/v1/tokens"),
     ("DELETE", "/v1/tokens/00112233445566778899aabbccddeeff"),
 ]  # fmt: skip
 OPERATORS_ONLY = [
     ("GET", "/metrics"), ("GET", "/v1/nodes"), ("POST", "/v1/drain"), ("POST", "/v1/undrain"), ("POST", "/v1/accounts"),
     ("POST", "/v1/tokens"), ("DELETE", "/v1/tokens/00112233445566778899aabbccddeeff"), ("PATCH", "/v1/settings"),
+    ("GET", "/v1/maintenance"), ("POST", "/v1/maintenance"),
 ]  # fmt: skip
 
 
@@ -56,6 +58,8 @@ async def test_an_operator_who_may_only_read_changes_nothing(platform: OwnPlatfo
         assert (await client.get("/v1/status")).status_code == 200
         assert (await client.get("/metrics")).status_code == 200
         assert (await client.post("/v1/drain", json={"target": "lhr"})).status_code == 403
+        assert (await client.get("/v1/maintenance")).json()["id"] is None
+        assert (await client.post("/v1/maintenance", json={"action": "start", "task": "reboot"})).status_code == 403
         assert (await client.post("/v1/tokens", json={"name": "more", "scope": "admin"})).status_code == 403
 
 
@@ -267,3 +271,40 @@ async def test_a_rollout_is_shown_held_and_resumed_by_those_who_may_deploy(platf
     async with platform.client(platform.overseer) as client:
         assert (await client.get(path)).status_code == 200
         assert (await client.post(path, json={"action": "pause"})).status_code == 403
+
+
+async def test_maintenance_is_begun_looked_at_and_held(platform: OwnPlatform) -> None:
+    async with platform.client() as client:
+        begun = await client.post("/v1/maintenance", json={"action": "start", "task": "reboot", "sites": ["lhr"]})
+        assert (begun.status_code, begun.json()["state"]) == (200, "running")
+        assert [node["node"] for node in begun.json()["nodes"]] == ["lhr-1", "lhr-2"]
+        assert (await client.get("/v1/maintenance")).json() == begun.json()
+        assert (await client.post("/v1/maintenance", json={"action": "pause"})).json()["state"] == "paused"
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ({"action": "start"}, "task is the name"),
+        ({"action": "start", "task": "reboot; rm -rf /"}, "task is the name"),
+        ({"action": "start", "task": "reboot", "max_unavailable_percent": 0}, "is 1 to 50"),
+        ({"action": "start", "task": "reboot", "max_unavailable_percent": 100}, "is 1 to 50"),
+        ({"action": "start", "task": "reboot", "sites": ["x"] * 2000}, "at most 1000 places"),
+        ({"action": "start", "task": "reboot", "command": "id"}, "unknown field"),
+        ({"action": "explode"}, "action"),
+    ],
+)
+async def test_maintenance_takes_names_and_shares_only(platform: OwnPlatform, body: dict[str, object], said: str) -> None:
+    async with platform.client() as client:
+        answer = await client.post("/v1/maintenance", json=body)
+    assert answer.status_code == 400
+    assert said in answer.json()["error"]["message"]
+
+
+async def test_one_maintenance_at_a_time(platform: OwnPlatform) -> None:
+    async with platform.client() as client:
+        unknown = await client.post("/v1/maintenance", json={"action": "start", "task": "dance"})
+        assert (unknown.status_code, "may do" in unknown.json()["error"]["message"]) == (400, True)
+        assert (await client.post("/v1/maintenance", json={"action": "resume"})).status_code == 409
+        await client.post("/v1/maintenance", json={"action": "start", "task": "reboot"})
+        assert (await client.post("/v1/maintenance", json={"action": "start", "task": "reboot"})).status_code == 409

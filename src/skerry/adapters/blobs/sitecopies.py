@@ -1,13 +1,14 @@
 """A site's copies of the blobs of what it was told to run, so that a node can start it while control is away."""
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
+from typing import IO
 
 import msgspec
 import structlog
 
-from skerry.adapters.blobs.kept import BadBlob, Fetch, KeptBlobs
+from skerry.adapters.blobs.kept import BadBlob, KeptBlobs, Stream
 from skerry.core.types.app import AssetFile, Version
 from skerry.core.types.ids import Digest
 from skerry.kit import record
@@ -15,19 +16,22 @@ from skerry.ports.links import LinkError, Unreachable
 
 log = structlog.get_logger()
 
+CHUNK_BYTES = 256 << 10
+
 
 class SiteCopies:
-    """`get` serves the nodes; `follow` makes the copies those of the given versions."""
+    """`open` serves the nodes; `follow` makes the copies those of the given versions."""
 
-    def __init__(self, directory: Path, fetch: Fetch) -> None:
+    def __init__(self, directory: Path, stream: Stream) -> None:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._kept = KeptBlobs(directory, fetch)
+        self._kept = KeptBlobs(directory, stream=stream)
 
-    async def get(self, digest: Digest) -> bytes:
-        """Raises `LinkError` if it is neither here nor to be had now."""
+    async def open(self, digest: Digest) -> AsyncIterator[bytes]:
+        """The bytes, piece by piece. Raises `LinkError`, before the first, if it is neither here nor to be had now."""
         try:
-            return await self._kept.get(digest)
-        except (BadBlob, LinkError) as error:
+            path = await self._kept.ensure(digest)
+            return _chunks(await asyncio.to_thread(path.open, "rb"))
+        except (BadBlob, LinkError, OSError) as error:
             log.warning("blob_missing", digest=digest, error=str(error))
             raise Unreachable(f"the site has no copy, and control gave none: {error}") from error
 
@@ -51,3 +55,11 @@ class SiteCopies:
         manifest = version.assets.manifest
         files = record.decode(await self._kept.get(manifest), tuple[AssetFile, ...])
         return version.process_digests() | {manifest} | {file.digest for file in files}
+
+
+async def _chunks(file: IO[bytes]) -> AsyncIterator[bytes]:
+    try:
+        while chunk := await asyncio.to_thread(file.read, CHUNK_BYTES):
+            yield chunk
+    finally:
+        file.close()

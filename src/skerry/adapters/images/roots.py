@@ -11,8 +11,10 @@ a killed agent leaves is found by the instance's name.
 import contextlib
 import errno
 import os
+import secrets
 import shutil
 import subprocess
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -34,6 +36,7 @@ class Roots:
         self._empty = data / "empty"
         self._run = run / "root"
         self._layers = layers
+        self._taking = threading.Lock()
 
     def prepare(self) -> None:
         for path in (self._writable, self._empty):
@@ -61,10 +64,7 @@ class Roots:
         self.unmount(instance)
         place = self.path(instance)
         try:
-            first = self.free_range()
-            place.parent.mkdir(mode=0o700)
-            os.chown(place.parent, 0, first)  # marks the range as taken, and lets root inside pass
-            place.parent.chmod(0o710)
+            first = self._take_range(place.parent)
             place.mkdir()
             image = self._make_writable(instance, max(writable_mib, WRITABLE_MIB_MIN))
             self._mount(place, image, names, first)
@@ -93,6 +93,15 @@ class Roots:
                 kernel.mount("skerry", str(place), "overlay", flags=NOSUID | NODEV, options=f"{_lower(names)},userxattr")
 
         kernel.apart(work)
+
+    def _take_range(self, directory: Path) -> int:
+        """Marked as taken by the directory's group, which also lets root inside pass. Mounts are made in several threads."""
+        with self._taking:
+            first = self.free_range()
+            directory.mkdir(mode=0o700)
+            os.chown(directory, 0, first)
+            directory.chmod(0o710)
+        return first
 
     def _range(self, instance: str) -> int:
         with contextlib.suppress(OSError):
@@ -145,7 +154,7 @@ class Roots:
 
 def make_ext4(path: Path, mib: int, *options: str) -> None:
     """Whole or not there; raises `ImagesUnavailable`."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")  # two threads may make the same one
     with temporary.open("wb") as file:
         file.truncate(mib << 20)
     command = ["mke2fs", "-q", "-F", "-t", "ext4", "-b", "4096", "-m", "0", "-E", "lazy_itable_init=1,nodiscard", *options]

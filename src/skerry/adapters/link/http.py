@@ -11,6 +11,7 @@ not know this caller (`Refused`); everything else that is no answer is `Unreacha
 """
 
 import hashlib
+from collections.abc import AsyncIterator
 from typing import TypeVar
 
 import httpcore
@@ -69,6 +70,19 @@ class _HttpLink:
         from skerry.adapters.link.pipe import open_pipe
 
         return await open_pipe(f"{self._own}/calls/{call_id}", self._headers)
+
+    async def stream(self, digest: Digest) -> AsyncIterator[bytes]:
+        """Piece by piece, unchecked: for what is too large for memory."""
+        timeout = {"connect": CONNECT_S_MAX, "pool": CONNECT_S_MAX, "read": ANSWER_S_MAX, "write": ANSWER_S_MAX}
+        url = f"{self._base}/blobs/{digest}"
+        try:
+            async with self._pool.stream("GET", url, headers=self._headers, extensions={"timeout": timeout}) as response:
+                if response.status != 200:
+                    raise Unreachable(f"blob {digest}: status {response.status}")
+                async for part in response.aiter_stream():
+                    yield part
+        except (httpcore.NetworkError, httpcore.TimeoutException, httpcore.ProtocolError, OSError) as error:
+            raise Unreachable(f"{url}: {type(error).__name__} {error}") from error
 
     async def _report(self, report: record.Record) -> None:
         status, _ = await self._call("POST", f"{self._own}/report", body=record.encode(report))

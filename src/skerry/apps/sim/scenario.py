@@ -171,7 +171,6 @@ def _event(table: Table, duration_ms: int) -> Happening:
         others=_places(table, "others") if kind == "slow" else (),
         apps=_apps(table, kind),
         share=_share(table, kind),
-        cities_share=table.number("cities_share", 0.1, least=0.001, most=1.0) if kind == "reboot" else 0.1,
         times=table.number("times", 1.0 if kind == "slow" else None, most=1_000.0) if kind in ("slow", "demand") else 1.0,
         add_ms=table.number("add_ms", 0.0, most=10_000.0) if kind == "slow" else 0.0,
         down_ms=table.duration_ms("down", "5m") if kind == "reboot" else 300_000,

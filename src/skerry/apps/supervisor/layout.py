@@ -6,11 +6,12 @@
 
 import ipaddress
 import os
+import re
 import shutil
 import stat
 from pathlib import Path
 
-from skerry.apps.config import ControlConfig, EgressRules, Engines, NodeConfig, Resting, SiteConfig
+from skerry.apps.config import ControlConfig, EgressRules, Engines, HookConfig, NodeConfig, Resting, SiteConfig
 from skerry.apps.supervisor.cities import DEFAULT_CITIES, CityAsk
 from skerry.apps.supervisor.errors import UpError
 from skerry.apps.supervisor.ports import Wanted
@@ -31,6 +32,7 @@ RUN_PATH_CHARS_MAX = 60  # a Unix socket's path has 107 bytes, and planes put th
 
 
 LOCK_FILE = "lock"
+HOOK_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
 
 
 class Options(Record):
@@ -48,6 +50,7 @@ class Options(Record):
     egress_allow: tuple[str, ...] = ()
     answer_s_max: int = 60
     resting: Resting = Resting()
+    hooks: tuple[HookConfig, ...] = ()
 
 
 class Layout(Record):
@@ -145,9 +148,20 @@ def _check(options: Options) -> None:
         if value is not None and not REST_MS_MIN <= value <= REST_MS_MAX:
             allowed = f"{REST_MS_MIN / 1000} to {REST_MS_MAX // 1000}"
             raise UpError(f"{name} {value / 1000:g}: {allowed} seconds", hint="an example: --sleep-after 60", code=2)
+    for hook in options.hooks:
+        _check_hook(hook)
     for name, value in (("cpu", options.node_cpu_millicores), ("memory", options.node_memory_mib)):
         if value is not None and value < 1:
             raise UpError(f"a node's {name} has to be at least 1", code=2)
+
+
+def _check_hook(hook: HookConfig) -> None:
+    example = "an example: --hook kernel=/usr/local/sbin/new-kernel"
+    if not HOOK_NAME.fullmatch(hook.name):
+        raise UpError(f"--hook {hook.name[:60]!r}: a name has lower-case letters, digits and dashes", hint=example, code=2)
+    path = Path(hook.program)
+    if not path.is_absolute() or not path.is_file() or not os.access(path, os.X_OK):
+        raise UpError(f"--hook {hook.name}: {hook.program[:200]} is no program with an absolute path", hint=example, code=2)
 
 
 def _is_host(text: str) -> bool:
@@ -245,6 +259,7 @@ def node_config(layout: Layout, node: Node, engines: Engines) -> NodeConfig:
         egress=EgressRules(allow=layout.options.egress_allow),
         answer_s_max=layout.options.answer_s_max,
         resting=layout.options.resting,
+        hooks=layout.options.hooks,
         engines=engines,
     )
 
@@ -292,7 +307,7 @@ def run_dir_of(data: Path) -> Path:
 
 
 def make_directories(layout: Layout) -> None:
-    """All of them, 0700. Raises `UpError` when one is another user's or cannot be made."""
+    """All of them, 0700, and what is above the run directory passable. Raises `UpError`: one is another user's, or cannot be."""
     planes = ["control", *(site.id for site in layout.sites), *(node.id for node in layout.nodes)]
     private = [
         layout.data,
@@ -302,12 +317,12 @@ def make_directories(layout: Layout) -> None:
         layout.data / "nodes",
         *(layout.site_dir(site.id) for site in layout.sites),
         *(layout.node_dir(node.id) for node in layout.nodes),
-        layout.run.parent,
         layout.run,
         layout.records,
         layout.configs,
         *(layout.run / name for name in planes),
     ]
+    make_private(layout.run.parent, passable=os.geteuid() == 0)
     for path in private:
         make_private(path)
 
@@ -320,11 +335,16 @@ def prepare_data(data: Path) -> None:
     make_private(data / "logs")
 
 
-def make_private(path: Path) -> None:
-    """A directory that only this user enters; parents as usual. Raises `UpError`."""
+def make_private(path: Path, *, passable: bool = False) -> None:
+    """A directory that only this user enters; parents as usual. Raises `UpError`.
+
+    `passable`: others enter what it holds and do not see what that is. Programs' users, who are nobody on this machine, have
+    their root file systems below it.
+    """
+    mode = 0o711 if passable else 0o700
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.mkdir(mode=0o700, exist_ok=True)
+        path.mkdir(mode=mode, exist_ok=True)
         found = path.lstat()
     except (FileExistsError, NotADirectoryError) as error:
         file = next((place for place in (path, *path.parents) if place.exists()), path)
@@ -333,5 +353,5 @@ def make_private(path: Path) -> None:
         raise UpError(f"{path}: {(error.strerror or 'cannot be made').lower()}", hint="choose another with --data-dir") from error
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
         raise UpError(f"{path} is not a directory of this user's", hint="remove it, or choose another with --data-dir")
-    if found.st_mode & 0o077:
-        path.chmod(0o700)
+    if found.st_mode & 0o777 != mode:
+        path.chmod(mode)

@@ -14,8 +14,10 @@ from pathlib import Path
 from skerry.adapters import zram
 from skerry.adapters.cgroup.base import CgroupError
 from skerry.adapters.cgroup.probe import end_group, find_tree
+from skerry.adapters.cgroup.v1 import ALL
 from skerry.adapters.network.linux import leftovers as networks
 from skerry.adapters.process.detached import attach, find_tagged, kill_tagged, names
+from skerry.apps.node_programs import left_by
 from skerry.apps.supervisor.layout import platform_tag, run_dir_of
 from skerry.kit.hashing import stable_id
 from skerry.kit.record import Record
@@ -69,11 +71,12 @@ async def remove_leftovers(data: Path) -> Leftovers:
     for node in _nodes_with_networks(data):
         with contextlib.suppress(NetworkError, OSError):  # reported as a leftover
             networks.remove(node, run / node.name)
-    for mount in mounts_below(data, run):
+    for mount in mounts_below(data, run, *_program_runs(data)):
         _unmount(mount)
     left = find_leftovers(data)
     if not left.mounts:  # never delete through a mount
-        shutil.rmtree(run, ignore_errors=True)
+        for path in (run, *_program_runs(data)):
+            shutil.rmtree(path, ignore_errors=True)
         with contextlib.suppress(OSError):
             run.parent.rmdir()  # if no other platform has its own there
         return find_leftovers(data)
@@ -85,7 +88,7 @@ def find_leftovers(data: Path) -> Leftovers:
     tags = tags_of(data)
     return Leftovers(
         processes=tuple(sorted({pid for tag in tags for pid in find_tagged(tag)})),
-        mounts=mounts_below(data, run),
+        mounts=mounts_below(data, run, *_program_runs(data)),
         groups=tuple(f"{group_tree(tag)}/{name}" for tag in tags for name in _groups(tag)),
         sockets=tuple(str(path) for path in sorted(run.rglob("*")) if path.is_socket()) if run.is_dir() else (),
         swap=("zram",) if swap_record(data).exists() else (),
@@ -96,7 +99,17 @@ def find_leftovers(data: Path) -> Leftovers:
 def tags_of(data: Path) -> tuple[str, ...]:
     """The platform's own, and those of every site and node that ever had a directory in `data`."""
     owners = [path for kind in ("sites", "nodes") for path in sorted((data / kind).glob("*"))]
-    return (platform_tag(data), *(stable_id(str(path), length=8) for path in owners))
+    programs = [tag for node in _nodes_with_programs(data) for tag in left_by(node).tags]
+    return (platform_tag(data), *(stable_id(str(path), length=8) for path in owners), *programs)
+
+
+def _nodes_with_programs(data: Path) -> tuple[Path, ...]:
+    """Directories of nodes that could ever run programs."""
+    return tuple(path.parent for path in sorted((data / "nodes").glob("*/programs")))
+
+
+def _program_runs(data: Path) -> tuple[Path, ...]:
+    return tuple(path for node in _nodes_with_programs(data) for path in left_by(node).runs)
 
 
 def _nodes_with_networks(data: Path) -> tuple[Path, ...]:
@@ -142,7 +155,7 @@ async def _end_planes(records: Path) -> None:
 
 
 async def _remove_groups(tag: str) -> None:
-    tree, _ = find_tree(group_tree(tag))
+    tree, _ = find_tree(group_tree(tag), controllers=ALL)
     if tree is None:
         return
     for name in tree.names():
@@ -152,5 +165,5 @@ async def _remove_groups(tag: str) -> None:
 
 
 def _groups(tag: str) -> tuple[str, ...]:
-    tree, _ = find_tree(group_tree(tag))
+    tree, _ = find_tree(group_tree(tag), controllers=ALL)
     return () if tree is None else tree.names()

@@ -47,6 +47,9 @@ class _Checker:
                 self.in_region[(entry.version, self.views[entry.site].site.region)] += entry.count
         self.rejected = {rejection.place: rejection for rejection in plan.rejections}
         self.before = {entry.site for entry in parent.placements} if parent else set[SiteId]()
+        self.ran: Counter[tuple[SiteId, VersionId]] = Counter()
+        for entry in parent.placements if parent else ():
+            self.ran[(entry.site, entry.version)] += entry.count
 
     def lineage(self) -> Iterator[str]:
         expected = (self.parent.id, self.parent.generation + 1) if self.parent else (None, 1)
@@ -90,15 +93,31 @@ class _Checker:
 
     def _state(self, view: SiteView) -> Iterator[str]:
         state, site = view.site.state, view.site.id
+        there = [version for version in self.wanted if self.counts[(site, version)]]
+        if state == "draining" and site in self.before and all(self._is_the_last_place(site, version) for version in there):
+            return
         if state in ("down", "draining") or (state == "cut_off" and site not in self.before):
             yield f"{site}: placed although the site is {state}"
+
+    def _is_the_last_place(self, site: SiteId, version: VersionId) -> bool:
+        """Without what is there the app, or its region, has fewer of this version than its minimum."""
+        region = self.views[site].site.region
+        in_region = self.in_region[(version, region)] <= self.region_least.get(region, 0)
+        return self.in_all[version] <= self._least() or in_region
+
+    def _holds_its_room(self, view: SiteView, version: VersionId) -> bool:
+        """It ran there already, a node of the site is being drained, and it has no other place: it goes on where it is."""
+        site = view.site.id
+        draining = any(node.state == "draining" for node in view.nodes)
+        ran = 0 < self.counts[(site, version)] <= self.ran[(site, version)]
+        return draining and ran and self._is_the_last_place(site, version)
 
     def _capacity(self, view: SiteView) -> Iterator[str]:
         site = view.site.id
         used = Resources()
         for version in self.wanted.values():
             count = self.counts[(site, version.id)]
-            if count > 0:
+            if count > 0 and not self._holds_its_room(view, version.id):
                 used += version.limits.reserve.times(count)
                 if not _fits_one(version, self._usable(view, version)):
                     yield f"{site}: no node can hold one instance of {version.id}"
@@ -162,7 +181,8 @@ class _Checker:
             here = not self.wanted or any(self.counts[(site, version)] for version in self.wanted)
             complete = here and not self._missing(view.site)
             rejection = self.rejected.get(site)
-            if complete and rejection is not None and self.plan.unserved_rps <= 0.0:
+            lasting = _is_left(view) or self._missing(view.site, lasting=True)
+            if complete and rejection is not None and not lasting and self.plan.unserved_rps <= 0.0:
                 yield f"{site}: rejected although nothing is missing"
             elif not complete and rejection is None:
                 yield f"{site}: not (fully) chosen, without a reason"
@@ -176,7 +196,7 @@ class _Checker:
     def _is_true(self, rejection: Rejection, view: SiteView) -> bool:
         site, scale = view.site, self.app.scale
         names = {site.id, f"country:{site.country}", f"region:{site.region}"}
-        asked = self._missing(site) or tuple(self.wanted.values())
+        asked = self._missing(site, lasting=True) or tuple(self.wanted.values())
         facts: dict[Reason, bool] = {
             Reason.SITE_DOWN: site.state == "down",
             Reason.SITE_DRAINING: site.state == "draining",
@@ -195,15 +215,32 @@ class _Checker:
         }
         return facts.get(rejection.reason, False)
 
-    def _missing(self, site: Site) -> list[Version]:
-        """Versions of which the site should have more: too few in it, in its region or in all."""
+    def _missing(self, site: Site, *, lasting: bool = False) -> list[Version]:
+        """Versions of which the site should have more: too few in it, in its region or in all.
+
+        `lasting`: what is where it is being drained does not count; it is there for want of another place.
+        """
+        in_region, in_all = (self._lasting_in, self._lasting) if lasting else (self._found_in, self._found)
         return [
             version
             for name, version in self.wanted.items()
             if self.counts[(site.id, name)] < self.app.scale.min_per_site
-            or self.in_region[(name, site.region)] < self.region_least.get(site.region, 0)
-            or self.in_all[name] < self._least()
+            or in_region(name, site.region) < self.region_least.get(site.region, 0)
+            or in_all(name) < self._least()
         ]
+
+    def _found(self, version: VersionId) -> int:
+        return self.in_all[version]
+
+    def _found_in(self, version: VersionId, region: str) -> int:
+        return self.in_region[(version, region)]
+
+    def _lasting(self, version: VersionId) -> int:
+        return sum(self._lasting_in(version, region) for region in {view.site.region for view in self.views.values()})
+
+    def _lasting_in(self, version: VersionId, region: str) -> int:
+        places = (view for view in self.views.values() if view.site.region == region and not _is_left(view))
+        return sum(self.counts[(view.site.id, version)] for view in places)
 
     def _is_at_most(self, site: SiteId) -> bool:
         most = self.app.scale.max_per_site
@@ -217,7 +254,7 @@ class _Checker:
             used += version.limits.reserve.times(self.counts[(site, version.id)])
         room = _sum(_up(view)).less(view.others + used)
         shaped = used != Resources()
-        short = self._missing(view.site) or (self.wanted.values() if self.plan.unserved_rps > 0.0 else ())
+        short = self._missing(view.site, lasting=True) or (self.wanted.values() if self.plan.unserved_rps > 0.0 else ())
         return any(shaped or not version.limits.reserve.fits_in(room) for version in short)
 
     def _was_refused(self, view: SiteView) -> bool:
@@ -229,6 +266,10 @@ class _Checker:
     def _usable(self, view: SiteView, version: Version) -> list[Node]:
         needed = set(needed_features(self.app.scale.features, version))
         return [node for node in _up(view) if needed <= set(node.features)]
+
+
+def _is_left(view: SiteView) -> bool:
+    return view.site.state == "draining" or any(node.state == "draining" for node in view.nodes)
 
 
 def _up(view: SiteView) -> list[Node]:

@@ -128,9 +128,11 @@ def step(
     if wrong:
         return _back(release, wrong)
     waiting = [fact for fact in known if not fact.ready]
-    if waiting and now_ms - max(release.wave_since_ms, looking_since_ms) >= settings.wave_timeout_ms:
+    stuck = _would_be_nowhere(release, known)
+    late = now_ms - max(release.wave_since_ms, looking_since_ms) >= settings.wave_timeout_ms
+    if waiting and late and not stuck:
         return _late(release, waiting, settings)
-    if waiting:
+    if waiting or stuck:
         return replace(release, ready_ms=None)
     return _ready(release, now_ms, max(settings.settle_ms, _patience_ms(release, known, numbers, settings)))
 
@@ -180,6 +182,12 @@ def _wrong(release: Release, known: list[SiteFacts], numbers: GateNumbers) -> st
     if failed and release.gated:
         return "; ".join(f"{fact.site}: {fact.detail or 'failed'}" for fact in failed)
     return f"the new version is worse: {numbers.detail}" if numbers.verdict == "worse" else ""
+
+
+def _would_be_nowhere(release: Release, known: list[SiteFacts]) -> bool:
+    """Cities that lose the app wait, without end, while none of those that gain it serves and none of these has failed."""
+    losing_next = not release.gated and release.previous is not None and 0 <= release.wave < len(release.waves) - 1
+    return losing_next and not any(fact.ready or fact.failed for fact in known)
 
 
 def _counted(fact: SiteFacts) -> bool:

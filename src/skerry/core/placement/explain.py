@@ -79,7 +79,10 @@ def _verdict(app: App, plan: Plan | None, view: SiteView, terms: SiteTerms | Non
     if count:
         reasons.append(f"{count} instance(s): the app's policy allows the site, and it had room (now {_room(view)})")
         since = site_state_rejection(view.site, runs_there=True) or nodes_rejection(view.site, view.nodes, app.scale.features)
-        reasons += [f"since then: {reason_sentence(since)}"] if since else []
+        said = {rejection.reason for rejection in plan.rejections if rejection.place == site} if plan else set[Reason]()
+        reasons += [f"since then: {reason_sentence(since)}"] if since and since.reason not in said else []
+        if view.site.state == "draining":
+            reasons.append("what runs there serves until there is room elsewhere for what the app needs")
         if view.site.state == "cut_off":
             reasons.append("the site is cut off from control and goes on with what it has")
     reasons += [reason_sentence(rejection) for rejection in plan.rejections if rejection.place == site] if plan else []

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from skerry.core.placement.seats import Budget, Seat, reach_minimums
+from skerry.core.placement.seats import Budget, Seat, keep_what_is_left, reach_minimums
 from skerry.core.placement.world import World
 from skerry.core.policy.capacity import site_free
 from skerry.core.policy.scale import instances_min
@@ -55,7 +55,7 @@ class Case:
     parent: Plan | None
     asked: str
     caps: dict[tuple[SiteId, VersionId], int]
-    there: frozenset[SiteId]
+    there: Mapping[SiteId, int]
 
     @property
     def versions(self) -> tuple[Version, ...]:
@@ -137,7 +137,7 @@ def make_case(world: World, app: App, shares: Shares, parent: Plan | None) -> Ca
         parent=parent,
         asked=asked_digest(world, app, wanted),
         caps=_refusal_caps(world, app, wanted, parent),
-        there=frozenset(placement.site for placement in (parent.placements if parent else ())),
+        there={site: counts.total() for site, counts in _running(parent.placements if parent else ()).items()},
     )
 
 
@@ -153,7 +153,7 @@ def make_seats(case: Case, running: Mapping[SiteId, Counter[VersionId]]) -> tupl
             caps=case.caps,
             budget=budget,
             before=running.get(view.site.id, Counter()),
-            runs_there=view.site.id in case.there,
+            planned=case.there.get(view.site.id, 0),
         )
         for view in sorted(case.world.sites, key=lambda view: view.site.id)
     )
@@ -215,7 +215,7 @@ def _right(case: Case, found: Outcome, now: Running) -> bool:
     if found.unserved_rps <= 0.0 and all(seat.missing is None for seat in found.seats):
         return True
     rejections = {seat.site.id: rejection for seat in found.seats if (rejection := seat.rejection()) is not None}
-    trial = replace(case, there=frozenset(now))
+    trial = replace(case, there={site: counts.total() for site, counts in now.items()})
     wanting = found.unserved_rps > 0.0
     return _all_hold(trial, make_seats(trial, now), now, rejections, wanting=wanting)
 
@@ -315,6 +315,7 @@ def _finished(case: Case, ordered: Sequence[Seat], unserved_rps: float) -> Outco
     for seat in ordered:
         seat.fill(dict.fromkeys(seat.counts, case.app.scale.min_per_site))
     reach_minimums(ordered, case.app.scale, case.versions)
+    keep_what_is_left(ordered, case.app.scale, case.versions)
     if unserved_rps > 0.0:
         for seat in ordered:
             why = None if seat.excluded or seat.missing else seat.why_not(case.versions[0])

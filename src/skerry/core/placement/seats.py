@@ -4,6 +4,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from heapq import heapify, heappop, heapreplace
 
+from msgspec.structs import replace
+
 from skerry.core.placement.world import SiteView
 from skerry.core.policy.capacity import has_features, nodes_rejection, nodes_up, site_free, size_rejection
 from skerry.core.policy.isolation import needed_features
@@ -21,6 +23,9 @@ Counts = Mapping[VersionId, int]
 
 FULL = frozenset((Reason.NO_CAPACITY, Reason.REFUSED_BY_SITE, Reason.MAX_PER_SITE, Reason.MAX_TOTAL, Reason.NOT_NEEDED))
 """Reasons of a site that may run the app, and does not, or not more of it."""
+
+LEFT = frozenset((Reason.SITE_DRAINING, Reason.NO_NODES, Reason.MISSING_FEATURE, Reason.TOO_LARGE))
+"""Why a place that is being drained, or whose nodes are, takes nothing new: none of it ends what runs there."""
 
 
 class Budget:
@@ -47,12 +52,14 @@ class Seat:
         caps: Caps,
         budget: Budget,
         before: Counter[VersionId],
-        runs_there: bool,
+        planned: int,
     ) -> None:
-        self.view, self.site, self.before, self.scale = view, view.site, before, scale
+        """`planned`: how many instances of any version the parent plan has here."""
+        self.view, self.site, self.before, self.scale, self.planned = view, view.site, before, scale, planned
+        self.stayed = 0
         self.counts = {version.id: 0 for version in wanted}
         self.missing: tuple[Reason, str] | None = None
-        self.excluded = site_rejection(view, scale, wanted, runs_there=runs_there)
+        self.excluded = site_rejection(view, scale, wanted, runs_there=planned > 0)
         self._wanted, self._caps, self._budget = wanted, caps, budget
         self._needs = {version.id: needed_features(scale.features, version) for version in wanted}
         self._room: Room | None = None
@@ -105,7 +112,27 @@ class Seat:
         never = _version_rejection(self.view, self._needs[version.id], version)
         if never is not None:
             return (never.reason, never.detail)
-        return (Reason.NO_CAPACITY, self._shaped_room().why_not(version.limits.reserve))
+        why = self._shaped_room().why_not(version.limits.reserve)
+        return (Reason.NO_CAPACITY, f"{why}; it came back and is filled step by step" if self.view.opening else why)
+
+    def is_left(self) -> bool:
+        """Whether it, or a node of it, is being drained: what it runs goes as soon as that is elsewhere."""
+        draining = self.site.state == "draining" or any(node.state == "draining" for node in self.view.nodes)
+        return draining and (self.excluded is None or self.excluded.reason in LEFT)
+
+    def stay(self, version: Version) -> bool:
+        """One instance more of those that run here goes on, as it has no other place; False: there is none more."""
+        count, most = self.counts[version.id], self.scale.max_per_site
+        if not self.is_left() or self._budget.spent or count >= (self.planned if most is None else min(self.planned, most)):
+            return False
+        held = count < self.before[version.id] and any(node.state == "draining" for node in self.view.nodes)
+        room = self._shaped_room().take(version.limits.reserve, self._needs[version.id])
+        if not room and not held:  # held: it has its room, on a node that takes nothing new
+            return False
+        self.counts[version.id] += 1
+        self._budget.used += 1
+        self.stayed += 1
+        return True
 
     def placements(self) -> tuple[Placement, ...]:
         """By version id."""
@@ -114,8 +141,9 @@ class Seat:
 
     def rejection(self) -> Rejection | None:
         """Why the site is not (fully) chosen; None: it has all that is asked of it."""
+        stay = f"{self.stayed} instance(s) stay until there is room elsewhere" if self.stayed else ""
         if self.excluded is not None:
-            return self.excluded
+            return replace(self.excluded, detail=stay) if stay else self.excluded
         placed = sum(self.counts.values())
         if self.missing is None:
             return None if placed else Rejection(place=self.site.id, reason=Reason.NOT_NEEDED)
@@ -123,7 +151,8 @@ class Seat:
         base = self.scale.min_per_site * len(self._wanted)
         numbers = f"{placed} of {base} instances placed" if placed < base else f"{placed} placed, more are asked for"
         free = site_free(self.view.nodes, self.view.others) if reason is Reason.REFUSED_BY_SITE else None
-        return Rejection(place=self.site.id, reason=reason, detail=f"{numbers}; {detail}", free=free)
+        said = "; ".join(part for part in (numbers, detail, stay) if part)
+        return Rejection(place=self.site.id, reason=reason, detail=said, free=free)
 
     def is_news(self, had: Counts | None, before: Rejection | None) -> bool:
         """Whether it may run the app and could not when the plan was made. `before`: what the plan says of it."""
@@ -176,6 +205,21 @@ def reach_minimums(seats: Sequence[Seat], scale: Scale, wanted: tuple[Version, .
     for entry in sorted(scale.region_min, key=lambda entry: entry.region):
         _reach([seat for seat in seats if seat.site.region == entry.region], entry.count, wanted)
     _reach(seats, instances_min(scale), wanted)
+
+
+def keep_what_is_left(seats: Sequence[Seat], scale: Scale, wanted: tuple[Version, ...]) -> None:
+    """Make before break, for drains too: what has no place elsewhere stays where it runs, as far as minimums need it."""
+    for entry in sorted(scale.region_min, key=lambda entry: entry.region):
+        _stay([seat for seat in seats if seat.site.region == entry.region], entry.count, wanted)
+    _stay(seats, instances_min(scale), wanted)
+
+
+def _stay(seats: Sequence[Seat], least: int, wanted: tuple[Version, ...]) -> None:
+    for version in wanted:
+        missing = least - sum(seat.counts[version.id] for seat in seats)
+        for seat in sorted(seats, key=lambda seat: (-seat.before[version.id], seat.site.id)):
+            while missing > 0 and seat.stay(version):
+                missing -= 1
 
 
 def _reach(seats: Sequence[Seat], least: int, wanted: tuple[Version, ...]) -> None:

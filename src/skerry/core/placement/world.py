@@ -15,6 +15,7 @@ class SiteView(Record):
     """One site as control knows it. States of the site and its nodes already tell lost and draining.
 
     `others`: what the reservations of all OTHER apps hold in the site's ledger.
+    `opening`: a part of it came back a short while ago, and is filled step by step; what is not open yet is in `others`.
     `refused`: what the site says it could not pack of THIS app; leave it empty when nothing is refused now.
     `shapes`: what its nodes add up to, for who has it at hand.
     """
@@ -23,6 +24,7 @@ class SiteView(Record):
     nodes: tuple[Node, ...]
     others: Resources
     refused: tuple[Refused, ...] = ()
+    opening: bool = False
     shapes: Shapes | None = None
 
     def shaped(self) -> Shapes:

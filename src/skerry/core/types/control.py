@@ -52,6 +52,13 @@ class Rebalance(Record):
     gain: float = 0.0  # in J
 
 
+class Silence(Record):
+    """A site that was given up as it does not answer, and when: so that a control that starts meanwhile knows it."""
+
+    site: SiteId
+    since_ms: int
+
+
 class SiteIntent(Record):
     """A site as the operator wants it: `site.state` is "up" or "draining"."""
 

@@ -42,3 +42,4 @@ class Node(Record):
     state: PlaceState = "up"
     pid: int = 0
     rack: str = ""
+    tasks: tuple[str, ...] = ()  # what maintenance may have done here, by name

@@ -5,6 +5,7 @@ from typing import Literal
 from skerry.core.types.app import PRIORITY_NEUTRAL, Version
 from skerry.core.types.demand import SiteTraffic
 from skerry.core.types.ids import AccountId, AppName, InstanceId, NodeId, SiteId, VersionId
+from skerry.core.types.maintenance import NodeTask, NodeTaskReport, TaskReport
 from skerry.core.types.place import Node
 from skerry.core.types.plan import Rejection
 from skerry.kit.record import Record
@@ -53,6 +54,7 @@ class SiteSlice(Record):
     apps: tuple[SliceApp, ...] = ()
     peers: tuple[Peer, ...] = ()
     draining_nodes: tuple[NodeId, ...] = ()
+    tasks: tuple[NodeTask, ...] = ()  # for nodes that are empty
 
 
 class NodeInstance(Record):
@@ -69,6 +71,7 @@ class NodeSlice(Record):
     node: NodeId
     generation: int
     instances: tuple[NodeInstance, ...] = ()
+    task: NodeTask | None = None  # to be carried out when nothing runs there
 
 
 InstanceState = Literal["starting", "running", "asleep", "paused", "dead", "backoff", "failed", "done", "stopping"]
@@ -111,6 +114,7 @@ class NodeReport(Record):
     sequence: int
     slice_generation: int
     instances: tuple[ObservedInstance, ...] = ()
+    task: TaskReport | None = None  # of the latest one
 
 
 class Refused(Record):
@@ -131,6 +135,15 @@ class SiteInstance(Record):
     instance: ObservedInstance
 
 
+class SilentNode(Record):
+    """A node that does not answer its site now. `phi` as in `core.machines.failure`."""
+
+    node: NodeId
+    lost: bool
+    phi: float
+    silent_ms: int
+
+
 class SiteReport(Record):
     """What a site sees. `slice_generation` is the one it executes; `traffic` None: its ingress could not be asked."""
 
@@ -141,6 +154,8 @@ class SiteReport(Record):
     nodes: tuple[Node, ...] = ()
     instances: tuple[SiteInstance, ...] = ()
     refused: tuple[Refused, ...] = ()
+    silent: tuple[SilentNode, ...] = ()
+    tasks: tuple[NodeTaskReport, ...] = ()
     pid: int = 0
     ingress_pid: int = 0
     traffic: SiteTraffic | None = None

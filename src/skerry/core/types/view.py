@@ -10,6 +10,7 @@ import msgspec
 
 from skerry.core.types.gate import GateNumbers
 from skerry.core.types.ids import AccountId, AppName, Digest, InstanceId, NodeId, SiteId, TokenId, VersionId
+from skerry.core.types.maintenance import JobState, WorkPhase
 from skerry.core.types.place import PlaceState
 from skerry.core.types.plan import Rejection
 from skerry.core.types.program import IsolationClass
@@ -23,7 +24,10 @@ class View(Record, omit_defaults=False, forbid_unknown_fields=False):
 
 
 class SiteView(View):
-    """`address` is host:port of the users' ingress, `region` as in `Site`; `lat` and `lon` are degrees."""
+    """`address` is host:port of the users' ingress, `region` as in `Site`; `lat` and `lon` are degrees.
+
+    `phi` is how suspicious its silence is (`core.machines.failure`); `suspected`: so much that it is about to be given up.
+    """
 
     site: SiteId
     city: str
@@ -39,6 +43,8 @@ class SiteView(View):
     nodes_up: int = 0
     generation: int = 0  # of the slice it executes
     seen_ms: int | None = None  # its last report
+    suspected: bool = False
+    phi: float = 0.0
 
 
 class Amounts(View):
@@ -58,6 +64,8 @@ class Amounts(View):
 
 
 class NodeView(View):
+    """`suspected` and `phi` as in `SiteView`, by its site. `maintenance` says what is being done to it; empty: nothing."""
+
     node: NodeId
     site: SiteId
     address: str
@@ -66,6 +74,9 @@ class NodeView(View):
     capacity: Amounts
     reserved: Amounts
     instances: int = 0
+    suspected: bool = False
+    phi: float = 0.0
+    maintenance: str = ""
 
 
 class InstanceView(View):
@@ -335,6 +346,56 @@ class DrainView(View):
     kind: Literal["site", "node"]
     state: PlaceState
     moving: int = 0
+
+
+class MaintenanceStart(Record):
+    """What an operator asks for. `task` is a name of `Node.tasks`. No `sites` and no `regions`: everywhere."""
+
+    task: str
+    max_unavailable_percent: int = 10
+    sites: tuple[str, ...] = ()
+    regions: tuple[str, ...] = ()
+
+
+class MaintenanceNodeView(View):
+    """`phase` as in `core.types.maintenance`; `instances`: what is still on it."""
+
+    node: NodeId
+    site: SiteId
+    phase: WorkPhase
+    since_ms: int
+    instances: int = 0
+    attempt: int = 1
+    detail: str = ""
+
+
+class MaintenanceSiteView(View):
+    site: SiteId
+    nodes: int
+    done: int
+    out_of_service: int
+
+
+class MaintenanceView(View):
+    """All of `skerry maintenance status`. `id` None: there never was one. `detail`: why it stopped, or what it waits for.
+
+    `left_ms`: how much longer it takes, if it goes on as it did; None: not known yet, or over.
+    """
+
+    id: str | None = None
+    task: str = ""
+    state: JobState = "done"
+    detail: str = ""
+    max_unavailable_percent: int = 0
+    author: str = ""
+    canary: SiteId | None = None
+    created_ms: int = 0
+    changed_ms: int = 0
+    now_ms: int = 0
+    left_ms: int | None = None
+    done: int = 0
+    sites: tuple[MaintenanceSiteView, ...] = ()
+    nodes: tuple[MaintenanceNodeView, ...] = ()
 
 
 class AccountView(View):

@@ -25,7 +25,7 @@ async def declare_sites(store: Store, sites: tuple[Site, ...]) -> None:
         if new != old:
             ops.append(Put(key=keys.site(site.id), value=record.encode(new)))
     for gone in sorted(held):
-        ops += [Delete(key=keys.site(gone)), Delete(key=keys.ledger(gone))]
+        ops += [Delete(key=keys.site(gone)), Delete(key=keys.ledger(gone)), Delete(key=keys.silence(gone))]
         ops += [Delete(key=entry.key) async for entry in entries_under(store, f"{keys.RESERVATIONS}{gone}/")]
     for start in range(0, len(ops), 100):
         await store.transact([], ops[start : start + 100])

@@ -20,6 +20,9 @@ SETTINGS = "settings/"
 PRICES = "prices/"
 REBALANCES = "rebalances/"
 RTTS = "rtts/"
+SILENCES = "silences/"
+MAINTENANCE = "maintenance/"
+MAINTENANCE_NOW = "maintenance/now"  # the latest one; there is one at a time
 
 PLACEMENT_SETTINGS = f"{SETTINGS}placement"
 LAST_REBALANCE = f"{REBALANCES}last"
@@ -68,6 +71,10 @@ def site(site_id: SiteId) -> str:
 
 def ledger(site_id: SiteId) -> str:
     return f"{LEDGERS}{site_id}"
+
+
+def silence(site_id: SiteId) -> str:
+    return f"{SILENCES}{site_id}"
 
 
 def reservation(site_id: SiteId, account: AccountId, name: AppName) -> str:

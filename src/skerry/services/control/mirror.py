@@ -14,8 +14,9 @@ import structlog
 
 from skerry.core.types.account import Account
 from skerry.core.types.app import App, Deployment, Version
-from skerry.core.types.control import PlanHead, Rebalance, Reservation, SiteIntent, SiteLedger, SiteRtts
+from skerry.core.types.control import PlanHead, Rebalance, Reservation, Silence, SiteIntent, SiteLedger, SiteRtts
 from skerry.core.types.demand import DecidedDemand
+from skerry.core.types.maintenance import Maintenance
 from skerry.core.types.plan import Blocked, Evaluation, Plan, Release
 from skerry.core.types.settings import Settings, SitePrices
 from skerry.kit import record
@@ -44,6 +45,8 @@ KINDS: dict[str, type[record.Record]] = {
     keys.PRICES: SitePrices,
     keys.REBALANCES: Rebalance,
     keys.RTTS: SiteRtts,
+    keys.SILENCES: Silence,
+    keys.MAINTENANCE: Maintenance,
 }
 RETRY_DELAY_S = 0.5  # a store that does not answer is asked again this often
 

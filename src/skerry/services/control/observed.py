@@ -1,7 +1,8 @@
 """What sites last reported, and what can be concluded from their silence. Held in memory only.
 
-A control that has just started knows nothing yet: until `grace_ms` is over, a site that it has not heard is
-taken to be what the operator says it is, so that a restart of control moves nothing.
+A control that has just started knows nothing yet: for a while, a site that it has not heard is taken to be what the
+operator says it is, so that a restart of control moves nothing. What was lost before, by the store's word, is lost at once:
+its apps are placed elsewhere already.
 """
 
 import asyncio
@@ -10,33 +11,33 @@ from collections.abc import Iterable
 
 from msgspec.structs import replace
 
+from skerry.core.machines.failure import Detection, Opinion, Watch
+from skerry.core.policy.refill import ALL, Ramp, open_percent
 from skerry.core.types.control import SiteIntent
 from skerry.core.types.demand import DecidedDemand, SiteDemand
-from skerry.core.types.ids import AccountId, AppName, SiteId
+from skerry.core.types.ids import AccountId, AppName, NodeId, SiteId
 from skerry.core.types.place import Node, PlaceState
-from skerry.core.types.slices import Refused, SiteInstance, SiteReport
-from skerry.kit.record import Record
+from skerry.core.types.slices import Refused, SilentNode, SiteInstance, SiteReport
 from skerry.ports.clock import Clock
 from skerry.services.control.traffic import Traffic
 
+SITES = Detection(heartbeat_ms=1_000, suspect_ms=3_000, lost_ms=10_000, lost_ms_max=30_000, unheard_ms=10_000, late_ms=5_000)
+"""A site that lives calls again within two seconds, whatever became of control (`services.uplink`)."""
 
-class ObservedSettings(Record):
-    """A site is lost after `lost_after_ms` without a report: its apps are placed elsewhere."""
-
-    lost_after_ms: int = 15_000
-    grace_ms: int = 15_000
+LOOK_EVERY_MS = 100  # opinions are this old at most
 
 
 class Observed:
     """The latest report of every site; `wait_beyond` waits for the next news. `traffic` hears every report's counts."""
 
-    def __init__(self, clock: Clock, settings: ObservedSettings | None = None) -> None:
+    def __init__(self, clock: Clock, settings: Detection = SITES, ramp: Ramp | None = None) -> None:
         self._clock = clock
-        self._settings = settings or ObservedSettings()
-        self._started_ms = clock.monotonic_ms()
+        self._watch = Watch(settings, clock.monotonic_ms())
+        self._looked_ms = clock.monotonic_ms()
         self._reports: dict[SiteId, SiteReport] = {}
-        self._heard_ms: dict[SiteId, int] = {}
         self._heard_at_ms: dict[SiteId, int] = {}
+        self._back_ms: dict[SiteId, dict[NodeId, int]] = {}
+        self._ramp = ramp or Ramp()
         self._news = asyncio.Event()
         self.version = 0
         self.traffic = Traffic()
@@ -50,13 +51,31 @@ class Observed:
         if report.traffic is not None:
             rose = self.traffic.hear(report.site, report.epoch, report.traffic, now_ms=self._clock.now_ms())
             report = replace(report, traffic=None)
+        self._note_returns(report, last)
         self._reports[report.site] = report
-        self._heard_ms[report.site] = self._clock.monotonic_ms()
+        restarted = last is not None and last.epoch != report.epoch
+        self._watch.hear(report.site, self._clock.monotonic_ms(), restarted=restarted)
         self._heard_at_ms[report.site] = self._clock.now_ms()
         if rose or last is None or _content(last) != _content(report):
             self.version += 1
             news, self._news = self._news, asyncio.Event()
             news.set()
+
+    def opening(self, site: SiteId) -> dict[NodeId, int]:
+        """Nodes that came back a short while ago: for how many percent of what they have they are open."""
+        now_ms = self._clock.monotonic_ms()
+        back = self._back_ms.get(site, {})
+        found = {node: open_percent(since_ms, now_ms, self._ramp) for node, since_ms in sorted(back.items())}
+        return {node: percent for node, percent in found.items() if percent < ALL}
+
+    def _note_returns(self, report: SiteReport, last: SiteReport | None) -> None:
+        """Of nodes that were down, or of a whole city that was lost. (A control that starts meanwhile does not know of it.)"""
+        lost = self.opinion(report.site).state == "lost"
+        before = {node.id: node.state for node in last.nodes} if last else {}
+        now_ms = self._clock.monotonic_ms()
+        for node in report.nodes:
+            if node.state != "down" and (lost or before.get(node.id) == "down"):
+                self._back_ms.setdefault(report.site, {})[node.id] = now_ms
 
     async def wait_beyond(self, version: int, *, wait_ms: int) -> bool:
         """True as soon as something differs from `version`; False after `wait_ms`."""
@@ -78,11 +97,21 @@ class Observed:
         return "down" if self.is_lost(intent.site.id) else intent.site.state
 
     def is_lost(self, site: SiteId) -> bool:
+        return self.opinion(site).state == "lost"
+
+    def opinion(self, site: SiteId) -> Opinion:
+        """What its silence means. A site that is asked about for the first time is watched from now on."""
         now_ms = self._clock.monotonic_ms()
-        heard_ms = self._heard_ms.get(site)
-        if heard_ms is None:
-            return now_ms - self._started_ms > self._settings.grace_ms
-        return now_ms - heard_ms > self._settings.lost_after_ms
+        self._watch.expect(site, now_ms)
+        if now_ms - self._looked_ms >= LOOK_EVERY_MS:
+            self._looked_ms = now_ms
+            self._watch.look(now_ms)
+        return self._watch.opinion(site)
+
+    def begin(self, sites: Iterable[SiteId], lost: frozenset[SiteId]) -> None:
+        """Watch these; those of them in `lost` were given up before this control began."""
+        for site in sites:
+            self._watch.expect(site, self._clock.monotonic_ms(), lost=site in lost)
 
     def is_known(self, site: SiteId) -> bool:
         """Whether this control has heard of the site since it started."""
@@ -112,6 +141,11 @@ class Observed:
         """What the plans in force were decided on, as the store has it: until sites tell more, it is asked for still."""
         self.traffic.recall(asked, now_ms=self._clock.now_ms())
 
+    def silent_node(self, site: SiteId, node: NodeId) -> SilentNode | None:
+        """What the site thinks of a node that does not answer it."""
+        report = self._reports.get(site)
+        return next((entry for entry in report.silent if entry.node == node), None) if report else None
+
     def refused(self, site: SiteId, account: AccountId, app: AppName) -> tuple[Refused, ...]:
         report = self._reports.get(site)
         if report is None:
@@ -125,4 +159,5 @@ def _content(report: SiteReport) -> tuple[object, ...]:
         (held.node, held.instance.id, held.instance.state, held.instance.pid, held.instance.restarts) for held in report.instances
     )
     nodes = tuple((node.id, node.state, node.capacity, node.reserved, node.features, node.pid) for node in report.nodes)
-    return (report.epoch, report.slice_generation, nodes, instances, report.refused)
+    silent = tuple((node.node, node.lost) for node in report.silent)
+    return (report.epoch, report.slice_generation, nodes, instances, report.refused, silent, report.tasks)

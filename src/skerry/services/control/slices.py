@@ -19,9 +19,10 @@ from skerry.core.types.plan import Plan, Release
 from skerry.core.types.slices import Peer, SiteSlice, SliceApp
 from skerry.kit.record import Record
 from skerry.services.control import keys
+from skerry.services.control.drains import Drains
 from skerry.services.control.mirror import Mirror
 
-READ = (keys.SITES, keys.ACCOUNTS, keys.APPS, keys.RELEASES, keys.PLANS, keys.VERSIONS, keys.DEPLOYMENTS)
+READ = (keys.SITES, keys.MAINTENANCE, keys.ACCOUNTS, keys.APPS, keys.RELEASES, keys.PLANS, keys.VERSIONS, keys.DEPLOYMENTS)
 AppKey = tuple[AccountId, AppName]
 
 
@@ -41,6 +42,7 @@ class Entry(Record):
 class Slices:
     def __init__(self, mirror: Mirror, *, suffix: str) -> None:
         self._mirror = mirror
+        self._drains = Drains(mirror)
         self._suffix = suffix
         self._last: dict[SiteId, SiteSlice] = {}
         self._looked: dict[SiteId, int] = {}  # the revision at which `_last` was found to be still right
@@ -91,7 +93,8 @@ class Slices:
             state="draining" if intent.site.state == "draining" else "up",
             apps=tuple(entry.made for entry in after.values() if entry.made is not None),
             peers=tuple(Peer(site=i.site.id, address=i.site.peer_address) for i in intents if i.site.id != site),
-            draining_nodes=intent.draining_nodes,
+            draining_nodes=self._drains.of(intent),
+            tasks=self._drains.tasks(site),
         )
 
     def _entry(self, site: SiteId, order: tuple[SiteId, ...], release: Release, last: Entry | None) -> Entry | None:

@@ -23,9 +23,11 @@ from skerry.kit.hashing import stable_id
 from skerry.ports.clock import Clock
 from skerry.ports.store import OPS_MAX, Check, Conflict, Put, Store, StoreError
 from skerry.services.control import keys
+from skerry.services.control.drains import Drains
 from skerry.services.control.mirror import Mirror
 from skerry.services.control.observed import Observed
 from skerry.services.control.placer import Placer
+from skerry.services.control.silences import Silences
 
 log = structlog.get_logger()
 
@@ -55,6 +57,8 @@ class Watcher:
         self._clock = clock
         self._seen: dict[SiteId, object] = {}
         self._more = False
+        self._drains = Drains(mirror)
+        self._silences = Silences(store, mirror, observed, clock)
         self._owed: dict[AppKey, Look] = {}  # apps that could not be looked at, as they were being decided
 
     async def run(self) -> None:
@@ -69,6 +73,7 @@ class Watcher:
     async def step(self) -> int:
         """How many evaluations were written. Raises `StoreError`."""
         self._more = False
+        await self._silences.step()
         if not self._placer.ready():
             return 0
         seen = self._signatures()
@@ -114,7 +119,8 @@ class Watcher:
             site = intent.site.id
             nodes = tuple((node.id, node.state, node.capacity, node.features) for node in self._observed.nodes(site))
             room = self._mirror.get(keys.ledger(site), SiteLedger) if site in waited else None
-            found[site] = (intent, self._observed.site_state(intent), nodes, self._placer.refusals(site), room)
+            state, drained = self._observed.site_state(intent), self._drains.of(intent)
+            found[site] = (intent, state, drained, self._observed.opening(site), nodes, self._placer.refusals(site), room)
         return found
 
     def _difference(self, key: AppKey, look: Look) -> Evaluation | None:

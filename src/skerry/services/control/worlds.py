@@ -5,6 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 from msgspec.structs import replace
 
 from skerry.core.placement.world import SiteView, World
+from skerry.core.policy.capacity import nodes_up
+from skerry.core.policy.refill import held_back, open_capacity
 from skerry.core.policy.shapes import Shapes, shapes_of
 from skerry.core.types.app import Scale
 from skerry.core.types.control import Reservation, SiteIntent, SiteLedger, SiteRtts
@@ -14,6 +16,7 @@ from skerry.core.types.resources import Resources
 from skerry.core.types.settings import Settings, SitePrices
 from skerry.core.types.slices import Refused
 from skerry.services.control import keys
+from skerry.services.control.drains import Drains
 from skerry.services.control.ledger import others_of
 from skerry.services.control.mirror import Mirror
 from skerry.services.control.observed import Observed
@@ -34,7 +37,8 @@ class Worlds:
         self._observed = observed
         self._users = users
         self._refusals = refusals
-        self._nodes: dict[SiteId, tuple[tuple[Node, ...], SiteIntent, tuple[Node, ...], Shapes]] = {}
+        self._drains = Drains(mirror)
+        self._nodes: dict[SiteId, tuple[tuple[Node, ...], object, tuple[Node, ...], Shapes]] = {}
         self._user_counts: tuple[tuple[Site, ...], dict[SiteId, float]] = ((), {})
         self._seen: tuple[int, int, dict[SiteId, SitePrices], dict[SiteId, dict[SiteId, float]]] = (-1, -1, {}, {})
 
@@ -69,13 +73,13 @@ class Worlds:
     def nodes(self, intent: SiteIntent) -> tuple[tuple[Node, ...], Shapes]:
         """The site's nodes with what operators drain, and what they add up to."""
         told = self._observed.nodes(intent.site.id)
+        draining = self._drains.of(intent)
         held = self._nodes.get(intent.site.id)
-        if held is None or held[0] is not told or held[1] is not intent:
+        if held is None or held[0] is not told or held[1] != draining:
             nodes = tuple(
-                replace(node, state="draining") if node.id in intent.draining_nodes and node.state == "up" else node
-                for node in told
+                replace(node, state="draining") if node.id in draining and node.state == "up" else node for node in told
             )
-            held = self._nodes[intent.site.id] = (told, intent, nodes, shapes_of(nodes))
+            held = self._nodes[intent.site.id] = (told, draining, nodes, shapes_of(nodes))
         return held[2], held[3]
 
     def view(self, intent: SiteIntent, key: AppKey, generation: int, ledgers: Ledgers) -> SiteView:
@@ -87,10 +91,16 @@ class Worlds:
         making_room = site_id in ledgers and ledgers[site_id].leaving != Resources()  # then its refusals are not its last word
         told = () if making_room else self._refusals(site_id)
         refused = (r for r in told if (r.account, r.app) == key and r.plan_generation == generation)
+        others = others_of(ledger, own, shapes.total)
+        opening = self._observed.opening(site_id)
+        if opening:
+            held = own.resources if own else Resources()
+            others = held_back(others, held, full=shapes.total, opened=open_capacity(nodes_up(nodes), opening))
         return SiteView(
             site=intent.site if state == intent.site.state else replace(intent.site, state=state),
             nodes=nodes,
-            others=others_of(ledger, own, shapes.total),
+            others=others,
+            opening=bool(opening),
             refused=tuple(refused),
             shapes=shapes,
         )

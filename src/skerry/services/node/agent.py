@@ -21,9 +21,11 @@ from skerry.core.types.slices import NodeInstance, NodeReport, NodeSlice, Observ
 from skerry.kit.record import Record
 from skerry.ports.clock import Clock
 from skerry.ports.links import LinkError, SiteLink
+from skerry.ports.nodetasks import NodeTasks
 from skerry.ports.recordfile import RecordFile
 from skerry.ports.runtime import Runtime, RuntimeFault
 from skerry.services.node.features import features_of
+from skerry.services.node.tasks import TaskKeeper, TaskMemory
 from skerry.services.uplink import UplinkSettings, keep_fetching, keep_reporting
 
 log = structlog.get_logger()
@@ -54,6 +56,8 @@ class Agent:
         file: RecordFile[NodeSlice],
         *,
         epoch: str,
+        tasks: NodeTasks | None = None,
+        task_file: RecordFile[TaskMemory] | None = None,
         settings: AgentSettings | None = None,
         kvm: bool = False,
     ) -> None:
@@ -72,9 +76,12 @@ class Agent:
         self._starts = asyncio.Semaphore(self._settings.starts_max)
         self._wake = asyncio.Event()
         self._report_due = asyncio.Event()
+        self._tasks = TaskKeeper(tasks, task_file, self._report_due) if tasks is not None and task_file is not None else None
 
     async def run(self) -> None:
         self._slice = self._file.load() or self._slice
+        if self._tasks is not None:
+            self._tasks.load()
         self._wake.set()
         async with asyncio.TaskGroup() as group:
             self._group = group
@@ -95,7 +102,12 @@ class Agent:
 
     def step(self) -> None:
         """Begin what has to be begun. What is under way for an instance is let finish first."""
-        actions = reconcile_node(self._slice, self._runtime.observe())
+        observed = self._runtime.observe()
+        actions = reconcile_node(self._slice, observed)
+        order = self._slice.task
+        empty = not self._slice.instances and not observed and not self._busy
+        if self._tasks is not None and order is not None and empty and self._tasks.wants(order):
+            self._tasks.begin(order, self._group)
         for instance in actions.start:
             if instance.id not in self._busy:
                 self._begin(instance.id, self._start(instance))
@@ -110,12 +122,16 @@ class Agent:
         for instance in self._slice.instances:
             reserved += instance.version.limits.reserve
         return NodeReport(
-            node=replace(self._node, reserved=reserved, pid=os.getpid(), features=self._features()),
+            node=replace(self._node, reserved=reserved, pid=os.getpid(), features=self._features(), tasks=self._allowed()),
             epoch=self._epoch,
             sequence=self._sequence,
             slice_generation=self._slice.generation,
             instances=self._seen(),
+            task=self._tasks.report if self._tasks else None,
         )
+
+    def _allowed(self) -> tuple[str, ...]:
+        return self._tasks.allowed if self._tasks else ()
 
     def _features(self) -> tuple[str, ...]:
         return features_of(self._runtime.capabilities, own=self._node.features, kvm=self._kvm)

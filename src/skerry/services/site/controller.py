@@ -20,8 +20,18 @@ from skerry.core.reconcile.site import decide_site, remember
 from skerry.core.reconcile.site_types import SiteDecision, SiteInput, SiteMemory
 from skerry.core.types.app import Version
 from skerry.core.types.ids import InstanceId, NodeId, SiteId
+from skerry.core.types.maintenance import NodeTask, NodeTaskReport
 from skerry.core.types.routes import RouteTable
-from skerry.core.types.slices import SERVING_STATES, NodeInstance, NodeReport, NodeSlice, SiteInstance, SiteReport, SiteSlice
+from skerry.core.types.slices import (
+    SERVING_STATES,
+    NodeInstance,
+    NodeReport,
+    NodeSlice,
+    SilentNode,
+    SiteInstance,
+    SiteReport,
+    SiteSlice,
+)
 from skerry.kit.record import Record
 from skerry.ports.clock import Clock
 from skerry.ports.ingress import Ingress, IngressFault
@@ -177,9 +187,21 @@ class SiteController:
             nodes=decision.nodes if decision else heard_nodes,
             instances=instances,
             refused=decision.refused if decision else (),
+            silent=self._silent_nodes(),
+            tasks=tuple(
+                NodeTaskReport(node=heard.report.node.id, report=heard.report.task)
+                for heard in self._nodes.reports()
+                if heard.report.task is not None
+            ),
             pid=self._pid,
             ingress_pid=self._ingress.pid,
             traffic=self._traffic.report(),
+        )
+
+    def _silent_nodes(self) -> tuple[SilentNode, ...]:
+        return tuple(
+            SilentNode(node=node, lost=opinion.state == "lost", phi=opinion.phi, silent_ms=opinion.silent_ms)
+            for node, opinion in self._nodes.opinions().items()
         )
 
     def _not_led_to_yet(self) -> frozenset[InstanceId]:
@@ -234,16 +256,17 @@ class SiteController:
         if decision.routes != self._table:
             await self._ingress.apply(decision.routes)
             self._table = decision.routes
+        tasks = {task.node: task for task in self._slice.tasks} if self._slice else {}
         for contents in decision.slices:
-            self._hand_out(contents.node, contents.instances)
+            self._hand_out(contents.node, contents.instances, tasks.get(contents.node))
         self._report_due.set()
 
-    def _hand_out(self, node: NodeId, instances: tuple[NodeInstance, ...]) -> None:
+    def _hand_out(self, node: NodeId, instances: tuple[NodeInstance, ...], task: NodeTask | None) -> None:
         last = self._handed.get(node)
-        if last is not None and last.instances == instances:
+        if last is not None and (last.instances, last.task) == (instances, task):
             return
         generation = last.generation + 1 if last else 1
-        self._handed[node] = NodeSlice(node=node, generation=generation, instances=instances)
+        self._handed[node] = NodeSlice(node=node, generation=generation, instances=instances, task=task)
         _announce(self._handed_out)
 
     def _slice_for(self, node: NodeId, after: int) -> NodeSlice | None:
@@ -257,7 +280,7 @@ class SiteController:
             return None
         if node not in self._met:
             self._met.add(node)
-            slice_ = NodeSlice(node=node, generation=max(after, slice_.generation) + 1, instances=slice_.instances)
+            slice_ = replace(slice_, generation=max(after, slice_.generation) + 1)
             self._handed[node] = slice_
         return slice_ if slice_.generation > after else None
 

@@ -1,8 +1,10 @@
 """What a site knows of its nodes: their latest reports, and what their silence means.
 
-A killed agent leaves its instances running, so silence alone loses nothing: a silent node's instances are tried by
-a TCP connect. If none of them accepts, the node is lost at once; as long as one does, only its agent is missing. It is
-given `agent_back_ms` to return; then the node is cut off: what it runs serves until it is replaced on others.
+How long a silence is suspicious, and when it is final, says `core.machines.failure`. A killed agent leaves its instances running,
+so silence alone loses nothing: a suspected node's instances are tried by a TCP connect. If none of them accepts, the node is
+lost when its silence is final; as long as one does, only its agent is missing. It is given `agent_back_ms` to return; then
+the node is cut off: what it runs serves until it is replaced on others. Where most nodes are silent together, one is given up
+only when its machine refuses connections: then it is not this controller's own network that fails.
 """
 
 import asyncio
@@ -11,36 +13,37 @@ from typing import Literal
 
 from msgspec.structs import replace
 
+from skerry.core.machines.failure import Detection, Opinion, Watch
 from skerry.core.reconcile.site_types import NodeHeard, SiteMemory
 from skerry.core.types.ids import InstanceId, NodeId
 from skerry.core.types.slices import GOOD_STATES, SERVING_STATES, NodeReport, ObservedInstance
 from skerry.kit.record import Record
 from skerry.ports.clock import Clock
 
-Probe = Callable[[str], Awaitable[bool]]
-"""Whether something accepts connections at host:port; answers within a fraction of a second."""
+Answer = Literal["accepts", "refuses", "silent"]
+Probe = Callable[[str], Awaitable[Answer]]
+"""What a TCP connect to host:port finds, within a fraction of a second. refuses: the machine is there, and nobody listens."""
 
+NODES = Detection(heartbeat_ms=500, suspect_ms=1_500, lost_ms=4_000, lost_ms_max=15_000, unheard_ms=10_000, late_ms=10_000)
 
 News = Literal["nothing", "report", "decide"]
 """`report`: control should hear of it soon. `decide`: that, and the site may have to do something."""
 
 
 class NodeSettings(Record):
-    """Times in milliseconds since the last report of a node."""
+    """`agent_back_ms`: a node that is silent for so long, and whose instances accept, is cut off."""
 
-    suspect_after_ms: int = 1_500  # three heartbeats
-    lost_after_ms: int = 4_000  # a node without instances, or none of which accepts, is lost now
-    unheard_ms: int = 10_000  # after the controller's start: agents call within a second or two
-    agent_back_ms: int = 30_000  # a node whose instances accept is cut off now
+    detection: Detection = NODES
+    agent_back_ms: int = 30_000
 
 
 class Nodes:
     def __init__(self, expected: tuple[NodeId, ...], clock: Clock, probe: Probe, settings: NodeSettings | None = None) -> None:
         self.expected = expected
-        self._started_ms: int | None = None
         self._clock = clock
         self._probe = probe
         self._settings = settings or NodeSettings()
+        self._watch = Watch(self._settings.detection, clock.monotonic_ms())
         self._heard: dict[NodeId, NodeHeard] = {}
         self._served: dict[InstanceId, str] = {}
         self._remembered: dict[InstanceId, NodeId] = {}
@@ -54,7 +57,9 @@ class Nodes:
         last = self._heard.get(node)
         if last is not None and last.report.epoch == report.epoch and report.sequence <= last.report.sequence:
             return "nothing"
-        self._heard[node] = NodeHeard(report=report, heard_ms=self._clock.monotonic_ms())
+        now_ms = self._clock.monotonic_ms()
+        self._heard[node] = NodeHeard(report=report, heard_ms=now_ms)
+        self._watch.hear(node, now_ms, restarted=last is not None and last.report.epoch != report.epoch)
         was_silent = node in self.lost | self.cut_off or bool(self._silent_instances.pop(node, None))
         self.lost -= {node}
         self.cut_off -= {node}
@@ -79,34 +84,43 @@ class Nodes:
         """The latest of each node; instances found dead while their agent is silent are shown so."""
         return tuple(self._shown(self._heard[node]) for node in sorted(self._heard))
 
+    def opinions(self) -> dict[NodeId, Opinion]:
+        """Of those that are not simply up, as of the latest look."""
+        found = {node: self._opinion(node) for node in sorted({*self.expected, *self._heard})}
+        return {node: opinion for node, opinion in found.items() if opinion.state != "up"}
+
     async def look(self) -> bool:
         """Try what silent nodes run, and give up what is lost; whether anything is different now."""
         before = (self.lost, self.cut_off, dict(self._silent_instances))
         now_ms = self._clock.monotonic_ms()
-        if self._started_ms is None:
-            self._started_ms = now_ms
-        for node in sorted({*self.expected, *self._heard}):
-            heard = self._heard.get(node)
-            silent_ms = now_ms - (heard.heard_ms if heard else self._started_ms)
-            limit_ms = self._settings.suspect_after_ms if heard else self._settings.unheard_ms
-            if silent_ms > limit_ms and node not in self.lost:
-                await self._look_at(node, heard, silent_ms)
+        for node in self.expected:
+            self._watch.expect(node, now_ms)
+        found = self._watch.look(now_ms)
+        silent = [NodeId(name) for name in sorted(found) if found[name].state != "up" and name not in self.lost]
+        await asyncio.gather(*(self._look_at(node, self._heard.get(node), found[node]) for node in silent))
         return before != (self.lost, self.cut_off, self._silent_instances)
 
-    async def _look_at(self, node: NodeId, heard: NodeHeard | None, silent_ms: int) -> None:
+    def _opinion(self, node: NodeId) -> Opinion:
+        """What the tries found counts for more than silence."""
+        opinion = self._watch.opinion(node)
+        if node in self.lost:
+            return replace(opinion, state="lost", held=False)
+        return replace(opinion, state="suspected") if opinion.state == "lost" else opinion
+
+    async def _look_at(self, node: NodeId, heard: NodeHeard | None, opinion: Opinion) -> None:
         """One that has not spoken since this controller began may have died before it did, or only its agent."""
         addresses = self._addresses(node, heard)
         found = await asyncio.gather(*map(self._probe, addresses.values()))
         if self._heard.get(node) is not heard:
             return  # it spoke while we were looking
-        dead = frozenset(name for name, accepts in zip(addresses, found, strict=True) if not accepts)
+        dead = frozenset(name for name, answer in zip(addresses, found, strict=True) if answer != "accepts")
         if heard is not None:
             self._silent_instances[node] = dead
         if len(dead) == len(addresses):
-            if silent_ms > self._settings.lost_after_ms:
+            if opinion.state == "lost" or (opinion.held and "refuses" in found):
                 self.lost |= {node}
                 self.cut_off -= {node}
-        elif silent_ms > self._settings.agent_back_ms:
+        elif opinion.silent_ms > self._settings.agent_back_ms:
             self.cut_off |= {node}
 
     def _addresses(self, node: NodeId, heard: NodeHeard | None) -> dict[InstanceId, str]:
@@ -145,4 +159,4 @@ def _serves(seen: ObservedInstance, served: Mapping[InstanceId, str]) -> bool:
 
 def _told(report: NodeReport) -> tuple[object, ...]:
     """What people and control are told besides, without readings that change by themselves."""
-    return tuple((i.state, i.pid, i.restarts, i.detail) for i in report.instances)
+    return (report.task, *((i.state, i.pid, i.restarts, i.detail) for i in report.instances))

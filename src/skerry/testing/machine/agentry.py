@@ -91,7 +91,9 @@ class SimSandbox:
 
     async def stop(self, *, grace_ms: int) -> None:
         await self._hold.point("stop")
-        self._box.end(Exit(code=143 if grace_ms else 137))
+        stop_ms = self._box.behaviour.stop_ms
+        await asyncio.sleep(min(grace_ms, stop_ms) / 1000)
+        self._box.end(Exit(code=143 if grace_ms >= stop_ms else 137))
 
     def stats(self) -> SandboxStats:
         return SandboxStats() if self._box.ended else SandboxStats(memory_bytes=8 << 20, private_bytes=8 << 20, pids=1)

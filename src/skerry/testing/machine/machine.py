@@ -27,6 +27,7 @@ class Behaviour:
     start_error: str = ""
     bad_image: str = ""
     image_away: str = ""
+    stop_ms: int = 1  # from its stop signal to its end
     status: int = 200
     says: bytes = b""
 

@@ -9,11 +9,13 @@ import random
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, final
 
+from skerry.core.machines.maintenance import is_over
 from skerry.core.types.app import Share
 from skerry.core.types.slices import SERVING_STATES
 from skerry.ports.operations import OperationError
 from skerry.ports.store import StoreError
 from skerry.services.control import keys
+from skerry.services.control.maintenances import MaintenanceWord
 from skerry.services.intents.apps import PLATFORM_FAULTS
 from skerry.services.intents.errors import IntentError
 from skerry.testing.world.planes import ControlGone, SimPlane
@@ -34,6 +36,7 @@ HEALED_MS = 180_000
 STOPPED_MS = 120_000  # by then the rollout of a version that never starts has gone back
 CRASHING = CODE + " // crashes"
 THROWING = CODE + " // throws"
+WORDS: tuple[MaintenanceWord, ...] = ("pause", "resume", "resume", "abort")
 TRACE_LINES = 400
 SWARM = (0, 1, 1, 2, 4)  # times the usual weight of a kind of trouble, in one seed
 
@@ -86,6 +89,8 @@ class Turmoil:
             (3, self._cut_node),
             (1, self._part_sites),
             (3, self._disturb_store),
+            (2, self._maintain),
+            (2, self._hold_maintenance),
         ]
         self._actions = [(weight * dice.choice(SWARM), action) for weight, action in usual]
         self._actions.append((1, self._deploy))  # never nothing at all
@@ -134,6 +139,15 @@ class Turmoil:
         self._attempt(f"drain {target}", self._world.drain(target))
         if self._dice.random() < 0.7:
             self._later(lambda: self._attempt(f"undrain {target}", self._world.undrain(target)))
+
+    async def _maintain(self) -> None:
+        sites = tuple(self._dice.sample(list(self._world.sites), 1)) if self._dice.random() < 0.5 else ()
+        percent = self._dice.choice((10, 34, 50))
+        self._attempt("maintain", self._world.maintain(percent=percent, sites=sites))
+
+    async def _hold_maintenance(self) -> None:
+        word = self._dice.choice(WORDS)
+        self._attempt(f"maintenance {word}", self._world.change_maintenance(word))
 
     # Faults.
 
@@ -259,6 +273,24 @@ async def heal(world: World) -> None:
     await world.clock.sleep_ms(5_000)
     for target in (*world.sites, *world.nodes):
         await world.undrain(target)
+    await _end_maintenance(world)
+
+
+async def _end_maintenance(world: World) -> None:
+    """What can be done is done; where apps have no other place, it is given up."""
+    steps: tuple[tuple[MaintenanceWord, int], ...] = (("resume", 30_000), ("abort", 60_000))
+    job = world.maintenance()
+    for word, wait_ms in steps:
+        job = world.maintenance()
+        if job is None or is_over(job):
+            return
+        if not (word == "resume" and job.state == "aborting"):
+            await world.change_maintenance(word)
+        deadline_ms = world.clock.monotonic_ms() + wait_ms
+        while (job := world.maintenance()) is not None and not is_over(job) and world.clock.monotonic_ms() < deadline_ms:
+            await world.clock.sleep_ms(250)
+    assert job is not None
+    assert is_over(job), f"maintenance does not end: {job}"
 
 
 async def play(seed: int, *, trace_lines: int = TRACE_LINES) -> World:

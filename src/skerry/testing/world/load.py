@@ -22,6 +22,7 @@ class Served(Record):
     node: str = ""
     version: VersionId = VersionId("")
     refused: bool = False  # the instance cannot start, and said so itself
+    broke: bool = False  # it was handed on to one more city, and broke off there
 
 
 @dataclass
@@ -100,7 +101,8 @@ class Load:
             if served.status == 200:
                 self.tally.answered[(site, served.site, served.version)] += 1
             else:
-                self._fail(begun_ms, site, f"status {served.status}{' by the instance' if served.refused else ''}")
+                whose = " by the instance" if served.refused else " after it broke off in another city" if served.broke else ""
+                self._fail(begun_ms, site, f"status {served.status}{whose}")
 
     def _fail(self, begun_ms: int, site: str, what: str) -> None:
         failure = Failure(begun_ms, site, self._app, what)

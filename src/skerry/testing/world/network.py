@@ -3,9 +3,9 @@
 import asyncio
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import final
+from typing import Literal, final
 
-from skerry.adapters.ingress.simulated import BrokenOff
+from skerry.adapters.ingress.simulated import BROKEN, BrokenOff
 from skerry.core.types.ids import SiteId
 from skerry.testing.world.ground import Ground, Host
 from skerry.testing.world.host import Cell
@@ -22,6 +22,7 @@ class Way:
     node: str = ""
     version: str = ""
     refused: bool = False  # an instance that cannot start said so itself
+    broke: bool = False  # it was handed on, and broke off in the next city: it goes to no third one
 
 
 way_of_request: ContextVar[Way] = ContextVar("way_of_request")
@@ -45,11 +46,12 @@ class Network:
             return await self._reach_peer(origin, SiteId(name), method, host)
         return await self._reach_instance(self._ground.hosts[name], address)
 
-    async def accepts(self, address: str) -> bool:
-        """Whether a TCP connect succeeds: the process is there, or an agent that holds the listener for a dead one."""
+    async def try_connect(self, address: str) -> Literal["accepts", "refuses", "silent"]:
+        """The process is there, or an agent that holds the listener for a dead one; a machine without power says nothing."""
         await asyncio.sleep(0.001)
         node = self._ground.hosts[address.partition(".")[0]]
-        return any(cell.address == address and (node.alive or _goes_on(node, cell)) for cell in node.machine.cells.values())
+        there = any(cell.address == address and (node.alive or _goes_on(node, cell)) for cell in node.machine.cells.values())
+        return "accepts" if there else "refuses" if node.powered else "silent"
 
     async def _reach_peer(self, origin: SiteId, site: SiteId, method: str, host: str) -> int:
         await asyncio.sleep(HOP_MS / 1000)
@@ -60,6 +62,9 @@ class Network:
         answer = await ingress.request(host, method=method, peer=True)
         if ingress.pid != pid:
             raise BrokenOff(f"the ingress of {site} ended meanwhile")
+        way = way_of_request.get(None)
+        if way is not None and answer.status == BROKEN:
+            way.broke = True
         return answer.status
 
     async def _reach_instance(self, node: Host, address: str) -> int:

@@ -11,6 +11,7 @@ from typing import Any, Generic, TypeVar, final
 
 from skerry.adapters.ingress.simulated import SimulatedIngress
 from skerry.adapters.link.simulated import ControlSide, SimulatedControlLink, SimulatedSiteLink, SiteSide, Upper, Wire
+from skerry.adapters.nodetasks.simulated import SimulatedTasks
 from skerry.adapters.runtime.simulated import SimulatedRuntime
 from skerry.adapters.runtime.simulated_checker import SimulatedChecker
 from skerry.adapters.store.simulated import SimulatedStore
@@ -26,9 +27,11 @@ from skerry.core.types.slices import NodeSlice, SiteReport, SiteSlice
 from skerry.kit.record import Record
 from skerry.ports.ingress import Counts, TargetStats
 from skerry.ports.links import LinkError, Unreachable
+from skerry.ports.nodetasks import TaskEnd
 from skerry.ports.store import StoreError
 from skerry.services.control import keys
 from skerry.services.control.declare import declare_sites
+from skerry.services.control.maintenances import Maintenances
 from skerry.services.control.mirror import Mirror
 from skerry.services.control.observed import Observed
 from skerry.services.control.placer import Placer
@@ -40,6 +43,7 @@ from skerry.services.intents.apps import Apps
 from skerry.services.intents.assets import AssetSessions
 from skerry.services.node.agent import Agent
 from skerry.services.node.composite import CompositeRuntime
+from skerry.services.node.tasks import TaskMemory
 from skerry.services.operations import PlatformOperations
 from skerry.services.site.controller import SiteController
 from skerry.services.site.nodes import Nodes
@@ -59,6 +63,7 @@ T = TypeVar("T")
 SUFFIX = "test"
 SUPERVISED_MS = 500  # until its supervisor starts a control again that could not begin
 APPLY_MS = 10  # of a table to an ingress
+REBOOT_MS = 3_000
 INGRESS_BACK_MS = 700  # a real one is restarted by its master within a second
 
 
@@ -136,6 +141,7 @@ class SimControl(SimPlane):
         self.placer = Placer(self.store, self.mirror, self.observed, self.slices, ground.clock, users=_users)
         self.rebalancer = Rebalancer(self.store, self.mirror, self.placer, ground.clock)
         self.rollouts = Rollouts(self.store, self.mirror, self.observed, ground.clock, counts=ground.counts)
+        self.maintenances = Maintenances(self.store, self.mirror, self.observed, ground.clock)
         self.operations = PlatformOperations(
             self.store,
             self.mirror,
@@ -144,6 +150,7 @@ class SimControl(SimPlane):
             ground.clock,
             load_catalogue=load_catalogue,
             rollouts=self.rollouts,
+            maintenances=self.maintenances,
             suffix=SUFFIX,
             public_port=80,
         )
@@ -173,7 +180,8 @@ class SimControl(SimPlane):
                 await ground.clock.sleep_ms(SUPERVISED_MS)
         watcher = Watcher(self.store, self.mirror, self.observed, self.placer, ground.clock)
         async with asyncio.TaskGroup() as group:
-            for work in (self.mirror.run(), self.placer.run(), self.rollouts.run(), watcher.run(), self.rebalancer.run()):
+            loops = (self.mirror, self.placer, self.rollouts, self.maintenances, watcher, self.rebalancer)
+            for work in (loop.run() for loop in loops):
                 group.create_task(work)
 
     async def call(self, work: Coroutine[Any, Any, T]) -> T:
@@ -264,7 +272,7 @@ class SimSite(SimPlane):
             self.id,
             self.ingress,
             self._link,
-            nodes=Nodes(self._expected, ground.clock, self._network.accepts),
+            nodes=Nodes(self._expected, ground.clock, self._network.try_connect),
             clock=ground.clock,
             slice_file=self.slice_file,
             memory_file=self.memory_file,
@@ -355,12 +363,17 @@ class SimNode(SimPlane):
         self.machine = HostMachine(node.address, ground.faults, ground.behaviours)
         self.wire = Wire(ground.clock)
         self.file = MemoryFile[NodeSlice](checks.on_slice)
+        self.task_file = MemoryFile[TaskMemory](lambda before, after: None)
+        self.task_ends: dict[str, TaskEnd] = {}
+        self.reboot_ms: int | None = REBOOT_MS  # None: it does not come back by itself
+        self.boots = 0  # times that its machine was started again
         self.powered = True
         self.start()
 
     def start(self) -> None:
         ground = self._ground
         self._epochs += 1
+        self.boots += not self.powered
         self.powered = True
         link = SimulatedSiteLink(self.wire, self.id, self._upper)
         self.hold = Agentry(self.machine.programs)
@@ -374,6 +387,8 @@ class SimNode(SimPlane):
             ground.clock,
             self.file,
             epoch=f"{self.id}-{self._epochs}",
+            tasks=SimulatedTasks(ground.clock, life=f"{self.id}-{self._epochs}", restart=self._reboot, ends=self.task_ends),
+            task_file=self.task_file,
         )
         self._begin(self._main())
 
@@ -388,6 +403,19 @@ class SimNode(SimPlane):
         if any(cell.address == address for cell in self.machine.workers.cells.values()):
             return (await self.workers.request(address)).status
         return await self.machine.request(address)
+
+    def _reboot(self) -> None:
+        """Of its own will: it is off now, and back after a while."""
+        if self.machine.cells:
+            self._ground.violate(PLANE, f"{self.id} reboots with {len(self.machine.cells)} instances on it")
+        loop = asyncio.get_running_loop()
+        loop.call_soon(self.power_off)
+        if self.reboot_ms is not None:
+            loop.call_later(self.reboot_ms / 1000, self._boot)
+
+    def _boot(self) -> None:
+        if not self.powered and self.site not in self._ground.lost_sites:
+            self.start()
 
     def power_off(self) -> None:
         """The machine is gone with all it ran; `start` is its next boot."""

@@ -2,13 +2,13 @@
 
 import hmac
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TypeVar
 
 import msgspec
 from starlette.applications import Starlette
 from starlette.requests import HTTPConnection, Request
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
@@ -46,7 +46,7 @@ def link_app(
     caller_of: Callable[[R], str],
     hear: Callable[[R], None],
     next_slice: Callable[[str, int, int], Awaitable[record.Record | None]],
-    blob: Callable[[Digest], Awaitable[bytes | None]],
+    blob: Callable[[Digest], Awaitable[AsyncIterator[bytes] | None]],
     exchange: Exchange,
 ) -> Starlette:
     """`kind` is "sites" or "nodes"; `next_slice(caller, after, wait_ms)` answers as the links' port says.
@@ -102,7 +102,7 @@ def link_app(
             raise Refusal(503, str(error)) from error
         if found is None:
             raise Refusal(404, "no such blob")
-        return Response(found, media_type="application/octet-stream")
+        return StreamingResponse(found, media_type="application/octet-stream")  # cut off in the middle if it cannot be read on
 
     async def refuse(request: Request, error: Exception) -> Response:
         assert isinstance(error, Refusal)

@@ -59,8 +59,10 @@ def _gauges(status: Status) -> tuple[Gauge, ...]:
 
     return (
         Gauge("skerry_site_up", "1: it reports.", ["site"], [([s.site], s.state != "down") for s in sites]),
+        Gauge("skerry_site_suspicion_phi", "Of its silence.", ["site"], [([s.site], s.phi) for s in sites]),
         Gauge("skerry_site_slice_generation", "What it executes.", ["site"], [([s.site], s.generation) for s in sites]),
         Gauge("skerry_node_up", "1: it reports.", node, per_node(lambda n: n.state != "down")),
+        Gauge("skerry_node_suspicion_phi", "Of its silence.", node, per_node(lambda n: n.phi)),
         Gauge("skerry_node_capacity_cpu_millicores", "Has.", node, per_node(lambda n: n.capacity.cpu_millicores)),
         Gauge("skerry_node_capacity_memory_bytes", "Has.", node, per_node(lambda n: n.capacity.memory_mib << 20)),
         Gauge("skerry_node_reserved_cpu_millicores", "Promised.", node, per_node(lambda n: n.reserved.cpu_millicores)),

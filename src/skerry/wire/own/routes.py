@@ -15,6 +15,8 @@
     GET  /v1/map/{account}/{app}               where the app answers, and its users' round trips by metro and region
     GET  /map                                  the world map as a page (no token: it asks for one)
     GET  /v1/apps/{account}/{app}/rollout      waves, cities, the gate's numbers; POST {"action": "pause" | "resume" | "abort"}
+    GET  /v1/maintenance         POST {"action": "start", "task", "max_unavailable_percent"?, "sites"?, "regions"?} or
+                                      {"action": "pause" | "resume" | "abort"}   of the whole fleet
     POST /v1/drain   /v1/undrain               {"target": "lhr" | "lhr-1"}
     GET  /v1/accounts            POST {"name"}
     GET  /v1/tokens  ?account=   POST {"name", "scope", "account"?, "expires_ms"?}   DELETE /v1/tokens/{id}
@@ -40,7 +42,7 @@ from skerry.core.types.account import Account, Token
 from skerry.core.types.app import App
 from skerry.core.types.change import Change
 from skerry.core.types.ids import TokenId
-from skerry.core.types.view import AccountView, ScaleView, TokenView, WhoView
+from skerry.core.types.view import AccountView, MaintenanceStart, ScaleView, TokenView, WhoView
 from skerry.kit.record import Record, encode
 from skerry.ports.operations import Operations
 from skerry.services.accounts import Accounts, Principal
@@ -51,6 +53,9 @@ from skerry.wire.own.map import map_page, world_map
 from skerry.wire.own.metrics import CONTENT_TYPE, exposition
 from skerry.wire.own.programs import ProgramsApi
 from skerry.wire.own.talk import TalkApi
+
+PERCENT_MAX = 50  # more at a time is not maintenance
+PLACES_MAX = 1_000
 
 Handler = Callable[[Request], Awaitable[object]]
 
@@ -74,6 +79,16 @@ class SettingsBody(Record):
 
 class RolloutBody(Record):
     action: Literal["pause", "resume", "abort"]
+
+
+class MaintenanceBody(Record):
+    """All but `action` is for "start" alone."""
+
+    action: Literal["start", "pause", "resume", "abort"]
+    task: str | None = None
+    max_unavailable_percent: int = 10
+    sites: tuple[str, ...] = ()
+    regions: tuple[str, ...] = ()
 
 
 class AccountBody(Record):
@@ -120,6 +135,8 @@ def own_app(operations: Operations, accounts: Accounts, apps: Apps, talk: TalkAp
         Route("/map", api.counted(api.map_page), methods=["GET"]),
         Route("/v1/apps/{account}/{app}/rollout", api.counted(api.rollout), methods=["GET"]),
         Route("/v1/apps/{account}/{app}/rollout", api.counted(api.change_rollout), methods=["POST"]),
+        Route("/v1/maintenance", api.counted(api.maintenance), methods=["GET"]),
+        Route("/v1/maintenance", api.counted(api.change_maintenance), methods=["POST"]),
         Route("/v1/drain", api.counted(api.drain), methods=["POST"]),
         Route("/v1/undrain", api.counted(api.undrain), methods=["POST"]),
         Route("/v1/accounts", api.counted(api.list_accounts), methods=["GET"]),
@@ -256,6 +273,26 @@ class _Api:
         account = await border.writer(request, self._accounts)
         asked = await border.body(request, RolloutBody)
         return await self._operations.change_rollout(account, border.app_of(request), asked.action)
+
+    async def maintenance(self, request: Request) -> object:
+        await border.overseer(request, self._accounts)
+        return await self._operations.maintenance()
+
+    async def change_maintenance(self, request: Request) -> object:
+        principal = await border.operator(request, self._accounts)
+        asked = await border.body(request, MaintenanceBody)
+        if asked.action != "start":
+            return await self._operations.change_maintenance(asked.action)
+        if not 1 <= asked.max_unavailable_percent <= PERCENT_MAX:
+            raise Refusal(400, "invalid", f"max_unavailable_percent is 1 to {PERCENT_MAX}", hint="10 is the usual choice")
+        if asked.task is None or not border.PLACE.match(asked.task):
+            raise Refusal(400, "invalid", "task is the name of what is to be done", hint='an example: "reboot"')
+        if len(asked.sites) + len(asked.regions) > PLACES_MAX:
+            raise Refusal(400, "invalid", f"at most {PLACES_MAX} places can be named")
+        start = MaintenanceStart(
+            task=asked.task, max_unavailable_percent=asked.max_unavailable_percent, sites=asked.sites, regions=asked.regions
+        )
+        return await self._operations.start_maintenance(start, principal.name)
 
     async def drain(self, request: Request) -> object:
         await border.operator(request, self._accounts)

@@ -291,11 +291,14 @@ class LinuxNetwork:
         slots = {instance_id: self._slot(record) for instance_id, record in self._records.items()}
         addresses = frozenset(slot.address for slot in slots.values())
 
-        def look(hands: Hands) -> tuple[dict[str, tuple[int, int]], dict[str, int], dict[str, int] | None]:
-            return steps.device_bytes(self._places.tag), steps.refused(hands, self._places.tag), steps.connections(addresses)
+        tag = self._places.tag
+
+        def look(hands: Hands) -> tuple[dict[str, tuple[int, int]], dict[str, int], dict[str, int], dict[str, int] | None]:
+            refused, accepted = steps.counted(hands, tag, "refused"), steps.counted(hands, tag, "accepted")
+            return steps.device_bytes(tag), refused, accepted, steps.connections(addresses)
 
         try:
-            by_device, refused, connections = await self._kernel.run(look)
+            by_device, refused, accepted, connections = await self._kernel.run(look)
         except NetworkError as error:
             log.warning("traffic_not_read", error=str(error))
             return
@@ -308,4 +311,5 @@ class LinuxNetwork:
                 sent_bytes=sent,
                 refused_packets=refused.get(slot.address, 0),
                 connections=None if connections is None else connections.get(slot.address, 0) + held,
+                accepted=accepted.get(slot.address, 0),
             )

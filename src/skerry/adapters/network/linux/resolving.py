@@ -17,7 +17,7 @@ from skerry.adapters.network.linux.settings import Places, Settings, parsed_netw
 from skerry.adapters.process import detached
 from skerry.adapters.process.detached import Detached, Spawn
 from skerry.adapters.runtime.workerd.listeners import listen_tcp
-from skerry.adapters.runtime.workerd.tasks import cancel
+from skerry.aio.tasks import cancel
 from skerry.kit.record import encode
 from skerry.ports.network import NetworkError, NetworkUnavailable
 

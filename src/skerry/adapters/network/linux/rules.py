@@ -69,6 +69,7 @@ def base(facts: Base) -> str:
     lines = [f"table {table} {{", *(f" set {name} {{ {kind} }}" for name, (kind, _) in sets.items())]
     lines += [
         " set refused { type ipv4_addr; flags dynamic; size 65536; counter; }",
+        " set accepted { type ipv4_addr; flags dynamic; size 65536; counter; }",
         " set flows { type ipv4_addr; flags dynamic; size 65536; }",
         " set new_flows { type ipv4_addr; flags dynamic; size 65536; }",
         " set queries { type ipv4_addr; flags dynamic; size 65536; }",
@@ -154,6 +155,7 @@ def _base_chains(facts: Base, mine: str, ours: str) -> dict[str, tuple[str, tupl
         "srcnat": (
             "type nat hook postrouting priority srcnat; policy accept;",
             (
+                f"oifname {mine} ct status dnat update @accepted {{ ip daddr }}",  # sees first packets alone
                 f"oifname {mine} ip saddr 127.0.0.0/8 masquerade",  # or the answer would not leave the instance
                 f"iifname {mine} oifname != {ours} masquerade",
             ),
@@ -205,8 +207,11 @@ def no_instance(tag: str, slot: Slot) -> str:
         f"delete chain {table} {chain}",
         f"add set {table} {names_of(slot.index)} {{ type ipv4_addr; flags timeout; size {NAMES_MAX}; }}",
         f"delete set {table} {names_of(slot.index)}",
-        f"add element {table} refused {{ {slot.address} }}",
-        f"delete element {table} refused {{ {slot.address} }}",
+        *(
+            f"{word} element {table} {counted} {{ {slot.address} }}"
+            for counted in ("refused", "accepted")
+            for word in ("add", "delete")
+        ),
     ]
     return "\n".join(lines) + "\n"
 

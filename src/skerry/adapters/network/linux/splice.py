@@ -5,25 +5,23 @@ import contextlib
 import socket
 import struct
 
+from skerry.aio.tasks import cancel
+
 _CHUNK_BYTES = 64 << 10
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER: closing sends a reset
 
 
 async def splice(client: socket.socket, server: socket.socket) -> None:
-    """Until both sides have ended, or one has failed: then the other is reset too. Closes both."""
+    """Until both sides have ended, or one has failed: then the other is reset too. Closes both, also when it is cancelled."""
+    directions = [asyncio.create_task(_pass(client, server)), asyncio.create_task(_pass(server, client))]
     try:
-        done, pending = await asyncio.wait(
-            [asyncio.create_task(_pass(client, server)), asyncio.create_task(_pass(server, client))],
-            return_when=asyncio.FIRST_EXCEPTION,
-        )
-        for task in pending:
-            task.cancel()
-        if pending:
-            await asyncio.wait(pending)
+        done, _ = await asyncio.wait(directions, return_when=asyncio.FIRST_EXCEPTION)
         if any(task.exception() is not None for task in done):
+            await cancel(directions)
             reset(client)
             reset(server)
     finally:
+        await cancel(directions)  # before its socket is closed: the number may be another's at once
         client.close()
         server.close()
 

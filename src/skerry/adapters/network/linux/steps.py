@@ -7,7 +7,7 @@ import ipaddress
 import re
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from skerry.adapters.network.linux import devices, lease, namespaces, rules
 from skerry.adapters.network.linux.addresses import Slot, device_prefix, guest_of, slot_at
@@ -216,10 +216,10 @@ def remove_everything(hands: Hands, places: Places) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def refused(hands: Hands, tag: str) -> dict[str, int]:
-    """Packets refused, by the instance's address."""
+def counted(hands: Hands, tag: str, what: Literal["refused", "accepted"]) -> dict[str, int]:
+    """Packets refused, or connections let in, by the instance's address."""
     try:
-        found = hands.nft.read(f"list set {rules.table_of(tag)} refused")
+        found = hands.nft.read(f"list set {rules.table_of(tag)} {what}")
     except NftError:
         return {}
     elements = [element["elem"] for entry in found for element in entry.get("set", {}).get("elem", [])]

@@ -44,8 +44,9 @@ class Budget:
 def place_again(problem: Problem, solution: Solution, apps: Sequence[int] = ()) -> Solution:
     """The solution brought up to date with a problem whose sites, metros and apps have the same ids in the same order.
 
-    Noticed by itself: sites that may no longer run what they run, and demand that is not what is served. `apps`: whose intent
-    changed. Nothing else moves; nothing changed: the same instances. Raises ValueError where the rows do not match.
+    Noticed by itself: sites that may no longer run what they run, or have less than it needs, and demand that is not what is
+    served. `apps`: whose intent changed. Nothing else moves; nothing changed: the same instances. Raises ValueError where the
+    rows do not match.
     """
     columns = _columns(problem, solution)
     books = _books(columns, solution)
@@ -54,7 +55,7 @@ def place_again(problem: Problem, solution: Solution, apps: Sequence[int] = ()) 
     changed = np.union1d(_changed_demand(columns, books), inverse[np.array(list(apps), dtype=np.int64)])
     before = books.counts.copy()
     gone = _gone(columns, books, changed)
-    if not len(changed) and np.array_equal(before, books.counts):
+    if not len(changed) and np.array_equal(before, books.counts) and not books.over().any():
         return in_callers_order(columns, books, market.shadow)
     if len(gone.app):
         place(books, Costs(columns, books.homes, market.shadow), gone)

@@ -153,7 +153,7 @@ class ProgramInstance:
     async def _restart_from(self, snapshot: str) -> None:
         async with self._restarting:
             if self._ending is not None:
-                await asyncio.wait((self._ending,))
+                await self._hurry(self._ending)
             await self._go_back(snapshot)
 
     async def _go_back(self, snapshot: str) -> None:
@@ -256,7 +256,7 @@ class ProgramInstance:
 
     async def _launch(self) -> Sandbox:
         if self._ending is not None:
-            await asyncio.wait((self._ending,))
+            await self._hurry(self._ending)
         if self._dirty:
             await undo(self._ground, self.kept, LAUNCHED)
         self._dirty = True
@@ -317,6 +317,13 @@ class ProgramInstance:
         await cancel((work,))
         await self._end_process(grace_ms=min(self.kept.program().stop_grace_ms, self._ground.settings.drop_grace_ms_max))
         self._changed()
+
+    async def _hurry(self, ending: asyncio.Task[None]) -> None:
+        """Somebody waits for the next process: the one that is being ended has no more than a moment for its last words."""
+        await asyncio.wait((ending,), timeout=self._ground.settings.hurry_ms / 1000)
+        if not ending.done():
+            await cancel((ending,))
+            await self._end_process(grace_ms=0)
 
     async def _end_process(self, *, grace_ms: int) -> None:
         if self._work is not None and self._work is not asyncio.current_task():

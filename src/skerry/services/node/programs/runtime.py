@@ -43,7 +43,14 @@ RETRY_MS = 2_000
 class ProgramRuntime:
     """See the port for the contract. `records` and `snapshots` are this node's own."""
 
-    def __init__(self, ground: Ground, records: RecordFolder[Kept], snapshots: RecordFolder[SnapshotRecord]) -> None:
+    def __init__(
+        self,
+        ground: Ground,
+        records: RecordFolder[Kept],
+        snapshots: RecordFolder[SnapshotRecord],
+        *,
+        missing: tuple[tuple[IsolationClass, str], ...] = (),
+    ) -> None:
         self._ground = ground
         self._records = records
         self._snapshots = Snapshots(ground, snapshots)
@@ -51,7 +58,7 @@ class ProgramRuntime:
         self._stopping: dict[str, asyncio.Task[None]] = {}
         self._background: set[asyncio.Task[None]] = set()
         self._changes = Changes()
-        self._missing: dict[IsolationClass, str] = {}
+        self._missing: dict[IsolationClass, str] = dict(missing)  # classes that this machine does not offer, and why
         self._collect_due = asyncio.Event()
 
     @property

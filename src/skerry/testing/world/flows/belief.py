@@ -1,33 +1,53 @@
 """What control believes of its sites: heartbeats in, lost and returned out, by `core.machines.failure`."""
 
-from skerry.core.machines.failure import Heard, Thresholds, Watch, step
+from msgspec.structs import replace
 
-STEP_MS = 1_000
+from skerry.core.machines.failure import Watch
+from skerry.services.control.observed import SITES
 
 
 class Belief:
-    """Heartbeats are not sent one by one: a site that lives and is connected was last heard at its last beat."""
+    """Heartbeats are heard one by one only while somebody is silent; before that, everybody kept time."""
 
     def __init__(self, sites: tuple[str, ...], *, heartbeat_ms: int, lost_after_ms: int) -> None:
+        suspect_ms = min(SITES.suspect_ms, lost_after_ms)
+        longest_ms = max(SITES.lost_ms_max, lost_after_ms)
+        settings = replace(SITES, heartbeat_ms=heartbeat_ms, suspect_ms=suspect_ms, lost_ms=lost_after_ms, lost_ms_max=longest_ms)
         self._heartbeat_ms = heartbeat_ms
-        self._thresholds = Thresholds(suspect_ms=min(2_000, lost_after_ms), lost_ms=lost_after_ms, step_max_ms=2 * STEP_MS)
-        self._silent_since: dict[str, int] = {}
+        self._watch = Watch(settings, 0)
         self._sites = sites
+        self._silent: set[str] = set()
+        self._at_ms = 0
         self.lost: frozenset[str] = frozenset()
 
     def silent(self, site: str, now_ms: int) -> None:
         """From now on nothing of it arrives."""
-        self._silent_since.setdefault(site, now_ms - now_ms % self._heartbeat_ms)
+        self._go_on(now_ms)
+        self._silent.add(site)
 
-    def heard(self, site: str) -> None:
+    def heard(self, site: str, now_ms: int) -> None:
         """It is there again."""
-        self._silent_since.pop(site, None)
+        self._go_on(now_ms)
+        self._silent.discard(site)
+        self._watch.hear(site, now_ms, restarted=True)
 
     def look(self, now_ms: int) -> int | None:
         """Judge everybody; when to look again (None: when somebody falls silent)."""
-        beat_ms = now_ms - now_ms % self._heartbeat_ms
-        members = tuple(Heard(member=site, heard_ms=self._silent_since.get(site, beat_ms)) for site in self._sites)
-        _, judged = step(Watch(stepped_ms=now_ms - STEP_MS, members=members), now_ms, self._thresholds)
-        self.lost = frozenset(name for name, state in judged.states if state == "lost")
-        waiting = [self._silent_since[site] + self._thresholds.lost_ms for site in self._silent_since if site not in self.lost]
-        return min(waiting, default=None)
+        self._go_on(now_ms)
+        self.lost = frozenset(self._judge(now_ms))
+        return now_ms + self._heartbeat_ms if self._silent - self.lost else None
+
+    def _go_on(self, now_ms: int) -> None:
+        """Beat by beat while somebody's fate is open, else at once."""
+        if not self._silent - self.lost:
+            self._at_ms = max(self._at_ms, now_ms - now_ms % self._heartbeat_ms - self._heartbeat_ms)
+        while self._at_ms + self._heartbeat_ms <= now_ms:
+            self._at_ms += self._heartbeat_ms
+            self._judge(self._at_ms)
+
+    def _judge(self, now_ms: int) -> list[str]:
+        for site in self._sites:
+            if site not in self._silent:
+                self._watch.hear(site, self._at_ms, restarted=True)
+        opinions = self._watch.look(now_ms)
+        return [name for name, opinion in opinions.items() if opinion.state == "lost"]

@@ -14,6 +14,7 @@ import numpy as np
 from msgspec.structs import replace as changed
 
 from skerry.core.types.app import Version
+from skerry.core.types.ids import AppName
 from skerry.core.types.problem import Demand, Floats, Problem, ProblemSite
 from skerry.core.types.resources import Resources
 from skerry.testing.builders import make_version
@@ -75,6 +76,7 @@ class FlowWorld:
         self._known_nodes = np.array([site.nodes for site in problem.sites])
         self._known_part = np.ones(len(problem.sites))
         self._part = np.ones(len(problem.sites))
+        self._refusals: dict[int, dict[AppName, int]] = {}  # by site, as control heard them last
         self._tried: dict[int, float] = {}
         self._surges: dict[int, Happening] = {}
         self._roads: dict[int, Happening] = {}
@@ -260,8 +262,18 @@ class FlowWorld:
         }
         now = self.now_ms if now_ms is None else now_ms
         self.planes[at].pack(wanted, now)
+        if self.planes[at].missing and now_ms is None:
+            self._refused(at)
         self._touched.add(at)
         self.at(now + self.pace.start_ms, lambda: self._touched.add(at))
+
+    def _refused(self, at: int) -> None:
+        """Control hears what found no room, and decides these apps on what it knows of the city by then."""
+        missing = dict(self.planes[at].missing)
+        if self._reaches(at) and self._refusals.get(at) != missing:
+            self._refusals[at] = missing
+            apps = tuple(sorted(self._app_index[name] for name in missing))
+            self.after(self.pace.push_ms, lambda: self.decide(apps))
 
     def _pack_all(self, sites: Iterable[int]) -> None:
         for at in sites:
@@ -306,7 +318,7 @@ class FlowWorld:
         self._cut.difference_update(sites)
         for at in sites:
             if self.traffic.living[at]:
-                self.belief.heard(self.problem.sites[at].id)
+                self.belief.heard(self.problem.sites[at].id, self.now_ms)
                 self.heard(at)
         self.after(self.pace.heartbeat_ms, self.look)
         self.after(self.pace.heartbeat_ms + self.pace.push_ms, lambda: self._pack_all(sites))

@@ -1,6 +1,5 @@
 """What each kind of happening does to a world, and how it ends."""
 
-import math
 from collections.abc import Callable
 from functools import partial
 
@@ -11,8 +10,7 @@ from skerry.testing.world.flows.engine import FlowWorld, Run
 from skerry.testing.world.flows.methods import Method
 from skerry.testing.world.flows.releases import Outcome, Releases
 from skerry.testing.world.flows.story import Happening, Story
-
-DRAIN_MS = 10_000  # after its instances run elsewhere a node still finishes requests
+from skerry.testing.world.flows.upkeep import Upkeep
 
 
 def play(
@@ -142,50 +140,7 @@ def _shrink(world: FlowWorld, event: Happening) -> None:
 
 
 def _reboot(world: FlowWorld, event: Happening) -> None:
-    """City by city, `cities_share` of them at a time; inside, `share` of the nodes at a time (one at least)."""
-    waiting = world.places(event.places)
-    side_by_side = max(1, math.floor(len(waiting) * event.cities_share))
-
-    def next_city() -> None:
-        if waiting:
-            _Reboot(world, waiting.pop(0), event, next_city).next_batch()
-
-    for _ in range(min(side_by_side, len(waiting))):
-        next_city()
-
-
-class _Reboot:
-    """One city: drain, wait, do, return, batch by batch."""
-
-    def __init__(self, world: FlowWorld, at: int, event: Happening, done: Callable[[], None]) -> None:
-        self._world, self._at, self._done, self._down_ms = world, at, done, event.down_ms
-        nodes = world.planes[at].nodes
-        size = max(1, math.floor(len(nodes) * event.share))
-        self._batches = [nodes[first : first + size] for first in range(0, len(nodes), size)]
-
-    def next_batch(self) -> None:
-        if not self._batches:
-            self._done()
-            return
-        nodes = self._batches.pop(0)
-        world, plane = self._world, self._world.planes[self._at]
-        plane.keep(nodes, world.now_ms)
-        plane.mark(nodes, "draining")
-        world.heard(self._at)
-        world.repack(self._at)
-        world.after(world.pace.start_ms + DRAIN_MS, lambda: self._down(nodes))
-
-    def _down(self, nodes: tuple[str, ...]) -> None:
-        plane = self._world.planes[self._at]
-        plane.release()
-        plane.die(nodes)
-        plane.mark(nodes, "down")
-        self._world.touch([self._at])
-        self._world.after(self._down_ms, lambda: self._up(nodes))
-
-    def _up(self, nodes: tuple[str, ...]) -> None:
-        nodes_up(self._world, self._at, nodes)
-        self.next_batch()
+    Upkeep(world, event).begin()
 
 
 def _later(world: FlowWorld, event: Happening, back: Callable[[], None]) -> None:

@@ -12,6 +12,8 @@ from skerry.core.types.resources import Resources
 from skerry.kit.record import Record
 from skerry.testing.builders import ACCOUNT, make_node
 
+DRAIN_MS = 10_000  # a node that is drained still finishes requests
+
 
 class Wanted(Record):
     """One app as placement sees it here."""
@@ -32,6 +34,7 @@ class Plane:
         self._part = 1.0
         self.held: tuple[Held, ...] = ()
         self._kept: tuple[Held, ...] = ()
+        self._kept_since_ms: dict[str, int] = {}
         self._ready_ms: dict[str, int] = {}
         self.missing: Counter[AppName] = Counter()
         self.moved = 0  # instances that changed their node
@@ -105,10 +108,23 @@ class Plane:
 
     def keep(self, nodes: tuple[str, ...], now_ms: int) -> None:
         """What serves on these nodes goes on until `release`, wherever it is packed to."""
-        self._kept = tuple(h for h in self.held if h.node in nodes and self._ready_ms[h.instance] <= now_ms)
+        serving = (h for h in self.held if h.node in nodes and self._ready_ms[h.instance] <= now_ms)
+        self._kept = (*self._kept, *serving)
+        self._kept_since_ms |= dict.fromkeys(nodes, now_ms)
 
-    def release(self) -> None:
-        self._kept = ()
+    def release(self, nodes: tuple[str, ...]) -> None:
+        self._kept = tuple(held for held in self._kept if held.node not in nodes)
+
+    def left_on(self, node: str, now_ms: int) -> int:
+        """Of what is kept there: it goes when its app misses nothing here, all of that is ready, and requests are done."""
+        waiting = Counter(held.app for held in self.held if self._ready_ms[held.instance] > now_ms) + self.missing
+        kept = [held for held in self._kept if held.node == node]
+        fresh = now_ms - self._kept_since_ms.get(node, 0) < DRAIN_MS
+        return len(kept) if fresh else sum(waiting[held.app] > 0 for held in kept)
+
+    def state(self, node: str) -> PlaceState:
+        """As its site believes it."""
+        return self._states[node]
 
     def restart(self, now_ms: int) -> None:
         """Everything that is held starts anew."""

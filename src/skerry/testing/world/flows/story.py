@@ -13,8 +13,8 @@ class Happening(Record):
 
     lost: cities with all that is in them. nodes-lost: `share` of the nodes of each place. slow: round trips between `places`
     and `others` grow (`times`, `add_ms`). demand: of metros in `places`, `times` as much (of `apps`, or all). deploy: a version
-    of `apps`. reboot: every node of `places` once, `share` of a city's nodes and `cities_share` of the cities at a time, each
-    for `down_ms`. cut-off: places keep serving, but control does not hear them. shrink: each node has `share` less.
+    of `apps`. reboot: every node of `places` once, at most `share` of a city's and of all of these at a time,
+    each for `down_ms`. cut-off: places keep serving, but control does not hear them. shrink: each node has `share` less.
     `line`: where it stands in its file.
     """
 
@@ -26,7 +26,6 @@ class Happening(Record):
     others: tuple[str, ...] = ()
     apps: tuple[str, ...] = ()
     share: float = 0.0
-    cities_share: float = 0.1
     times: float = 1.0
     add_ms: float = 0.0
     down_ms: int = 300_000
@@ -50,7 +49,7 @@ class Pace(Record):
     """
 
     heartbeat_ms: int = 1_000
-    lost_after_ms: int = 15_000
+    lost_after_ms: int = 10_000
     node_lost_ms: int = 4_000
     replan_ms: int = 900_000
     watch_ms: int = 30_000

@@ -7,6 +7,7 @@
   const LIMITS_MS = [20, 50, 100, 200];
   const REGIONS = { weur: "Western Europe", eeur: "Eastern Europe", enam: "North America, east", wnam: "North America, west",
     sam: "South America", afr: "Africa", me: "Middle East", apac: "Asia-Pacific", oc: "Oceania", world: "The world" };
+  const saidState = (site) => (STATES[site.state] || site.state) + (site.suspected ? `, suspected (φ ${site.phi.toFixed(1)})` : "");
   const STATES = { up: "up", draining: "draining", down: "does not answer", cut_off: "cut off from control" };
   const SHAPES = {
     up: "M-4 0a4 4 0 1 0 8 0a4 4 0 1 0-8 0z", draining: "M-4-4h8v8h-8z", cut_off: "M0-6l6 6-6 6-6-6z",
@@ -143,7 +144,7 @@
     fill(at("app"), [["", first], ...(apps.length ? [["Apps", apps]] : [])], chosen.app);
     const groups = new Map();
     for (const site of [...world.sites].sort((a, b) => a.city.localeCompare(b.city))) {
-      const text = `${site.city} (${site.site})${site.state === "up" ? "" : `: ${STATES[site.state] || site.state}`}`;
+      const text = `${site.city} (${site.site})${site.state === "up" && !site.suspected ? "" : `: ${saidState(site)}`}`;
       groups.set(site.region, [...(groups.get(site.region) || []), [site.site, text]]);
     }
     const named = [...groups].map(([region, options]) => [REGIONS[region] || region, options]).sort(([a], [b]) => a.localeCompare(b));
@@ -161,7 +162,7 @@
       const kind = kindOf(site, copies);
       set(mark, "d", SHAPES[kind]);
       set(mark, "class", `mark ${kind}`);
-      return `${site.city} (${site.site}): ${STATES[site.state] || site.state}`;
+      return `${site.city} (${site.site}): ${saidState(site)}`;
     });
     keep("metros", onApp ? onApp.metros : [], (metro) => metro.metro, (mark, metro) => {
       const r = Math.max(2, Math.sqrt(metro.users * metro.activity) / 420).toFixed(1);
@@ -263,8 +264,8 @@
     panel.replaceChildren(...parts);
   }
   function overview() {
-    const odd = world.sites.filter((site) => site.state !== "up");
-    const shown = odd.slice(0, 20).map((site) => `${site.city} (${site.site}): ${STATES[site.state] || site.state}`);
+    const odd = world.sites.filter((site) => site.state !== "up" || site.suspected);
+    const shown = odd.slice(0, 20).map((site) => `${site.city} (${site.site}): ${saidState(site)}`);
     if (odd.length > shown.length) shown.push(`and ${odd.length - shown.length} more`);
     return [...(odd.length ? [el("h2", {}, "Not up"), lines(shown)] : []),
       el("p", { class: "soft" }, chosen.app ? "Choose a city, here or on the map, to see why the app runs there, or why not." : "Choose an app to see where it runs and how far its users are.")];
@@ -275,7 +276,7 @@
   }
   function ofSite(site) {
     const seen = site.seen_ms ? `${new Date(site.seen_ms).toISOString().slice(0, 19).replace("T", " ")} UTC` : "never";
-    const parts = [el("h2", {}, `${site.city} (${site.site})`), facts([["state", STATES[site.state] || site.state], ["country", site.country],
+    const parts = [el("h2", {}, `${site.city} (${site.site})`), facts([["state", saidState(site)], ["country", site.country],
       ["nodes", `${site.nodes_up} of ${site.nodes} up`], ["address", site.address], ["last report", site.state === "up" ? null : seen]])];
     if (!chosen.app) return parts;
     explainSite(site.site);

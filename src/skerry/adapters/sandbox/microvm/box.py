@@ -1,0 +1,193 @@
+"""A microVM as `skerry.ports.sandbox.Sandbox`, whichever monitor runs it: its guest's agent, and the waiting for its end.
+
+What differs (pause, snapshot, ending) is the subclass's.
+"""
+
+import asyncio
+import contextlib
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator
+
+import msgspec
+
+from skerry.adapters.cgroup.base import CgroupError, Limits
+from skerry.adapters.sandbox.microvm import fields
+from skerry.adapters.sandbox.microvm.agent import AgentLost, GuestAgent
+from skerry.adapters.sandbox.microvm.monitor import Monitor
+from skerry.adapters.sandbox.microvm.protocol import Tag, field
+from skerry.adapters.sandbox.microvm.settings import MIB, Settings
+from skerry.kit.record import Record
+from skerry.ports.sandbox import ExecSession, ExecSpec, Exit, Gone, SandboxError, SandboxLimits, SandboxSpec, SandboxStats
+
+POWER_OFF_S = 10  # from the guest's last word to the end of its monitor
+KILLED = 137
+
+
+class Started(Record):
+    """What a later agent has to know of a machine whose program was started; its file is written last."""
+
+    id: str
+    stop_signal: str
+    guest_mib: int
+    limits: SandboxLimits
+    about: bytes = b""  # the monitor's own
+
+
+def started_by(spec: SandboxSpec, *, guest_mib: int, about: bytes = b"") -> Started:
+    return Started(id=spec.id, stop_signal=spec.stop_signal, guest_mib=guest_mib, limits=spec.limits, about=about)
+
+
+def host_limits(limits: SandboxLimits, settings: Settings, *, pids: int) -> Limits:
+    """Of the monitor as a process: the whole machine, and what the monitor needs itself."""
+    return Limits(
+        memory_bytes=(settings.needed_mib(limits.memory_mib_max) + settings.monitor_overhead_mib) * MIB,
+        cpu_millicores=limits.cpu_millicores_max,
+        cpu_shares=limits.cpu_shares,
+        pids=pids,
+    )
+
+
+class MicroVm(ABC):
+    """`agent` None: the guest does not answer any more, or not yet."""
+
+    def __init__(self, started: Started, process: Monitor, settings: Settings, agent: GuestAgent | None) -> None:
+        self.started = started
+        self.process = process
+        self.settings = settings
+        self.agent = agent
+        self.pids_max = 256
+        self._end: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
+        self._watcher = asyncio.create_task(self._watch())
+
+    @property
+    def id(self) -> str:
+        return self.started.id
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    async def wait(self) -> Exit:
+        return await asyncio.shield(self._end)
+
+    async def stop(self, *, grace_ms: int) -> None:
+        if self._end.done():
+            return
+        with contextlib.suppress(SandboxError, TimeoutError):
+            async with asyncio.timeout(grace_ms / 1000):
+                await self.resume()
+                if self.agent is not None:
+                    self.agent.signal_program(fields.signal_number(self.started.stop_signal))
+                    await self.wait()
+        if not self._end.done():
+            await self.process.end()
+            await self.wait()
+
+    def stats(self) -> SandboxStats:
+        return SandboxStats() if self._end.done() else self.process.stats()
+
+    async def exec(self, spec: ExecSpec) -> ExecSession:
+        return await self._talking().exec(spec)
+
+    async def copy_out(self, path: str) -> AsyncIterator[bytes]:
+        return self._talking().copy_out(field(Tag.PATH, path.encode()))
+
+    async def copy_in(self, directory: str, archive: AsyncIterator[bytes]) -> None:
+        await self._talking().copy_in(field(Tag.PATH, directory.encode()), archive)
+
+    async def resize(self, limits: SandboxLimits) -> None:
+        if self.settings.needed_mib(limits.memory_mib_max) > self.started.guest_mib:
+            raise SandboxError(
+                f"a machine of {self.started.guest_mib} MiB has no room for {limits.memory_mib_max} MiB: restart it"
+            )
+        wanted = host_limits(limits, self.settings, pids=self.pids_max)
+        above = max(wanted.memory_bytes or 0, self.process.group.usage().memory_bytes)  # the monitor itself gives nothing back
+        await self._talking().limit(fields.limits(limits))
+        try:
+            self.process.group.limit(msgspec.structs.replace(wanted, memory_bytes=above))
+        except CgroupError as error:
+            raise SandboxError(f"new limits of {self.id}: {error}") from error
+
+    @abstractmethod
+    async def pause(self) -> None: ...
+
+    @abstractmethod
+    async def resume(self) -> None: ...
+
+    @abstractmethod
+    async def squeeze(self) -> None: ...
+
+    @abstractmethod
+    async def snapshot(self, directory: str) -> None: ...
+
+    async def talk_anew(self, agent: GuestAgent | None) -> None:
+        """Another session with the guest; what the one before had opened has ended."""
+        await self._unwatch()
+        old, self.agent = self.agent, agent
+        if old is not None:
+            await old.aclose()
+        self._watcher = asyncio.create_task(self._watch())
+
+    async def let_go(self) -> None:
+        """The machine goes on; nobody here waits for it any more."""
+        await self._unwatch()
+        if self.agent is not None:
+            await self.agent.aclose()
+            self.agent = None
+        if not self._end.done():
+            self._end.set_result(Exit(code=None, detail="let go"))
+        self.process.close()
+
+    def _talking(self) -> GuestAgent:
+        if self._end.done() or self.agent is None or self.agent.exited.done():
+            raise Gone(f"{self.id} has ended" if self._end.done() else f"the guest of {self.id} does not answer")
+        return self.agent
+
+    async def _unwatch(self) -> None:
+        self._watcher.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._watcher
+
+    async def _watch(self) -> None:
+        ended = asyncio.create_task(self.process.ended())
+        try:
+            if self.agent is not None:
+                await asyncio.wait([ended, self.agent.exited], return_when=asyncio.FIRST_COMPLETED)
+                if self.agent.exited.done() and not ended.done():
+                    await asyncio.wait([ended], timeout=POWER_OFF_S)
+                    await self.process.end()
+            status = await ended
+            self._finish(self._how(status))
+        finally:
+            ended.cancel()
+
+    def _how(self, status: int | None) -> Exit:
+        if self.agent is not None and self.agent.exited.done():
+            return self.agent.exited.result()
+        if self.process.group.usage().oom_kills:
+            return Exit(code=KILLED, out_of_memory=True, detail="the machine around the program was over its memory limit")
+        return Exit(code=KILLED if status is not None else None, detail=self.last_words())
+
+    def last_words(self) -> str:
+        return ""
+
+    def _finish(self, how: Exit) -> None:
+        if not self._end.done():
+            self._end.set_result(how)
+
+
+async def greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, monitor: Monitor, *, timeout_s: float) -> GuestAgent:
+    """A session with the guest, given up at once when its monitor ends. Raises `AgentLost`."""
+    opening = asyncio.create_task(GuestAgent.open(reader, writer, timeout_s=timeout_s))
+    ended = asyncio.create_task(monitor.ended())
+    try:
+        await asyncio.wait([opening, ended], return_when=asyncio.FIRST_COMPLETED)
+        if not opening.done():
+            opening.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await opening
+            raise AgentLost("the machine ended while it started")
+        return await opening
+    finally:
+        ended.cancel()
+        opening.cancel()

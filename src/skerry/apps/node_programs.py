@@ -1,0 +1,121 @@
+"""What a node's programs stand on, put together: engines that are on the machine, images, network, files.
+
+<node>/programs/ records/ snapshots-made/ logs/ snapshots/ images/… layers/…      <node>/network/
+"""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from skerry.adapters.clock.system import SystemClock
+from skerry.adapters.images.overlay import OverlayImages
+from skerry.adapters.instancefiles.directory import DirectoryFiles
+from skerry.adapters.link.http import HttpSiteLink
+from skerry.adapters.network.linux.network import LinuxNetwork
+from skerry.adapters.network.linux.settings import Settings as NetworkSettings
+from skerry.adapters.probe.sockets import SocketProber
+from skerry.adapters.recordfile import JsonFolder
+from skerry.adapters.rootfs.directory import DirectoryRootFiles
+from skerry.adapters.sandbox.oci import runtimes
+from skerry.adapters.sandbox.oci.engine import OciEngine
+from skerry.adapters.sandbox.oci.places import RUN
+from skerry.adapters.sandbox.oci.places import Places as ContainerPlaces
+from skerry.apps.config import NodeConfig
+from skerry.core.types.program import IsolationClass
+from skerry.kit.hashing import stable_id
+from skerry.kit.record import Record
+from skerry.ports.sandbox import EngineUnavailable, SandboxEngine
+from skerry.services.node.programs.records import Kept, SnapshotRecord
+from skerry.services.node.programs.runtime import ProgramRuntime
+from skerry.services.node.programs.settings import Ground, ProgramSettings
+
+CONTAINER_RUNTIMES: tuple[runtimes.Name, ...] = ("crun", "runc")  # the first that is here: crun starts in half the time
+
+
+def open_programs(config: NodeConfig, link: HttpSiteLink) -> tuple[ProgramRuntime | None, str]:
+    """The runtime of this node's programs, or None and why there is none."""
+    if os.geteuid() != 0:
+        return None, "programs need root, for networks, mounts and user ids of their own: sudo skerry up"
+    base = programs_dir(Path(config.data_dir))
+    base.mkdir(mode=0o700, parents=True, exist_ok=True)
+    engines, missing = find_engines(base)
+    if not engines:
+        return None, "; ".join(f"{isolation}: {reason}" for isolation, reason in missing)
+    ground = Ground(
+        site=config.node.site,
+        node=config.node.id,
+        engines=engines,
+        images=OverlayImages(base, link.stream, run_dir=images_run_dir(base)),
+        network=LinuxNetwork(
+            address=config.node.address,
+            data_dir=Path(config.data_dir),
+            run_dir=Path(config.run_dir),
+            settings=NetworkSettings(egress_allow=config.egress.allow, pool=config.programs.address_pool),
+        ),
+        prober=SocketProber(),
+        rootfs=DirectoryRootFiles(),
+        files=DirectoryFiles(base),
+        clock=SystemClock(),
+        settings=ProgramSettings(images_mib_max=config.programs.images_mib_max),
+    )
+    records = JsonFolder(base / "records", Kept)
+    return ProgramRuntime(ground, records, JsonFolder(base / "snapshots-made", SnapshotRecord), missing=missing), ""
+
+
+def find_engines(base: Path) -> tuple[dict[IsolationClass, SandboxEngine], tuple[tuple[IsolationClass, str], ...]]:
+    """One engine for each isolation class that this machine has; the others with what is missing and how to get it."""
+    engines: dict[IsolationClass, SandboxEngine] = {}
+    missing: list[tuple[IsolationClass, str]] = []
+    for isolation, find in CLASSES:
+        try:
+            engines[isolation] = find(base)
+        except EngineUnavailable as error:
+            missing.append((isolation, str(error)))
+    return engines, tuple(missing)
+
+
+def _container(base: Path) -> SandboxEngine:
+    reasons: list[str] = []
+    for name in CONTAINER_RUNTIMES:
+        try:
+            return OciEngine(runtimes.find(name), base)
+        except EngineUnavailable as error:
+            reasons.append(str(error))
+    raise EngineUnavailable("; ".join(reasons))
+
+
+def _gvisor(base: Path) -> SandboxEngine:
+    return OciEngine(runtimes.find("runsc"), base)
+
+
+CLASSES: tuple[tuple[IsolationClass, Callable[[Path], SandboxEngine]], ...] = (
+    ("container", _container),
+    ("gvisor", _gvisor),
+)
+
+
+class Left(Record):
+    """What programs of a node leave when all of it is killed: by the tag in processes and groups, and where there are mounts."""
+
+    tags: tuple[str, ...]
+    runs: tuple[Path, ...]
+
+
+def left_by(node_dir: Path) -> Left:
+    """By name alone, whatever engines the machine has now. `node_dir` is the node's data directory."""
+    base = programs_dir(node_dir)
+    containers = [ContainerPlaces(base, name) for name in ("crun", "runc", "runsc")]
+    return Left(
+        tags=tuple(places.tag for places in containers),
+        runs=(*(places.run for places in containers), images_run_dir(base)),
+    )
+
+
+def images_run_dir(base: Path) -> Path:
+    """Where root file systems are mounted: mapped users, who are nobody on this machine, have to pass all that is above."""
+    return RUN / stable_id("images", str(base.resolve()))
+
+
+def programs_dir(node_dir: Path) -> Path:
+    """Of a node's data directory."""
+    return node_dir / "programs"

@@ -1,0 +1,151 @@
+"""A node with real containers, images and network, for tests: its agents one after the other, and a look at what they leave."""
+
+import asyncio
+import contextlib
+import shutil
+import signal
+import tempfile
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from skerry.adapters.cgroup.probe import end_group, find_tree
+from skerry.adapters.cgroup.v1 import ALL
+from skerry.adapters.clock.system import SystemClock
+from skerry.adapters.images.overlay import OverlayImages
+from skerry.adapters.instancefiles.directory import DirectoryFiles
+from skerry.adapters.network.linux import leftovers as networks
+from skerry.adapters.network.linux.network import LinuxNetwork
+from skerry.adapters.probe.sockets import SocketProber
+from skerry.adapters.process import detached
+from skerry.adapters.recordfile import JsonFolder
+from skerry.adapters.rootfs.directory import DirectoryRootFiles
+from skerry.adapters.sandbox.oci.engine import OciEngine
+from skerry.adapters.sandbox.oci.places import Places
+from skerry.adapters.sandbox.oci.runtimes import Runtime as OciRuntime
+from skerry.core.machines.instance import Backoff
+from skerry.core.types.ids import Digest, InstanceId, NodeId, SiteId
+from skerry.core.types.program import Program
+from skerry.core.types.slices import NodeInstance
+from skerry.ports.links import Unreachable
+from skerry.ports.runtime import Runtime
+from skerry.services.node.programs.records import Kept, SnapshotRecord
+from skerry.services.node.programs.runtime import ProgramRuntime
+from skerry.services.node.programs.settings import Ground, ProgramSettings
+from skerry.testing.contracts.runtime import find
+from skerry.testing.images import Built, File, build
+from skerry.testing.oci_node import busybox_tree
+from skerry.testing.programs import program_instance
+
+SETTINGS = ProgramSettings(backoff=Backoff(first_ms=100, healthy_after_ms=60_000), look_every_ms=200)
+ANSWER_S_MAX = 60
+SERVE = ("sh", "-c", "echo hello; exec httpd -f -p 8080 -h /www")
+
+
+class ProgramsNode:
+    """`root` is below directories that everybody may pass: programs' root file systems are mounted there."""
+
+    def __init__(self, runtime: OciRuntime, busybox: bytes, settings: ProgramSettings = SETTINGS) -> None:
+        self.root = Path(tempfile.mkdtemp(prefix="skp", dir="/run"))
+        self.root.chmod(0o711)
+        self.data, self.run = self.root / "node", self.root / "run"
+        for path in (self.data, self.run):
+            path.mkdir(mode=0o700)
+        self.oci = runtime
+        self.image: Built = build([{**busybox_tree(busybox), "www/index.html": File(content=b"served\n")}], command=SERVE)
+        self._settings = settings
+        self._cut_off = False
+        self._fetches = 0
+        self._runtimes: list[ProgramRuntime] = []
+        self._places = Places(self.data, runtime.name, self.root / "oci")
+
+    async def open(self) -> ProgramRuntime:
+        engine = OciEngine(self.oci, self.data, run_dir=self._places.run)
+        ground = Ground(
+            site=SiteId("lhr"),
+            node=NodeId("lhr-1"),
+            engines={engine.facts.isolation: engine},
+            images=OverlayImages(self.data, self._stream, run_dir=self.root / "images"),
+            network=LinuxNetwork(address="127.0.0.1", data_dir=self.data, run_dir=self.run),
+            prober=SocketProber(),
+            rootfs=DirectoryRootFiles(),
+            files=DirectoryFiles(self.data),
+            clock=SystemClock(),
+            settings=self._settings,
+        )
+        records = JsonFolder(self.data / "records", Kept)
+        runtime = ProgramRuntime(ground, records, JsonFolder(self.data / "snapshots-made", SnapshotRecord))
+        await runtime.attach()
+        self._runtimes.append(runtime)
+        return runtime
+
+    async def kill_agent(self, runtime: Runtime) -> None:
+        await runtime.aclose(stop_instances=False)
+
+    def good(self, name: str) -> NodeInstance:
+        return self.instance(name)
+
+    def broken(self, name: str) -> NodeInstance:
+        return self.instance(name, command=("/boom",))
+
+    def instance(self, name: str, **fields: object) -> NodeInstance:
+        """Of a program of the image, with the given fields."""
+        program = Program(image=self.image.image, port=8080, **fields)  # pyright: ignore[reportArgumentType]
+        return program_instance(name, program, isolation=self.oci.isolation)
+
+    def cut_off(self, is_so: bool) -> None:
+        self._cut_off = is_so
+
+    def fetches(self) -> int:
+        return self._fetches
+
+    async def request(self, address: str, path: str = "/") -> int:
+        host, _, port = address.rpartition(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        try:
+            writer.write(f"GET {path} HTTP/1.0\r\nHost: app.test\r\n\r\n".encode())
+            async with asyncio.timeout(ANSWER_S_MAX):
+                return int((await reader.readline()).split()[1])
+        finally:
+            writer.close()
+
+    async def kill_process(self, runtime: Runtime, instance_id: InstanceId) -> None:
+        seen = find(runtime, instance_id)
+        if seen is not None and seen.pid is not None:
+            process = detached.open_pid(seen.pid)
+            assert process is not None
+            process.signal(signal.SIGKILL)
+            await process.wait()
+            process.close()
+
+    async def leftovers(self) -> list[str]:
+        """All that is there of instances."""
+        tree, _ = find_tree(f"skerry-{self._places.tag}", controllers=ALL)
+        found = [f"group {name}" for name in (tree.names() if tree else ())]
+        found += [f"sandbox {name}" for name in sorted(self._places.names())]
+        found += [f"process {pid}" for pid in detached.find_tagged(self._places.tag)]
+        found += [str(path) for place in ("records", "logs", "writable") for path in sorted((self.data / place).glob("*"))]
+        found += [str(path) for path in sorted((self.data / "network" / "instances").glob("*"))]
+        found += [line for line in detached.mounts() if str(self.root) in line and "/root/" in line]
+        return found
+
+    async def clean_up(self) -> None:
+        for runtime in self._runtimes[-1:]:
+            await runtime.aclose(stop_instances=True)
+        await detached.kill_tagged(self._places.tag)
+        tree, _ = find_tree(f"skerry-{self._places.tag}", controllers=ALL)
+        for name in tree.names() if tree is not None else ():
+            await end_group(tree, name)  # pyright: ignore[reportArgumentType]
+        if tree is not None:
+            tree.remove()
+        with contextlib.suppress(OSError):
+            networks.remove(self.data, self.run)
+        for line in sorted(detached.mounts(), key=len, reverse=True):
+            if str(self.root) in line:
+                await (await asyncio.create_subprocess_exec("umount", "--lazy", line.split()[1])).wait()
+        shutil.rmtree(self.root, ignore_errors=True)
+
+    async def _stream(self, digest: Digest) -> AsyncIterator[bytes]:
+        self._fetches += 1
+        if self._cut_off:
+            raise Unreachable("cut off")
+        yield self.image.blobs[digest]

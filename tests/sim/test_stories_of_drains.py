@@ -1,0 +1,86 @@
+"""Drains with nowhere to go: make before break, in one city and between cities."""
+
+from skerry.core.types.slices import SERVING_STATES
+from skerry.testing.world import World
+from tests.sim.stories import play, ways
+
+TWO = {"lhr": 1, "cur": 1}
+
+
+async def fill(world: World, site: str, name: str) -> None:
+    """An app that leaves no room in `site`, and that runs nowhere else."""
+    await world.deploy(name)
+    await world.scale(name, allow=[site], min_per_site=2)
+    await world.settled()
+
+
+def serving(world: World, app: str) -> set[str]:
+    return {
+        node.id
+        for node in world.nodes.values()
+        for cell in node.machine.cells.values()
+        if cell.instance.version.app == app and cell.life.state in SERVING_STATES
+    }
+
+
+def test_draining_the_only_city_with_room_keeps_the_app_until_there_is_room_elsewhere() -> None:
+    """It used to take the app down."""
+
+    async def story(world: World) -> None:
+        await fill(world, "cur", "filler")
+        await world.deploy("hello")
+        await world.settled()
+        assert serving(world, "hello") == {"lhr-1"}
+        async with world.load("hello") as tally:
+            await world.drain("lhr")
+            await world.settled()
+            assert serving(world, "hello") == {"lhr-1"}
+            said = await world.explain("hello", "lhr")
+            assert "serves until there is room elsewhere" in "; ".join(said.verdicts[0].reasons)
+            await world.delete("filler")
+            await world.settled()
+            assert serving(world, "hello") == {"cur-1"}, "it has left as soon as it could"
+        assert tally.failed == []
+        assert {found[:2] for found in (await ways(world)).values()} == {(200, "cur")}
+
+    play(story, TWO, memory_mib=26)
+
+
+def test_draining_the_only_node_with_room_keeps_the_app() -> None:
+    async def story(world: World) -> None:
+        await fill(world, "cur", "filler")
+        await world.deploy("hello")
+        await world.settled()
+        async with world.load("hello") as tally:
+            await world.drain("lhr-1")
+            await world.settled()
+            assert serving(world, "hello") == {"lhr-1"}
+            await world.delete("filler")
+            await world.settled()
+            assert serving(world, "hello") == {"cur-1"}
+            await world.undrain("lhr-1")
+            await world.settled()
+            assert serving(world, "hello") == {"cur-1", "lhr-1"}
+        assert tally.failed == []
+
+    play(story, TWO, memory_mib=26)
+
+
+def test_a_city_is_not_left_before_the_next_one_serves() -> None:
+    """Where an instance takes long to start, the drained city goes on until it has."""
+
+    async def story(world: World) -> None:
+        await fill(world, "cur", "filler")
+        await world.deploy("hello")
+        await world.settled()
+        world.faults.start_ms_default = 45_000
+        async with world.load("hello") as tally:
+            await world.drain("lhr")
+            await world.delete("filler")
+            await world.clock.sleep_ms(40_000)
+            assert serving(world, "hello") == {"lhr-1"}
+            await world.clock.sleep_ms(20_000)
+            assert serving(world, "hello") == {"cur-1"}
+        assert tally.failed == []
+
+    play(story, TWO, memory_mib=26)
