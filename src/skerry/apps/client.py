@@ -27,7 +27,6 @@ from skerry.core.types.view import (
     PlanDifference,
     RolloutDetail,
     ScaleView,
-    SettingsView,
     SiteView,
     Status,
     TokenView,
@@ -35,6 +34,7 @@ from skerry.core.types.view import (
     WhoView,
     WorldMap,
 )
+from skerry.core.types.view_placing import SettingsView
 from skerry.kit.record import Record, decode, encode
 
 TIMEOUT_S = 30.0

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from rich.text import Text
 
 from skerry.apps.tables import console, make_table
-from skerry.core.types.view import SettingsView
+from skerry.core.types.view_placing import SettingsView
 
 MEANING = {
     "latency": "per request/s and ms of its way",

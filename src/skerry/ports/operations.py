@@ -19,9 +19,9 @@ from skerry.core.types.view import (
     MaintenanceView,
     PlanDifference,
     RolloutDetail,
-    SettingsView,
     Status,
 )
+from skerry.core.types.view_placing import SettingsView
 
 
 class OperationError(Exception):

@@ -29,11 +29,11 @@ from skerry.core.types.view import (
     PlanDifference,
     RolloutDetail,
     RolloutView,
-    SettingsView,
     SiteVerdict,
     SiteView,
     Status,
 )
+from skerry.core.types.view_placing import SettingsView
 from skerry.kit import record
 from skerry.ports.clock import Clock
 from skerry.ports.operations import Conflict as NotNow

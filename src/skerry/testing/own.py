@@ -43,11 +43,11 @@ from skerry.core.types.view import (
     RegionWay,
     RolloutDetail,
     RolloutView,
-    SettingsView,
     SiteVerdict,
     SiteView,
     Status,
 )
+from skerry.core.types.view_placing import SettingsView
 from skerry.ports.operations import Conflict, Invalid, NotFound
 from skerry.services.accounts import Accounts
 from skerry.services.app_map import make_app_map

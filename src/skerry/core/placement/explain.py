@@ -9,7 +9,8 @@ from skerry.core.types.app import App
 from skerry.core.types.ids import SiteId
 from skerry.core.types.place import Node
 from skerry.core.types.plan import REASON_TEXT, Plan, Reason, Rejection
-from skerry.core.types.view import Explanation, NodeVerdict, PlacementView, SiteTerms, SiteVerdict
+from skerry.core.types.view import Explanation, NodeVerdict, PlacementView, SiteVerdict
+from skerry.core.types.view_placing import SiteTerms
 
 CHANGE_TEXT: dict[Reason, str] = {
     Reason.SITE_DOWN: "it is chosen again by itself when the site reports",

@@ -13,7 +13,7 @@ from skerry.core.placement.world import World
 from skerry.core.types.app import App, Version
 from skerry.core.types.ids import SiteId, VersionId
 from skerry.core.types.plan import Plan
-from skerry.core.types.view import SiteTerms
+from skerry.core.types.view_placing import SiteTerms
 
 DIGITS = 2
 

@@ -16,6 +16,7 @@ from skerry.core.types.plan import Rejection
 from skerry.core.types.program import IsolationClass
 from skerry.core.types.resources import Resources
 from skerry.core.types.slices import InstanceState
+from skerry.core.types.view_placing import SiteTerms
 from skerry.kit.record import Record
 
 
@@ -281,30 +282,6 @@ class PlacementView(View):
     serving: int = 0
 
 
-class SiteTerms(View):
-    """What the plan in force costs at one site by today's demand and prices, in the unit of what is minimised.
-
-    `asked_rps` of the users who come in there (`known` False: assumed, as nobody has asked yet), served best at `nearest` over
-    `rtt_ms` (`measured` False: modelled); `served_rps` by the instances there, whose terms `latency`, `late`, `cost` and
-    `shadow` are. One instance more would save `saves` and cost `costs`, its start included. `may_run`: policy, state and room
-    allow it at all.
-    """
-
-    asked_rps: float
-    known: bool
-    served_rps: float
-    latency: float
-    late: float
-    cost: float
-    shadow: float
-    saves: float
-    costs: float
-    may_run: bool
-    nearest: SiteId | None = None
-    rtt_ms: float | None = None
-    measured: bool = False
-
-
 class SiteVerdict(View):
     """What was decided about one site, and why. `reasons` are sentences."""
 
@@ -500,18 +477,6 @@ class AppDifference(View):
     weighed_by: Literal["demand", "users", "cities"] = "cities"
     ways: tuple[RegionWay, ...] = ()
     rejections: tuple[Rejection, ...] = ()
-
-
-class SettingsView(View):
-    """Every setting of placement, those that somebody set, the prices of sites that have any, and the last background pass."""
-
-    settings: dict[str, Any]
-    set_fields: tuple[str, ...] = ()
-    prices: dict[str, dict[str, float]] = msgspec.field(default_factory=dict[str, dict[str, float]])
-    measured_rtts: int = 0  # pairs of sites
-    rebalanced_ms: int | None = None
-    rebalanced_apps: int = 0
-    rebalanced_starts: int = 0
 
 
 class PlanDifference(View):

@@ -11,7 +11,7 @@ from skerry.core.policy.settings import FIELDS, changed_settings, rtt_fault, set
 from skerry.core.types.control import Rebalance, SiteIntent, SiteRtts
 from skerry.core.types.ids import SiteId
 from skerry.core.types.settings import NO_PRICES, Settings, SitePrices
-from skerry.core.types.view import SettingsView
+from skerry.core.types.view_placing import SettingsView
 from skerry.kit import record
 from skerry.ports.operations import Conflict as NotNow
 from skerry.ports.operations import Invalid, NotFound
