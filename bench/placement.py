@@ -15,6 +15,7 @@ import resource
 import sys
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -24,12 +25,18 @@ from _exact import objective, optimum, violations
 from _measure import Report, percentile
 from skerry.adapters.forked import forked, processors
 from skerry.adapters.worlds import make_problem
+from skerry.core.placement.place import place, still_right
 from skerry.core.placement.solve.again import place_again
 from skerry.core.placement.solve.assign import assign
 from skerry.core.placement.solve.batch import Market
 from skerry.core.placement.solve.columns import make_columns
 from skerry.core.placement.solve.one_app import decide
 from skerry.core.placement.solve.whole import place_all
+from skerry.core.placement.world import SiteView, World
+from skerry.core.policy.shapes import shapes_of
+from skerry.core.types.app import Scale
+from skerry.core.types.resources import Resources
+from skerry.testing.builders import make_app, make_evaluation, make_node, make_site, make_version
 
 
 def timed(function):
@@ -61,6 +68,43 @@ def bench_one(report, problem, plan):
         [{"apps": len(took), "p50": percentile(took, 50), "p90": percentile(took, 90), "p99": percentile(took, 99)}],
     )
     report.claim("one app decided, p99", percentile(took, 99), at_most=5.0, unit="ms")
+
+
+def bench_running(report, problem):
+    """The decision of the running platform, whole: sites with their nodes, room, policy, the solver, placements with reasons."""
+    draws = np.random.default_rng(7)
+    views = tuple(site_view(site) for site in problem.sites)
+    names = [view.site.id for view in views]
+    users = {name: float(weight) for name, weight in zip(names, draws.pareto(1.2, len(names)), strict=True)}
+    took, kept, looked = [], [], []
+    for number in range(100):
+        some = draws.choice(len(names), size=int(draws.integers(1, 120)), replace=False)
+        demand = {names[at]: float(rps) for at, rps in zip(some, draws.pareto(1.1, len(some)) * 20, strict=True)}
+        app = make_app(f"app-{number}", scale=Scale(min_per_site=0, rps_per_instance=50.0))
+        world = World(sites=views, demand=demand, users=users)
+        shares = ((make_version(1, app=f"app-{number}"), 100.0),)
+        asked = {"evaluation": make_evaluation(f"app-{number}"), "now_ms": 0}
+        plan, first = timed(partial(place, world, app, shares, parent=None, **asked))
+        _, again = timed(partial(place, world, app, shares, parent=plan, **asked))
+        _, look = timed(partial(still_right, World(sites=views[:1], demand=demand), app, shares, plan))
+        took.append(first * 1e3)
+        kept.append(again * 1e3)
+        looked.append(look * 1e3)
+    rows = [
+        {"": what, "p50": percentile(values, 50), "p90": percentile(values, 90), "p99": percentile(values, 99)}
+        for what, values in (("decided from nothing", took), ("kept as it is", kept), ("held against one city", looked))
+    ]
+    report.table(f"running platform: one app, {len(views)} sites (ms)", rows)
+    report.claim("running platform: one app decided, p99", percentile(took, 99), at_most=5.0, unit="ms")
+
+
+def site_view(site):
+    """A city of the problem as control knows one, with three of its nodes."""
+    node = msgspec.structs.replace(make_node(f"{site.id}-1"), capacity=site.node)
+    nodes = tuple(msgspec.structs.replace(node, id=f"{site.id}-{number}") for number in (1, 2, 3))
+    place_ = make_site(site.id)
+    fields = {name: getattr(site, name) for name in ("country", "region", "lat", "lon")}
+    return SiteView(site=msgspec.structs.replace(place_, **fields), nodes=nodes, others=Resources(), shapes=shapes_of(nodes))
 
 
 def timed_ms(ask):
@@ -222,13 +266,18 @@ def main():
     parser.add_argument("--apps", type=int, default=10_000)
     parser.add_argument("--seeds", type=int, default=50)
     parser.add_argument("--large", action="store_true", help="also 100,000 apps")
+    parser.add_argument("--running", action="store_true", help="only the running platform's decision about one app")
     parser.add_argument("--json", type=Path)
     asked = parser.parse_args()
     report = Report(asked.json)
+    if asked.running:
+        bench_running(report, make_problem(apps=10))
+        return report.close()
     bench_exact(report, asked.seeds)
     problem = make_problem(apps=asked.apps)
     plan = bench_whole(report, problem, 10.0 * asked.apps / 10_000)
     bench_one(report, problem, plan)
+    bench_running(report, problem)
     bench_again(report, problem, plan)
     bench_baselines(report, problem, plan)
     if asked.large:

@@ -2,17 +2,19 @@
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from skerry.core.checks.plan import plan_violations
 from skerry.core.machines.rollout import waves
 from skerry.core.placement.explain import explain
 from skerry.core.placement.ledger import reservations
-from skerry.core.placement.simple import place, same_decision
+from skerry.core.placement.place import place, same_decision
 from skerry.core.placement.world import SiteView, World
 from skerry.core.types.app import App, RegionMin, Scale, Version
 from skerry.core.types.ids import SiteId
 from skerry.core.types.plan import Plan
 from skerry.core.types.resources import Resources
+from skerry.core.types.settings import SitePrices
 from skerry.core.types.slices import Refused
 from skerry.testing.builders import ACCOUNT, make_app, make_evaluation, make_node, make_site, make_version
 
@@ -37,9 +39,23 @@ def views(draw: st.DrawFn, name: str) -> SiteView:
     return SiteView(site=make_site(name, state=draw(STATES)), nodes=nodes, others=others)
 
 
+DEMANDS = st.dictionaries(
+    st.sampled_from((*map(SiteId, NAMES), SiteId("gone"))),
+    st.sampled_from((0.0, 0.01, 3.0, 199.0, 200.0, 201.0, 2000.0)),
+    max_size=4,
+)
+PRICES = st.builds(SitePrices, memory_mib=st.sampled_from((0.0, 0.5, 50.0)), cpu_millicores=st.sampled_from((0.0, 3.0)))
+
+
 @st.composite
 def worlds(draw: st.DrawFn) -> World:
-    return World(sites=tuple(draw(views(name)) for name in NAMES))
+    return World(
+        sites=tuple(draw(views(name)) for name in NAMES),
+        demand=draw(st.none() | DEMANDS),
+        users={SiteId(name): draw(st.sampled_from((0.0, 1.0, 7.0))) for name in NAMES},
+        prices={SiteId(name): draw(PRICES) for name in NAMES[:3]},
+        rtts_ms={SiteId("lhr"): {SiteId("sin"): draw(st.sampled_from((20.0, 400.0)))}},
+    )
 
 
 @st.composite
@@ -59,6 +75,8 @@ def scales(draw: st.DrawFn) -> Scale:
         deny=tuple(draw(st.lists(st.sampled_from(PLACES), max_size=2, unique=True))),
         features=draw(st.sampled_from(((), (), ("kvm",), ("gpu", "kvm")))),
         pin=tuple(SiteId(name) for name in draw(st.lists(st.sampled_from(NAMES), max_size=2, unique=True))),
+        latency_objective_ms=draw(st.sampled_from((None, None, 50.0))),
+        priority=draw(st.sampled_from((0, 50, 100))),
     )
 
 
@@ -81,7 +99,7 @@ def test_every_plan_keeps_the_promises_in_any_order_and_stays(
     app = make_app(scale=scale)
     first = decide(before, app, tuple(shares), None)
     second = decide(after, app, tuple(shares), first)
-    shuffled = World(sites=tuple(data.draw(st.permutations(after.sites))))
+    shuffled = replace(after, sites=tuple(data.draw(st.permutations(after.sites))))
     assert decide(shuffled, app, tuple(data.draw(st.permutations(shares))), first) == second
     assert same_decision(decide(after, app, tuple(shares), second), second)
     assert {held.site for held in reservations(second, {version.id: version for version in VERSIONS})} == {
@@ -101,7 +119,7 @@ def test_refusals_come_to_rest(world: World, count: int, missing: int, name: str
     """A site that goes on refusing is asked for less each time, and the decision stops changing."""
     app, shares = make_app(scale=Scale(min_per_site=count)), ((VERSIONS[0], 100.0),)
     plan = decide(world, app, shares, None)
-    for _ in range(count + 2):
+    for _ in range(count + 20):  # users ask for up to some ten more
         placed = sum(entry.count for entry in plan.placements if entry.site == name)
         refused = Refused(
             account=ACCOUNT,
@@ -111,11 +129,8 @@ def test_refusals_come_to_rest(world: World, count: int, missing: int, name: str
             missing=min(missing, placed),
             rejections=(),
         )
-        refusing = World(
-            sites=tuple(
-                SiteView(site=v.site, nodes=v.nodes, others=v.others, refused=(refused,) if placed and v.site.id == name else ())
-                for v in world.sites
-            )
+        refusing = replace(
+            world, sites=tuple(replace(v, refused=(refused,) if placed and v.site.id == name else ()) for v in world.sites)
         )
         plan = decide(refusing, app, shares, plan)
     left = any(node.state == "draining" for view in world.sites if view.site.id == name for node in view.nodes)

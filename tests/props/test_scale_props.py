@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from skerry.core.checks.plan import plan_violations
 from skerry.core.geo.distance import site_rtt_ms
 from skerry.core.placement.explain import explain
-from skerry.core.placement.simple import place
+from skerry.core.placement.place import place
 from skerry.core.placement.world import World
 from skerry.core.policy.scale import instance_limits, scale_faults, scale_warnings
 from skerry.core.types.app import DataCalls, InstanceResources, RegionMin, Scale

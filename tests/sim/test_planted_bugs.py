@@ -14,7 +14,7 @@ from skerry.core.types.resources import Resources
 from skerry.core.types.slices import NodeSlice
 from skerry.kit import record
 from skerry.ports.store import Delete
-from skerry.services.control import keys, placer, rollouts
+from skerry.services.control import keys, placer, rollouts, worlds
 from skerry.services.node import agent
 from skerry.services.site import controller
 from skerry.testing.world import World, run_world
@@ -49,12 +49,12 @@ async def four_apps(world: World) -> None:
 
 
 def test_capacity_that_is_sold_twice_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = placer.Placer._site_view
+    real = worlds.Worlds.view
 
-    def blind(self: placer.Placer, intent: Any, key: Any) -> Any:
-        return replace(real(self, intent, key), others=Resources())
+    def blind(self: worlds.Worlds, *args: Any) -> Any:
+        return replace(real(self, *args), others=Resources())
 
-    monkeypatch.setattr(placer.Placer, "_site_view", blind)
+    monkeypatch.setattr(worlds.Worlds, "view", blind)
     found_by(four_apps, "is sold", memory_mib=30)
 
 
@@ -126,8 +126,8 @@ def test_a_stale_executor_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """A placer that commits without looking at who was there before."""
     real = placer.Placer._snapshot
 
-    def orphaned(self: placer.Placer, key: Any, evaluations: Any) -> Any:
-        return replace(real(self, key, evaluations), parent=None, head=None)
+    def orphaned(self: placer.Placer, *args: Any) -> Any:
+        return replace(real(self, *args), parent=None, head=None)
 
     monkeypatch.setattr(placer.Placer, "_snapshot", orphaned)
     found_by(two_versions, "follows PlanHead")
@@ -142,15 +142,15 @@ def test_a_rejection_without_a_reason_is_found(monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(controller, "decide_site", silent)
     monkeypatch.setattr(controller, "site_violations", lambda given, decision: ())
-    monkeypatch.setattr(placer.Placer, "_site_view", _roomy(placer.Placer._site_view))
+    monkeypatch.setattr(worlds.Worlds, "view", _roomy(worlds.Worlds.view))
     found_by(four_apps, "promise 8.*without a reason", memory_mib=14)
 
 
 def _roomy(real: Any) -> Any:
     """The placer believes that nobody else is there, and no ledger stops it."""
 
-    def view(self: placer.Placer, intent: Any, key: Any) -> Any:
-        return replace(real(self, intent, key), others=Resources())
+    def view(self: worlds.Worlds, *args: Any) -> Any:
+        return replace(real(self, *args), others=Resources())
 
     return view
 
@@ -177,8 +177,8 @@ def test_two_writers_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two controls that decide at once and commit without the checks of their snapshots: both replace the same plan."""
     real = placer.Placer._snapshot
 
-    def unguarded(self: placer.Placer, key: Any, evaluations: Any) -> Any:
-        return replace(real(self, key, evaluations), checks=())
+    def unguarded(self: placer.Placer, *args: Any) -> Any:
+        return replace(real(self, *args), checks=())
 
     monkeypatch.setattr(placer.Placer, "_snapshot", unguarded)
 

@@ -201,6 +201,7 @@ def test_a_node_that_comes_brings_room() -> None:
         await world.settled()
         assert sum(bool(world.running(f"app-{number}", "lhr")) for number in range(3)) == 2
         world.nodes["lhr-2"].start()
+        await world.clock.sleep_ms(60_000)  # it is filled step by step
         await world.settled()
         assert sum(bool(world.running(f"app-{number}", "lhr")) for number in range(3)) == 3
 

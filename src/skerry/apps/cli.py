@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from skerry.apps import cli_demand, cli_maintenance, cli_plan, cli_rollout, cli_run, cli_scale, cli_talk
+from skerry.apps import cli_demand, cli_maintenance, cli_plan, cli_rollout, cli_run, cli_scale, cli_settings, cli_talk
 from skerry.apps.cli_base import AccountOption, Before, DataDirOption, JsonOption
 from skerry.apps.cli_base import chosen_account as _account
 from skerry.apps.cli_base import connect as _client
@@ -46,6 +46,7 @@ app.add_typer(sim_app, name="sim")
 app.add_typer(world_app, name="world")
 cli_scale.add_to(app)
 cli_demand.add_to(app)
+cli_settings.add_to(app)
 cli_plan.add_to(app)
 cli_rollout.add_to(app)
 cli_run.add_to(app)

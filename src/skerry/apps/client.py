@@ -34,6 +34,7 @@ from skerry.core.types.view import (
     WhoView,
     WorldMap,
 )
+from skerry.core.types.view_placing import SettingsView
 from skerry.kit.record import Record, decode, encode
 
 TIMEOUT_S = 30.0
@@ -199,6 +200,12 @@ class Client:
 
     def demand(self, account: str, app: str) -> DemandView:
         return self._call("GET", f"/v1/apps/{_segment(account)}/{_segment(app)}/demand", DemandView)
+
+    def settings(self) -> SettingsView:
+        return self._call("GET", "/v1/settings", SettingsView)
+
+    def change_settings(self, changes: Mapping[str, object], rtts_ms: Mapping[str, Mapping[str, float | None]]) -> SettingsView:
+        return self._call("PATCH", "/v1/settings", SettingsView, body={"settings": dict(changes), "rtts_ms": dict(rtts_ms)})
 
     def demands(self) -> tuple[DemandView, ...]:
         return self._call("GET", "/v1/demand", Demands).demand

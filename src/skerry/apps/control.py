@@ -5,7 +5,7 @@ python -m skerry.apps.control --config FILE [--liveness-fd N]
 
 import os
 import secrets
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +25,7 @@ from skerry.apps.tasks import running
 from skerry.core.types.control import SiteIntent
 from skerry.core.types.demand import DecidedDemand
 from skerry.core.types.ids import Digest, SiteId
+from skerry.core.types.place import Site
 from skerry.core.types.slices import SiteReport, SiteSlice
 from skerry.ports.blobs import Blobs
 from skerry.ports.store import Store
@@ -37,6 +38,7 @@ from skerry.services.control.maintenances import Maintenances
 from skerry.services.control.mirror import Mirror
 from skerry.services.control.observed import Observed
 from skerry.services.control.placer import Placer
+from skerry.services.control.rebalancing import Rebalancer
 from skerry.services.control.rollouts import Rollouts
 from skerry.services.control.slices import Slices
 from skerry.services.control.watcher import Watcher
@@ -68,9 +70,10 @@ class Parts:
         self.mirror = Mirror(store)
         self.observed = Observed(self.clock)
         self.slices = Slices(self.mirror, suffix=config.suffix)
-        self.placer = Placer(store, self.mirror, self.observed, self.slices, self.clock)
+        self.placer = Placer(store, self.mirror, self.observed, self.slices, self.clock, users=_users)
         self.rollouts = Rollouts(store, self.mirror, self.observed, self.clock)
         self.watcher = Watcher(store, self.mirror, self.observed, self.placer, self.clock)
+        self.rebalancer = Rebalancer(store, self.mirror, self.placer, self.clock)
         self.collector = Collector(store, self.mirror, blobs, self.clock)
         self.exchange = Exchange()
         self.maintenances = Maintenances(store, self.mirror, self.observed, self.clock)
@@ -88,7 +91,15 @@ class Parts:
         )
 
     def loops(self) -> tuple[Coroutine[Any, Any, None], ...]:
-        parts = (self.mirror, self.placer, self.rollouts, self.maintenances, self.watcher, self.collector)
+        parts = (
+            self.mirror,
+            self.placer,
+            self.rollouts,
+            self.maintenances,
+            self.watcher,
+            self.rebalancer,
+            self.collector,
+        )
         return tuple(part.run() for part in parts)
 
 
@@ -115,6 +126,14 @@ def _load_catalogue() -> "Catalogue":
     from skerry.adapters.worlds import load_catalogue
 
     return load_catalogue()
+
+
+def _users(sites: Sequence[Site]) -> Mapping[SiteId, float]:
+    # Imported when an app asks for it, as is the catalogue.
+    from skerry.core.geo.users import users_by_site
+
+    catalogue = _load_catalogue()
+    return users_by_site(sites, catalogue.cities, catalogue.users)
 
 
 def _checker(config: ControlConfig, blobs: Blobs) -> WorkerdChecker:

@@ -8,6 +8,7 @@ from skerry.core.types.view import AppDifference, PlanDifference, RegionWay
 
 SAME_MS = 0.5  # nobody notices less
 APPS_SHOWN_MAX = 50
+BY = {"demand": ", by its users' demand", "users": ", by internet users", "cities": ""}
 
 
 def print_difference(found: PlanDifference) -> None:
@@ -31,12 +32,15 @@ def _app(app: AppDifference) -> Text:
     text.append(f"  {app.instances_before} → {app.instances_after} instance(s)", style="")
     text.append(f", {before.cpu_millicores} → {after.cpu_millicores} millicores", style="")
     text.append(f", {before.memory_mib} → {after.memory_mib} MiB reserved", style="")
+    text.append(f", {app.cost_before:.3g} → {app.cost_after:.3g} nodes' worth", style="")
+    text.append(f"\n  {app.started} start, {app.ended} end", style="")
     for sign, style, sites in (("+", "green", app.gained), ("-", "red", app.lost)):
         for site in sites:
             text.append(f"\n  {sign} {site}", style=style)
     for way in app.ways:
         if _differs(way):
-            text.append(f"\n  {way.region}: {_ms(way.before_ms)} → {_ms(way.after_ms)} from its {way.cities} city(ies)", style="")
+            said = f"{way.region}: {_ms(way.before_ms)} → {_ms(way.after_ms)} from its {way.cities} city(ies)"
+            text.append(f"\n  {said}{BY[app.weighed_by]}", style="")
     for rejection in app.rejections:
         detail = f" ({rejection.detail})" if rejection.detail else ""
         text.append(f"\n  {rejection.place}: {REASON_TEXT[rejection.reason]}{detail}", style="dim")

@@ -4,6 +4,7 @@ All answers are those of one moment. `account` None is the operator, who sees ev
 what belongs to that account is in the answer, and another's app does not exist.
 """
 
+from collections.abc import Mapping
 from typing import Literal, Protocol
 
 from skerry.core.types.change import Change
@@ -20,6 +21,7 @@ from skerry.core.types.view import (
     RolloutDetail,
     Status,
 )
+from skerry.core.types.view_placing import SettingsView
 
 
 class OperationError(Exception):
@@ -66,6 +68,16 @@ class Operations(Protocol):
 
     async def explain(self, account: AccountId, app: AppName, site: SiteId | None) -> Explanation:
         """Where it runs and why; with `site`, inside that site too. `NotFound`."""
+        ...
+
+    def settings(self) -> SettingsView:
+        """What placement weighs, the prices of sites, the last background pass."""
+        ...
+
+    async def change_settings(
+        self, changes: Mapping[str, object], rtts_ms: Mapping[str, Mapping[str, float | None]]
+    ) -> SettingsView:
+        """By field, and by pair of sites; None takes the default, or the measurement, back. `Invalid`, `NotFound`, `Conflict`."""
         ...
 
     async def demand(self, account: AccountId, app: AppName) -> DemandView:

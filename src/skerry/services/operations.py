@@ -33,6 +33,7 @@ from skerry.core.types.view import (
     SiteView,
     Status,
 )
+from skerry.core.types.view_placing import SettingsView
 from skerry.kit import record
 from skerry.ports.clock import Clock
 from skerry.ports.operations import Conflict as NotNow
@@ -49,6 +50,7 @@ from skerry.services.control.observed import Observed
 from skerry.services.control.placer import Placer
 from skerry.services.control.rollout_view import rollout_detail
 from skerry.services.control.rollouts import ROLLBACK_SOURCE, NothingToChange, Rollouts, Word
+from skerry.services.control.settings import PlacementSettings
 
 if TYPE_CHECKING:
     from skerry.core.worlds.generate import Catalogue
@@ -82,6 +84,7 @@ class PlatformOperations:
         self._clock = clock
         self._drains = Drains(mirror)
         self._dry_run = DryRun(mirror, placer, clock)
+        self._settings = PlacementSettings(store, mirror)
         self._load_catalogue = load_catalogue  # of cities and their users
         self._suffix = suffix
         self._port = public_port
@@ -123,9 +126,13 @@ class PlatformOperations:
             raise Missing(f"there is no site {site}", hint="`skerry sites` lists them")
         head = self._mirror.get(keys.plan_head(*key), PlanHead)
         plan = self._mirror.get(keys.plan(*key, head.generation), Plan) if head else None
-        world = self._placer.preview(key).world
+        # Imported at the first question, as NumPy is slow to import.
+        from skerry.core.placement.terms import site_terms
+
+        snapshot = self._placer.preview(key)
         blocked = self._mirror.get(keys.blocked(*key), Blocked)
-        said = explain(record_of_app, plan, world, site)
+        terms = site_terms(snapshot.world, record_of_app, snapshot.shares, plan)
+        said = explain(record_of_app, plan, snapshot.world, site, terms)
         undone = self._rolled_back(record_of_app)
         asked = {entry.site: (demand_sentence(entry),) for entry in self._observed.demand(account, app)}
         return replace(
@@ -136,6 +143,14 @@ class PlatformOperations:
             verdicts=tuple(self._with_silence(v, asked.get(v.site, ())) for v in said.verdicts),
             nodes=tuple(self._node_as_it_is(verdict) for verdict in said.nodes),
         )
+
+    def settings(self) -> SettingsView:
+        return self._settings.view()
+
+    async def change_settings(
+        self, changes: Mapping[str, object], rtts_ms: Mapping[str, Mapping[str, float | None]]
+    ) -> SettingsView:
+        return await self._settings.change(changes, rtts_ms)
 
     async def demand(self, account: AccountId, app: AppName) -> DemandView:
         self._app(account, app)

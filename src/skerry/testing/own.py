@@ -47,6 +47,7 @@ from skerry.core.types.view import (
     SiteView,
     Status,
 )
+from skerry.core.types.view_placing import SettingsView
 from skerry.ports.operations import Conflict, Invalid, NotFound
 from skerry.services.accounts import Accounts
 from skerry.services.app_map import make_app_map
@@ -148,6 +149,16 @@ class FakeOperations:
             ),
             report=("two sites are known",),
         )
+
+    def settings(self) -> SettingsView:
+        return SettingsView(settings={"move": 20.0}, set_fields=())
+
+    async def change_settings(
+        self, changes: Mapping[str, object], rtts_ms: Mapping[str, Mapping[str, float | None]]
+    ) -> SettingsView:
+        if "mvoe" in changes:
+            raise Invalid("'mvoe' is no setting")
+        return SettingsView(settings={"move": 20.0, **changes}, set_fields=tuple(changes))
 
     async def demand(self, account: AccountId, app: AppName) -> DemandView:
         if app != self._name:

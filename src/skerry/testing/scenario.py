@@ -26,7 +26,7 @@ from skerry.core.checks.slices import slice_violations
 from skerry.core.machines.rollout import RolloutSettings, SiteFacts, brings_new_version, step, waves
 from skerry.core.placement.explain import explain
 from skerry.core.placement.ledger import reservations
-from skerry.core.placement.simple import place, same_decision
+from skerry.core.placement.place import place, same_decision
 from skerry.core.placement.world import SiteView, World
 from skerry.core.policy.scale import scale_faults
 from skerry.core.reconcile.control import site_slice_apps

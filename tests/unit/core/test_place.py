@@ -5,7 +5,7 @@ from msgspec.structs import replace
 from skerry.core.checks.plan import plan_violations
 from skerry.core.placement.explain import CHANGE_TEXT, explain
 from skerry.core.placement.ledger import reservations
-from skerry.core.placement.simple import blocking, place, same_decision
+from skerry.core.placement.place import blocking, place, same_decision
 from skerry.core.placement.world import SiteView, World
 from skerry.core.types.app import App, RegionMin, Scale, Version
 from skerry.core.types.ids import DeploymentId, SiteId
@@ -232,7 +232,7 @@ def test_the_checks_find_planted_violations() -> None:
         ("parent and generation", replace(plan, generation=7), THREE, app),
         ("another deployment", replace(plan, deployment=DeploymentId("dx")), THREE, app),
         ("without a reason", replace(plan, placements=plan.placements[1:]), THREE, app),
-        ("2 instances of", replace(plan, placements=(twice, *plan.placements[1:])), THREE, app),
+        ("more than minimums and demand ask for", replace(plan, placements=(twice, *plan.placements[1:])), THREE, app),
         ("two placements", replace(plan, placements=(*plan.placements, plan.placements[0])), THREE, app),
         ("more than max_total", plan, THREE, make_app(scale=Scale(max_total=2))),
         ("outside jurisdiction eu", plan, THREE, make_app(scale=Scale(jurisdiction="eu"))),

@@ -6,10 +6,10 @@ import pytest
 from msgspec.structs import replace
 
 from skerry.core.geo.distance import site_rtt_ms
-from skerry.core.policy.capacity import Room
 from skerry.core.policy.jurisdiction import jurisdictions_of
 from skerry.core.policy.places import place_rejection
 from skerry.core.policy.scale import instance_limits, instances_min, scale_faults, scale_warnings
+from skerry.core.policy.shapes import Room, shapes_of
 from skerry.core.policy.state import node_state_rejection, site_state_rejection
 from skerry.core.types.app import DataCalls, InstanceResources, RegionMin, Scale
 from skerry.core.types.ids import SiteId
@@ -65,7 +65,7 @@ def test_only_a_node_that_is_up_takes_instances() -> None:
 
 def test_room_knows_that_free_memory_on_two_nodes_is_not_one_piece() -> None:
     nodes = [make_node("lhr-1", memory_mib=100), make_node("lhr-2", memory_mib=100)]
-    room = Room(nodes, nodes, Resources())
+    room = Room(shapes_of(nodes), (), Resources())
     need = Resources(memory_mib=60)
     assert [room.take(need) for _ in range(3)] == [True, True, False]
     assert room.free.memory_mib == 80

@@ -4,7 +4,7 @@ from msgspec.structs import replace
 
 from skerry.core.machines.rollout import RolloutSettings, SiteFacts, abort, brings_new_version, pause, resume, step, waves
 from skerry.core.placement.executed import executed_plan
-from skerry.core.placement.simple import place
+from skerry.core.placement.place import place
 from skerry.core.placement.world import World
 from skerry.core.types.app import Scale, Version
 from skerry.core.types.gate import VersionFacts

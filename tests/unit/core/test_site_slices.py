@@ -4,7 +4,7 @@ from msgspec.structs import replace
 
 from skerry.core.checks.slices import slice_violations
 from skerry.core.placement.order import fallback_order
-from skerry.core.placement.simple import place
+from skerry.core.placement.place import place
 from skerry.core.placement.world import World
 from skerry.core.reconcile.control import share_weight, site_slice_apps
 from skerry.core.types.app import App, Deployment, Share, Version

@@ -23,13 +23,14 @@ EVERYTHING = [
     ("POST", "/v1/images/default/missing"), ("PUT", f"/v1/images/default/blobs/{'0' * 64}"),
     ("POST", "/v1/apps/default/hello/rollout"), ("POST", "/v1/plan"), ("POST", "/v1/drain"), ("POST", "/v1/undrain"),
     ("GET", "/v1/map"), ("GET", "/v1/map/default/hello"), ("GET", "/v1/apps/default/hello/demand"), ("GET", "/v1/demand"),
+    ("GET", "/v1/settings"), ("PATCH", "/v1/settings"),
     ("GET", "/v1/maintenance"), ("POST", "/v1/maintenance"),
     ("GET", "/v1/accounts"), ("POST", "/v1/accounts"), ("GET", "/v1/tokens"), ("POST", "/v1/tokens"),
     ("DELETE", "/v1/tokens/00112233445566778899aabbccddeeff"),
 ]  # fmt: skip
 OPERATORS_ONLY = [
     ("GET", "/metrics"), ("GET", "/v1/nodes"), ("POST", "/v1/drain"), ("POST", "/v1/undrain"), ("POST", "/v1/accounts"),
-    ("POST", "/v1/tokens"), ("DELETE", "/v1/tokens/00112233445566778899aabbccddeeff"),
+    ("POST", "/v1/tokens"), ("DELETE", "/v1/tokens/00112233445566778899aabbccddeeff"), ("PATCH", "/v1/settings"),
     ("GET", "/v1/maintenance"), ("POST", "/v1/maintenance"),
 ]  # fmt: skip
 

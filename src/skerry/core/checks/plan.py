@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator
+from math import inf
 
 from skerry.core.placement.world import SiteView, World
 from skerry.core.policy.isolation import needed_features
@@ -11,6 +12,9 @@ from skerry.core.types.ids import SiteId, VersionId
 from skerry.core.types.place import Node, Site
 from skerry.core.types.plan import Plan, Reason, Rejection
 from skerry.core.types.resources import Resources
+
+ASKED_MIN_RPS = 1e-6  # less is nobody
+SLACK = 1 - 1e-6  # rounding
 
 
 def plan_violations(
@@ -26,7 +30,9 @@ class _Checker:
         self, plan: Plan, world: World, app: App, shares: tuple[tuple[Version, float], ...], parent: Plan | None
     ) -> None:
         self.plan, self.app, self.parent = plan, app, parent
+        self.world = world
         self.views = {view.site.id: view for view in world.sites}
+        self.percents = {version.id: percent for version, percent in shares if percent > 0}
         self.wanted: dict[VersionId, Version] = {}
         if app.enabled and app.deployment is not None:
             self.wanted = {version.id: version for version, percent in shares if percent > 0}
@@ -120,14 +126,39 @@ class _Checker:
 
     def totals(self) -> Iterator[str]:
         scale = self.app.scale
+        beyond: Counter[VersionId] = Counter()
         for (site, version), count in sorted(self.counts.items()):
+            least = max(1, scale.min_per_site)
             if scale.max_per_site is not None and count > scale.max_per_site:
                 yield f"{site}: {count} instances of {version}, more than max_per_site ({scale.max_per_site})"
-            elif count > scale.min_per_site and not self._is_for_a_minimum(site, version):
-                yield f"{site}: {count} instances of {version}, asked are {scale.min_per_site}"
+            elif count > least and not self._is_for_a_minimum(site, version):
+                beyond[version] += count - least
+        for version, more in sorted(beyond.items()):
+            if version in self.wanted and more > self._for_demand(self._part(version)):
+                yield f"{more} instances of {version} more than minimums and demand ask for"
         total = sum(self.counts.values())
         if scale.max_total is not None and total > scale.max_total:
             yield f"{total} instances in all, more than max_total ({scale.max_total})"
+        yield from self._demand()
+
+    def _for_demand(self, part: float) -> float:
+        """Instances beyond the first of each site that this part of the demand can fill; no limit where losses count too."""
+        if self.app.scale.survive_sites:
+            return inf
+        most = sum((self.world.demand or {}).values()) or self.world.settings.prior_rps
+        return most * part / self.app.scale.rps_per_instance
+
+    def _demand(self) -> Iterator[str]:
+        """All that is asked is carried, or the plan says how much is not."""
+        asked = sum(rps for site, rps in (self.world.demand or {}).items() if site in self.views)
+        for version in sorted(self.wanted):
+            carried = self.in_all[version] * self.app.scale.rps_per_instance
+            if asked > ASKED_MIN_RPS and carried < asked * self._part(version) * SLACK and self.plan.unserved_rps <= 0.0:
+                yield f"{version}: less is carried than is asked, and the plan does not say so"
+
+    def _part(self, version: VersionId) -> float:
+        """Of the traffic."""
+        return self.percents[version] / sum(self.percents.values())
 
     def _is_for_a_minimum(self, site: SiteId, version: VersionId) -> bool:
         """More than `min_per_site` is right only as long as the whole, or the site's region, has not more than its minimum."""
@@ -150,7 +181,8 @@ class _Checker:
             here = not self.wanted or any(self.counts[(site, version)] for version in self.wanted)
             complete = here and not self._missing(view.site)
             rejection = self.rejected.get(site)
-            if complete and rejection is not None and not _is_left(view) and not self._missing(view.site, lasting=True):
+            lasting = _is_left(view) or self._missing(view.site, lasting=True)
+            if complete and rejection is not None and not lasting and self.plan.unserved_rps <= 0.0:
                 yield f"{site}: rejected although nothing is missing"
             elif not complete and rejection is None:
                 yield f"{site}: not (fully) chosen, without a reason"
@@ -222,7 +254,8 @@ class _Checker:
             used += version.limits.reserve.times(self.counts[(site, version.id)])
         room = _sum(_up(view)).less(view.others + used)
         shaped = used != Resources()
-        return any(shaped or not version.limits.reserve.fits_in(room) for version in self._missing(view.site, lasting=True))
+        short = self._missing(view.site, lasting=True) or (self.wanted.values() if self.plan.unserved_rps > 0.0 else ())
+        return any(shaped or not version.limits.reserve.fits_in(room) for version in short)
 
     def _was_refused(self, view: SiteView) -> bool:
         earlier = self.parent.rejections if self.parent else ()

@@ -1,5 +1,7 @@
 """Why an app runs where it does, and what would have to change for it to run elsewhere."""
 
+from collections.abc import Mapping
+
 from skerry.core.placement.world import SiteView, World
 from skerry.core.policy.capacity import has_features, nodes_rejection, site_free
 from skerry.core.policy.state import node_state_rejection, site_state_rejection
@@ -8,6 +10,7 @@ from skerry.core.types.ids import SiteId
 from skerry.core.types.place import Node
 from skerry.core.types.plan import REASON_TEXT, Plan, Reason, Rejection
 from skerry.core.types.view import Explanation, NodeVerdict, PlacementView, SiteVerdict
+from skerry.core.types.view_placing import SiteTerms
 
 CHANGE_TEXT: dict[Reason, str] = {
     Reason.SITE_DOWN: "it is chosen again by itself when the site reports",
@@ -31,8 +34,16 @@ CHANGE_TEXT: dict[Reason, str] = {
 }
 
 
-def explain(app: App, plan: Plan | None, world: World, site: SiteId | None = None) -> Explanation:
+def explain(
+    app: App,
+    plan: Plan | None,
+    world: World,
+    site: SiteId | None = None,
+    terms: Mapping[SiteId, SiteTerms] | None = None,
+) -> Explanation:
     """The plan in force in words; with `site`, that site alone and its nodes. Sites and nodes in id order.
+
+    `terms`: what it costs at each site (`core.placement.terms`), for who wants to see that too.
 
     `plan` None: nothing was decided yet. A site that joined after the plan has a verdict that says so.
     """
@@ -47,7 +58,7 @@ def explain(app: App, plan: Plan | None, world: World, site: SiteId | None = Non
         decided_ms=plan.created_ms if plan else None,
         cause=plan.cause if plan else "",
         placements=tuple(PlacementView(site=entry.site, version=entry.version, count=entry.count) for entry in placements),
-        verdicts=tuple(_verdict(app, plan, view) for view in views),
+        verdicts=tuple(_verdict(app, plan, view, (terms or {}).get(view.site.id)) for view in views),
         nodes=tuple(_node_verdict(app, node) for view in views for node in sorted(view.nodes, key=lambda n: n.id))
         if site
         else (),
@@ -62,7 +73,7 @@ def reason_sentence(rejection: Rejection) -> str:
     return f"{REASON_TEXT[rejection.reason]}{numbers}; to change that: {CHANGE_TEXT[rejection.reason]}"
 
 
-def _verdict(app: App, plan: Plan | None, view: SiteView) -> SiteVerdict:
+def _verdict(app: App, plan: Plan | None, view: SiteView, terms: SiteTerms | None) -> SiteVerdict:
     site = view.site.id
     count = sum(entry.count for entry in plan.placements if entry.site == site) if plan else 0
     reasons: list[str] = []
@@ -76,7 +87,28 @@ def _verdict(app: App, plan: Plan | None, view: SiteView) -> SiteVerdict:
         if view.site.state == "cut_off":
             reasons.append("the site is cut off from control and goes on with what it has")
     reasons += [reason_sentence(rejection) for rejection in plan.rejections if rejection.place == site] if plan else []
-    return SiteVerdict(site=site, chosen=count > 0, reasons=tuple(reasons or [_unmentioned(app, plan)]))
+    reasons = reasons or [_unmentioned(app, plan)]
+    reasons += _terms_sentences(terms, chosen=count > 0) if terms else []
+    return SiteVerdict(site=site, chosen=count > 0, reasons=tuple(reasons), terms=terms)
+
+
+def _terms_sentences(terms: SiteTerms, *, chosen: bool) -> list[str]:
+    """What the numbers say: who is served from there and for what, or what it would take for an instance to pay."""
+    said: list[str] = []
+    if chosen:
+        parts = [("latency", terms.latency), ("late", terms.late), ("cost", terms.cost), ("shadow price", terms.shadow)]
+        shown = ", ".join(f"{name} {value:.3g}" for name, value in parts if value > 0.0 or name == "cost")
+        said.append(f"it serves {terms.served_rps:.3g} rps; {shown}")
+    elif terms.may_run:
+        more = terms.costs / terms.saves if terms.saves > 0.0 else 0.0
+        change = f"; it pays at {more:.2g} times as many requests from around there" if more > 1.0 else ""
+        said.append(f"an instance there would save {terms.saves:.3g} and cost {terms.costs:.3g}{change}")
+    if terms.asked_rps > 0.0 and terms.nearest is not None and terms.rtt_ms is not None:
+        who = f"{terms.asked_rps:.3g} rps of users here" if terms.known else "users here (assumed: nobody has asked yet)"
+        how = "measured" if terms.measured else "modelled"
+        way = "on the spot" if terms.rtt_ms == 0.0 else f"from {terms.nearest}, {terms.rtt_ms:.0f} ms away ({how})"
+        said.append(f"{who} are served {way}")
+    return said
 
 
 def _unmentioned(app: App, plan: Plan | None) -> str:

@@ -1,20 +1,28 @@
-"""Where the simple method puts instances: one seat per site, filled within capacity, maximums and what the site refused."""
+"""Where an app's instances go: one seat per site, filled within capacity, maximums and what the site refused."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from heapq import heapify, heappop, heapreplace
 
 from msgspec.structs import replace
 
 from skerry.core.placement.world import SiteView
-from skerry.core.policy.capacity import Room, has_features, nodes_rejection, nodes_up, site_free, size_rejection
+from skerry.core.policy.capacity import has_features, nodes_rejection, nodes_up, site_free, size_rejection
 from skerry.core.policy.isolation import needed_features
 from skerry.core.policy.places import place_rejection
 from skerry.core.policy.scale import instances_min
+from skerry.core.policy.shapes import Room, most_of
 from skerry.core.policy.state import site_state_rejection
 from skerry.core.types.app import Scale, Version
 from skerry.core.types.ids import SiteId, VersionId
 from skerry.core.types.plan import Placement, Reason, Rejection
+from skerry.core.types.resources import Resources
+
+Caps = Mapping[tuple[SiteId, VersionId], int]
+Counts = Mapping[VersionId, int]
+
+FULL = frozenset((Reason.NO_CAPACITY, Reason.REFUSED_BY_SITE, Reason.MAX_PER_SITE, Reason.MAX_TOTAL, Reason.NOT_NEEDED))
+"""Reasons of a site that may run the app, and does not, or not more of it."""
 
 LEFT = frozenset((Reason.SITE_DRAINING, Reason.NO_NODES, Reason.MISSING_FEATURE, Reason.TOO_LARGE))
 """Why a place that is being drained, or whose nodes are, takes nothing new: none of it ends what runs there."""
@@ -41,64 +49,84 @@ class Seat:
         scale: Scale,
         wanted: tuple[Version, ...],
         *,
-        caps: Mapping[tuple[SiteId, VersionId], int],
+        caps: Caps,
         budget: Budget,
         before: Counter[VersionId],
         planned: int,
     ) -> None:
         """`planned`: how many instances of any version the parent plan has here."""
-        self.site, self.before, self.planned = view.site, before, planned
+        self.view, self.site, self.before, self.scale, self.planned = view, view.site, before, scale, planned
         self.stayed = 0
         self.counts = {version.id: 0 for version in wanted}
         self.missing: tuple[Reason, str] | None = None
-        self.excluded = _site_rejection(view, scale, wanted, runs_there=planned > 0)
-        self._view, self._scale, self._wanted, self._caps, self._budget = view, scale, wanted, caps, budget
-        up = nodes_up(view.nodes)
+        self.excluded = site_rejection(view, scale, wanted, runs_there=planned > 0)
+        self._wanted, self._caps, self._budget = wanted, caps, budget
         self._needs = {version.id: needed_features(scale.features, version) for version in wanted}
-        self._room = Room(up, [node for node in up if has_features(node, scale.features)], view.others)
+        self._room: Room | None = None
+        self._most: int | None = None
 
-    def fill(self) -> None:
-        """Up to `min_per_site` in rounds, one instance of each version a round: short room still serves every version."""
+    def most(self) -> int:
+        """How many instances of all versions it can hold, as many of each."""
+        if self.excluded is not None:
+            return 0
+        if len(self._wanted) == 1:
+            return min(self._room_for_one(), self._caps.get((self.site.id, self._wanted[0].id), MANY))
+        together = Resources()
+        for version in self._wanted:
+            together += version.limits.reserve
+        each = min((self._caps.get((self.site.id, version.id), MANY) for version in self._wanted), default=MANY)
+        return min(self._room_for(together), each) * len(self._wanted)
+
+    def fill(self, counts: Counts) -> None:
+        """Up to `counts` in rounds, one instance of each version a round: short room still serves every version."""
         if self.excluded is not None:
             return
-        for _ in range(self._scale.min_per_site):
+        for number in range(min(self.counts.values(), default=0), max(counts.values(), default=0)):
             for version in self._wanted:
-                why = self.take(version)
-                self.missing = self.missing or why
+                if self.counts[version.id] <= number < counts.get(version.id, 0):
+                    why = self.take(version)
+                    self.missing = self.missing or why
 
     def take(self, version: Version) -> tuple[Reason, str] | None:
         """One instance more; or why not."""
+        why = self.why_not(version)
+        if why is None:
+            if len(self._wanted) > 1:
+                self._shaped_room().take(version.limits.reserve, self._needs[version.id])
+            self.counts[version.id] += 1
+            self._budget.used += 1
+        return why
+
+    def why_not(self, version: Version) -> tuple[Reason, str] | None:
+        """Why it takes no more of this version; None: it would."""
         if self._budget.spent:
             return (Reason.MAX_TOTAL, f"max_total is {self._budget.max_total}")
-        count, most = self.counts[version.id], self._scale.max_per_site
+        count, most = self.counts[version.id], self.scale.max_per_site
         if most is not None and count >= most:
             return (Reason.MAX_PER_SITE, f"max_per_site is {most}")
         cap = self._caps.get((self.site.id, version.id))
         if cap is not None and count >= cap:
             return (Reason.REFUSED_BY_SITE, f"the site could pack {cap}")
-        needs = self._needs[version.id]
-        if self._room.take(version.limits.reserve, needs):
-            self.counts[version.id] += 1
-            self._budget.used += 1
+        if self._fits(version):
             return None
-        never = _version_rejection(self._view, needs, version)
+        never = _version_rejection(self.view, self._needs[version.id], version)
         if never is not None:
             return (never.reason, never.detail)
-        why = self._room.why_not(version.limits.reserve)
-        return (Reason.NO_CAPACITY, f"{why}; it came back and is filled step by step" if self._view.opening else why)
+        why = self._shaped_room().why_not(version.limits.reserve)
+        return (Reason.NO_CAPACITY, f"{why}; it came back and is filled step by step" if self.view.opening else why)
 
     def is_left(self) -> bool:
         """Whether it, or a node of it, is being drained: what it runs goes as soon as that is elsewhere."""
-        draining = self.site.state == "draining" or any(node.state == "draining" for node in self._view.nodes)
+        draining = self.site.state == "draining" or any(node.state == "draining" for node in self.view.nodes)
         return draining and (self.excluded is None or self.excluded.reason in LEFT)
 
     def stay(self, version: Version) -> bool:
         """One instance more of those that run here goes on, as it has no other place; False: there is none more."""
-        count, most = self.counts[version.id], self._scale.max_per_site
+        count, most = self.counts[version.id], self.scale.max_per_site
         if not self.is_left() or self._budget.spent or count >= (self.planned if most is None else min(self.planned, most)):
             return False
-        held = count < self.before[version.id] and any(node.state == "draining" for node in self._view.nodes)
-        room = self._room.take(version.limits.reserve, self._needs[version.id])
+        held = count < self.before[version.id] and any(node.state == "draining" for node in self.view.nodes)
+        room = self._shaped_room().take(version.limits.reserve, self._needs[version.id])
         if not room and not held:  # held: it has its room, on a node that takes nothing new
             return False
         self.counts[version.id] += 1
@@ -120,11 +148,56 @@ class Seat:
         if self.missing is None:
             return None if placed else Rejection(place=self.site.id, reason=Reason.NOT_NEEDED)
         reason, detail = self.missing
-        base = self._scale.min_per_site * len(self._wanted)
+        base = self.scale.min_per_site * len(self._wanted)
         numbers = f"{placed} of {base} instances placed" if placed < base else f"{placed} placed, more are asked for"
-        free = site_free(self._view.nodes, self._view.others) if reason is Reason.REFUSED_BY_SITE else None
+        free = site_free(self.view.nodes, self.view.others) if reason is Reason.REFUSED_BY_SITE else None
         said = "; ".join(part for part in (numbers, detail, stay) if part)
         return Rejection(place=self.site.id, reason=reason, detail=said, free=free)
+
+    def is_news(self, had: Counts | None, before: Rejection | None) -> bool:
+        """Whether it may run the app and could not when the plan was made. `before`: what the plan says of it."""
+        return self.excluded is None and not (had and any(had.values())) and (before is None or before.reason not in FULL)
+
+    def keeps(self, had: Counts) -> bool:
+        """Whether what the app has here may stay. Leaves the seat filled."""
+        if self.excluded is not None:
+            return not any(had.values())
+        self.fill(had)
+        return all(self.counts.get(version, 0) == count for version, count in had.items())
+
+    def is_full(self, *, wanting: bool) -> bool:
+        """Whether it has what it should have, or no place for it. `wanting`: the app has less than it asks for, anywhere."""
+        if self.excluded is not None:
+            return True
+        short = [version for version in self._wanted if wanting or self.counts[version.id] < self.scale.min_per_site]
+        return all(self.why_not(version) is not None for version in short)
+
+    def _fits(self, version: Version) -> bool:
+        """One more. Instances of one version fill nodes alike, so that a number says all; several need the nodes' shapes."""
+        if len(self._wanted) == 1:
+            return self.counts[version.id] < self._room_for_one()
+        return self._shaped_room().fits(version.limits.reserve, self._needs[version.id])
+
+    def _room_for_one(self) -> int:
+        if self._most is None:
+            self._most = self._room_for(self._wanted[0].limits.reserve)
+        return self._most
+
+    def _room_for(self, reserve: Resources) -> int:
+        needs = sorted({name for version in self._wanted for name in self._needs[version.id]})
+        return most_of(self.view.shaped(), tuple(needs), self.view.others, reserve)
+
+    def _shaped_room(self) -> Room:
+        """With what is in the seat taken."""
+        if self._room is None:
+            self._room = Room(self.view.shaped(), self.scale.features, self.view.others)
+            for version in self._wanted if len(self._wanted) == 1 else ():
+                for _ in range(self.counts[version.id]):
+                    self._room.take(version.limits.reserve, self._needs[version.id])
+        return self._room
+
+
+MANY = 1_000_000  # as many as anybody may ask for
 
 
 def reach_minimums(seats: Sequence[Seat], scale: Scale, wanted: tuple[Version, ...]) -> None:
@@ -151,8 +224,8 @@ def _stay(seats: Sequence[Seat], least: int, wanted: tuple[Version, ...]) -> Non
 
 def _reach(seats: Sequence[Seat], least: int, wanted: tuple[Version, ...]) -> None:
     """What is still missing at the end is every seat's matter: each says why it takes no more."""
-    spreads = [_Spread(seats, version) for version in wanted]
-    short = [spread for spread in spreads if spread.total < least]
+    spreads = [_Spread(seats, version) for version in wanted if sum(seat.counts[version.id] for seat in seats) < least]
+    short = list(spreads)
     while short:  # in rounds, so that a short budget still serves every version
         short = [spread for spread in short if spread.one_more() and spread.total < least]
     for spread in spreads:
@@ -188,21 +261,26 @@ class _Spread:
         return False
 
 
-def _site_rejection(view: SiteView, scale: Scale, wanted: tuple[Version, ...], *, runs_there: bool) -> Rejection | None:
+def site_rejection(view: SiteView, scale: Scale, wanted: Iterable[Version], *, runs_there: bool) -> Rejection | None:
     """What excludes the site altogether: first what the user wants, then how the site is, then what it has."""
-    site, features = view.site, scale.features
-    rejection = (
-        place_rejection(site, scale)
-        or site_state_rejection(site, runs_there=runs_there)
-        or nodes_rejection(site, view.nodes, features)
-    )
+    site, features, kinds = view.site, scale.features, view.shaped().kinds
+    rejection = place_rejection(site, scale) or site_state_rejection(site, runs_there=runs_there)
     if rejection is not None:
         return rejection
+    if not any(not features or kind.has(features) for kind in kinds):
+        return nodes_rejection(site, view.nodes, features)
+    if any(_has_a_node(view, needed_features(features, version), version) for version in wanted):
+        return None
     never = [_version_rejection(view, needed_features(features, version), version) for version in wanted]
-    return never[0] if all(never) else None
+    return never[0] if never and all(never) else None
 
 
-def _version_rejection(view: SiteView, features: tuple[str, ...], version: Version) -> Rejection | None:
+def _has_a_node(view: SiteView, needs: tuple[str, ...], version: Version) -> bool:
+    kinds = view.shaped().kinds
+    return any((not needs or kind.has(needs)) and version.limits.reserve.fits_in(kind.capacity) for kind in kinds)
+
+
+def _version_rejection(view: SiteView, needs: tuple[str, ...], version: Version) -> Rejection | None:
     """What keeps every node from running one instance of the version, however empty."""
-    usable = [node for node in nodes_up(view.nodes) if has_features(node, features)]
-    return nodes_rejection(view.site, view.nodes, features) or size_rejection(view.site, usable, version.limits.reserve)
+    usable = [node for node in nodes_up(view.nodes) if has_features(node, needs)]
+    return nodes_rejection(view.site, view.nodes, needs) or size_rejection(view.site, usable, version.limits.reserve)

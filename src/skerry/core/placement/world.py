@@ -1,7 +1,12 @@
 """The snapshot that a placement is decided on."""
 
+from msgspec import field
+
+from skerry.core.policy.shapes import Shapes, shapes_of
+from skerry.core.types.ids import SiteId
 from skerry.core.types.place import Node, Site
 from skerry.core.types.resources import Resources
+from skerry.core.types.settings import Settings, SitePrices
 from skerry.core.types.slices import Refused
 from skerry.kit.record import Record
 
@@ -12,6 +17,7 @@ class SiteView(Record):
     `others`: what the reservations of all OTHER apps hold in the site's ledger.
     `opening`: a part of it came back a short while ago, and is filled step by step; what is not open yet is in `others`.
     `refused`: what the site says it could not pack of THIS app; leave it empty when nothing is refused now.
+    `shapes`: what its nodes add up to, for who has it at hand.
     """
 
     site: Site
@@ -19,9 +25,24 @@ class SiteView(Record):
     others: Resources
     refused: tuple[Refused, ...] = ()
     opening: bool = False
+    shapes: Shapes | None = None
+
+    def shaped(self) -> Shapes:
+        return shapes_of(self.nodes) if self.shapes is None else self.shapes
 
 
 class World(Record):
-    """All sites; their order does not matter."""
+    """All sites; their order does not matter.
+
+    `demand` of THIS app in requests per second, by the site whose users ask (what to plan for: it rises at once and falls
+    slowly); None: nobody knows, and `users` (any unit) stand for it. `rtts_ms` are
+    round trips that were measured, by both sites; all others are modelled. `homes`: where data that apps call is.
+    """
 
     sites: tuple[SiteView, ...]
+    demand: dict[SiteId, float] | None = None
+    users: dict[SiteId, float] = field(default_factory=dict[SiteId, float])
+    prices: dict[SiteId, SitePrices] = field(default_factory=dict[SiteId, SitePrices])
+    rtts_ms: dict[SiteId, dict[SiteId, float]] = field(default_factory=dict[SiteId, dict[SiteId, float]])
+    homes: dict[str, SiteId] = field(default_factory=dict[str, SiteId])
+    settings: Settings = Settings()

@@ -65,32 +65,3 @@ def size_rejection(site: Site, nodes: Sequence[Node], reserve: Resources) -> Rej
     largest = max(nodes, key=lambda node: (node.capacity.memory_mib, node.capacity.cpu_millicores, node.id))
     detail = f"largest node {largest.id}: {shortage(reserve, largest.capacity)}"
     return Rejection(place=site.id, reason=Reason.TOO_LARGE, detail=detail)
-
-
-class Room:
-    """What a site still offers one app: the ledger's sum, and each node's shape. Local to one decision, never shared.
-
-    The ledger knows sums only, so other apps are taken off the sum; the app's own instances are also
-    put on single nodes, the emptiest first, so that what cannot fit side by side is not promised.
-    """
-
-    def __init__(self, nodes: Sequence[Node], usable: Sequence[Node], others: Resources) -> None:
-        self.free = total_capacity(nodes).less(others)
-        self._nodes = {node.id: node.capacity for node in usable}
-        self._usable = {node.id: node for node in usable}
-
-    def take(self, reserve: Resources, features: Sequence[str] = ()) -> bool:
-        """Take one instance's reserve on a node with the features; False (and nothing taken) when it does not fit."""
-        fitting = [
-            name for name, room in self._nodes.items() if reserve.fits_in(room) and has_features(self._usable[name], features)
-        ]
-        if not fitting or not reserve.fits_in(self.free):
-            return False
-        name = max(fitting, key=lambda name: (self._nodes[name].memory_mib, name))
-        self._nodes[name] = self._nodes[name].less(reserve)
-        self.free = self.free.less(reserve)
-        return True
-
-    def why_not(self, reserve: Resources) -> str:
-        """The numbers behind a False of `take`."""
-        return shortage(reserve, self.free) or "what is free is spread over nodes too small for one more"

@@ -133,7 +133,7 @@ class Version(Record):
     author: str = ""
     message: str = ""
     tag: str = ""
-    recorded: str = ""  # JSON object of settings that are shown again but not acted on (placement, cpu_ms)
+    recorded: str = ""  # JSON object of settings as they were uploaded, to be shown again (placement, cpu_ms)
 
     def process_digests(self) -> frozenset[Digest]:
         """Blobs that an instance of this version starts from: modules and bindings, or its image; not assets."""

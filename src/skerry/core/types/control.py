@@ -35,6 +35,23 @@ class SiteLedger(Record):
     leaving: Resources = Resources()
 
 
+class SiteRtts(Record):
+    """Round trips from a site to others, in ms, as somebody measured them."""
+
+    site: SiteId
+    to: dict[SiteId, float]
+
+
+class Rebalance(Record):
+    """The last background pass: when, how many apps it looked at, which it wrote evaluations for, and what for."""
+
+    at_ms: int
+    looked_at: int
+    apps: int = 0
+    starts: int = 0  # instances
+    gain: float = 0.0  # in J
+
+
 class Silence(Record):
     """A site that was given up as it does not answer, and when: so that a control that starts meanwhile knows it."""
 

@@ -75,7 +75,7 @@ class Placement(Record):
 
 
 EvaluationCause = Literal[
-    "deploy", "delete", "scale", "drain", "undrain", "site_lost", "site_back", "capacity", "refused", "demand"
+    "deploy", "delete", "scale", "drain", "undrain", "site_lost", "site_back", "capacity", "refused", "demand", "rebalance"
 ]
 
 
@@ -118,6 +118,9 @@ class Plan(Record):
     cause: str = ""  # of the evaluation, which itself is gone once answered
     rejections: tuple[Rejection, ...] = ()
     report: tuple[str, ...] = ()  # one sentence per step
+    asked: str = ""  # digest of the intent, the demand and the weights that it answers
+    unserved_rps: float = 0.0  # demand that found no room
+    gain: float = 0.0  # what a background pass saves by it, in the unit of what is minimised; 0: another cause
 
 
 ReleaseState = Literal["running", "done", "rolled_back"]

@@ -13,21 +13,11 @@ from numpy.typing import NDArray
 from skerry.core.types.app import PRIORITY_NEUTRAL, DataCalls, RegionMin
 from skerry.core.types.place import PlaceState
 from skerry.core.types.resources import Resources
+from skerry.core.types.settings import Weights
 from skerry.kit.record import Record
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
-
-
-class Weights(Record):
-    """What one unit of each term of J costs."""
-
-    latency: float = 1.0  # per rps·ms
-    late: float = 5.0  # per rps·ms above the objective
-    unserved: float = 10_000.0  # per rps
-    cost: float = 100.0  # per price unit
-    move: float = 20.0  # per instance started or stopped
-    home: float = 200.0  # per GiB of a moved home
 
 
 class ProblemSite(Record):

@@ -16,6 +16,7 @@ from skerry.core.types.plan import Rejection
 from skerry.core.types.program import IsolationClass
 from skerry.core.types.resources import Resources
 from skerry.core.types.slices import InstanceState
+from skerry.core.types.view_placing import SiteTerms
 from skerry.kit.record import Record
 
 
@@ -287,6 +288,7 @@ class SiteVerdict(View):
     site: SiteId
     chosen: bool
     reasons: tuple[str, ...] = ()
+    terms: SiteTerms | None = None
 
 
 class NodeVerdict(View):
@@ -412,7 +414,7 @@ class ScaleView(View):
 
 
 class RegionWay(View):
-    """The mean modelled round trip from a region's cities to the nearest one that runs the app; None: nothing runs."""
+    """The mean round trip from a region's cities to the nearest one that runs the app, by demand; None: nothing runs."""
 
     region: str
     cities: int
@@ -454,7 +456,11 @@ class DemandView(View):
 
 
 class AppDifference(View):
-    """What another plan would mean for an app. `rejections` are those that it has not now."""
+    """What another plan would mean for an app. `rejections` are those that it has not now.
+
+    `cost` in nodes: what its instances take of a mean node of their city, half by cpu, half by memory. `weighed_by`: what the
+    ways of a region's cities are weighed by.
+    """
 
     account: AccountId
     app: AppName
@@ -466,6 +472,9 @@ class AppDifference(View):
     ended: int
     reserved_before: Amounts
     reserved_after: Amounts
+    cost_before: float = 0.0
+    cost_after: float = 0.0
+    weighed_by: Literal["demand", "users", "cities"] = "cities"
     ways: tuple[RegionWay, ...] = ()
     rejections: tuple[Rejection, ...] = ()
 

@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from skerry.core.placement.difference import difference
 from skerry.core.placement.ledger import reservations
-from skerry.core.placement.simple import place
+from skerry.core.placement.place import place
 from skerry.core.placement.world import SiteView, World
 from skerry.core.policy.scale import scale_faults
 from skerry.core.policy.scale_changes import changed_scale
@@ -49,12 +49,13 @@ class DryRun:
         grown: dict[SiteId, Resources] = {}
         found: list[AppDifference] = []
         for key in wanted[:APPS_MAX]:
-            snapshot = self._placer.preview(key)
-            app = changed.get(key, snapshot.app)
+            asked = changed.get(key)
+            snapshot = self._placer.preview(key, asked.scale if asked else None)
+            app = asked or snapshot.app
             if app is None:
                 continue
             plan = self._decided(snapshot, app, _world(snapshot.world, change, grown))
-            entry = difference(snapshot.parent, plan, tuple(sites.values()), snapshot.versions)
+            entry = difference(snapshot.parent, plan, snapshot.world, snapshot.versions)
             if entry is not None:
                 found.append(entry)
                 _grow(grown, snapshot, plan)
@@ -100,7 +101,7 @@ class DryRun:
 
 
 def _world(world: World, change: Change, grown: Mapping[SiteId, Resources]) -> World:
-    return World(sites=tuple(_view(view, change, grown) for view in world.sites))
+    return replace(world, sites=tuple(_view(view, change, grown) for view in world.sites))
 
 
 def _view(view: SiteView, change: Change, grown: Mapping[SiteId, Resources]) -> SiteView:

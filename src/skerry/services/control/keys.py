@@ -16,9 +16,16 @@ RESERVATIONS = "reservations/"
 ACCOUNTS = "accounts/"
 IMAGE_BLOBS = "image-blobs/"
 DECIDED_DEMAND = "decided-demand/"
+SETTINGS = "settings/"
+PRICES = "prices/"
+REBALANCES = "rebalances/"
+RTTS = "rtts/"
 SILENCES = "silences/"
 MAINTENANCE = "maintenance/"
 MAINTENANCE_NOW = "maintenance/now"  # the latest one; there is one at a time
+
+PLACEMENT_SETTINGS = f"{SETTINGS}placement"
+LAST_REBALANCE = f"{REBALANCES}last"
 
 
 def app(account: AccountId, name: AppName) -> str:
@@ -72,6 +79,14 @@ def silence(site_id: SiteId) -> str:
 
 def reservation(site_id: SiteId, account: AccountId, name: AppName) -> str:
     return f"{RESERVATIONS}{site_id}/{account}/{name}"
+
+
+def prices(site_id: SiteId) -> str:
+    return f"{PRICES}{site_id}"
+
+
+def rtts(site_id: SiteId) -> str:
+    return f"{RTTS}{site_id}"
 
 
 def site_of_node(node: NodeId) -> SiteId:

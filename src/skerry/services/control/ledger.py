@@ -20,12 +20,20 @@ Wanted = Mapping[SiteId, Reservation]
 
 
 def ledger_changes(
-    mirror: Mirror, account: AccountId, app: AppName, wanted: Wanted, *, growing: bool
+    mirror: Mirror,
+    account: AccountId,
+    app: AppName,
+    wanted: Wanted,
+    *,
+    growing: bool,
+    ahead: dict[SiteId, SiteLedger] | None = None,
 ) -> tuple[list[Check], list[Op]]:
     """What makes an app's reservations `wanted`, and the checks under which it may be written.
 
-    `growing`: nothing is given back yet. Reservations that stay as they are, are not touched.
+    `growing`: nothing is given back yet. Reservations that stay as they are, are not touched. `ahead`: ledgers that the same
+    transaction writes for other apps; it becomes what this one makes of them.
     """
+    ahead = {} if ahead is None else ahead
     checks: list[Check] = []
     ops: list[Op] = []
     for intent in mirror.select(keys.SITES, SiteIntent):
@@ -37,9 +45,10 @@ def ledger_changes(
             continue
         ops.append(Put(key=at, value=record.encode(new)) if new else Delete(key=at))
         if _amounts(now) != _amounts(new):
-            ledger = mirror.get(keys.ledger(site), SiteLedger) or SiteLedger(site=site)
+            ledger = ahead.get(site) or mirror.get(keys.ledger(site), SiteLedger) or SiteLedger(site=site)
+            ahead[site] = _moved(ledger, _amounts(now), _amounts(new))
             checks.append(mirror.check(keys.ledger(site)))
-            ops.append(Put(key=keys.ledger(site), value=record.encode(_moved(ledger, _amounts(now), _amounts(new)))))
+            ops.append(Put(key=keys.ledger(site), value=record.encode(ahead[site])))
     return checks, ops
 
 

@@ -14,10 +14,11 @@ import structlog
 
 from skerry.core.types.account import Account
 from skerry.core.types.app import App, Deployment, Version
-from skerry.core.types.control import PlanHead, Reservation, Silence, SiteIntent, SiteLedger
+from skerry.core.types.control import PlanHead, Rebalance, Reservation, Silence, SiteIntent, SiteLedger, SiteRtts
 from skerry.core.types.demand import DecidedDemand
 from skerry.core.types.maintenance import Maintenance
 from skerry.core.types.plan import Blocked, Evaluation, Plan, Release
+from skerry.core.types.settings import Settings, SitePrices
 from skerry.kit import record
 from skerry.ports.store import PAGE_MAX, Change, Check, Compacted, Page, Store, StoreError
 from skerry.services.control import keys
@@ -40,6 +41,10 @@ KINDS: dict[str, type[record.Record]] = {
     keys.LEDGERS: SiteLedger,
     keys.RESERVATIONS: Reservation,
     keys.DECIDED_DEMAND: DecidedDemand,
+    keys.SETTINGS: Settings,
+    keys.PRICES: SitePrices,
+    keys.REBALANCES: Rebalance,
+    keys.RTTS: SiteRtts,
     keys.SILENCES: Silence,
     keys.MAINTENANCE: Maintenance,
 }

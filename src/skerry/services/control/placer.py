@@ -4,24 +4,27 @@
 
 A commit checks the revisions of the app, of its plan head and of the ledger of every site that it touches.
 Any number of placers may run: one of two that decide at once gets a `Conflict`, and decides again.
+Where many apps wait (a city was lost), one transaction carries the plans of several, each decided beside what those before it
+take; when that conflicts, each is decided by itself.
 """
 
+import asyncio
+from collections.abc import Sequence
+
+import msgspec
 import structlog
-from msgspec.structs import replace
 
 from skerry.core.checks.plan import plan_violations
 from skerry.core.machines.rollout import brings_new_version, planned_demand, waves
 from skerry.core.placement.executed import released_sites
 from skerry.core.placement.ledger import reservations
-from skerry.core.placement.simple import blocking, place, same_decision
-from skerry.core.placement.world import SiteView, World
-from skerry.core.policy.capacity import nodes_up, total_capacity
-from skerry.core.policy.refill import held_back, open_capacity
-from skerry.core.types.app import App, Deployment, Version
-from skerry.core.types.control import PlanHead, Reservation, SiteIntent, SiteLedger
+from skerry.core.placement.place import blocking, place, same_decision, still_right
+from skerry.core.placement.world import World
+from skerry.core.types.app import App, Deployment, Scale, Version
+from skerry.core.types.control import PlanHead, SiteIntent, SiteLedger
 from skerry.core.types.demand import DecidedDemand
-from skerry.core.types.ids import AccountId, AppName, PlanId, SiteId, VersionId
-from skerry.core.types.plan import Blocked, Evaluation, Plan, Release
+from skerry.core.types.ids import AccountId, AppName, EvaluationId, PlanId, SiteId, VersionId
+from skerry.core.types.plan import Blocked, Evaluation, EvaluationCause, Plan, Release
 from skerry.core.types.resources import Resources
 from skerry.core.types.slices import Refused
 from skerry.kit import record
@@ -29,16 +32,18 @@ from skerry.kit.record import Record
 from skerry.ports.clock import Clock
 from skerry.ports.store import OPS_MAX, Check, Conflict, Delete, Op, Put, Store, StoreError
 from skerry.services.control import keys
-from skerry.services.control.drains import Drains
-from skerry.services.control.ledger import ledger_changes, others_of
+from skerry.services.control.ledger import ledger_changes
 from skerry.services.control.mirror import Mirror
 from skerry.services.control.observed import Observed
 from skerry.services.control.slices import Slices
+from skerry.services.control.worlds import Users, Worlds, anywhere
 
 log = structlog.get_logger()
 
 PLANS_KEPT = 20  # of one app, for `explain` and for people; older ones are pruned by each commit
 EVALUATIONS_MAX = 32  # of one app, answered by one plan: each is a check of its commit
+TOGETHER_MAX = 64  # apps decided for one transaction: others wait so long for their turn, and a conflict costs so much
+OPS_TOGETHER_MAX = OPS_MAX // 2  # one plan over all cities fits beside them
 RETRY_DELAY_MS = 200
 WAIT_MS = 1_000
 NOT_READY_MS = 50
@@ -61,14 +66,33 @@ class Snapshot(Record):
     checks: tuple[Check, ...]
 
 
+class Decision(Record):
+    """What one app's evaluations come to: `ops` under `checks`."""
+
+    key: AppKey
+    checks: tuple[Check, ...]
+    ops: tuple[Op, ...]
+
+
 class Placer:
-    def __init__(self, store: Store, mirror: Mirror, observed: Observed, slices: Slices, clock: Clock) -> None:
+    """`users` stand for an app's demand as long as no site has told of any."""
+
+    def __init__(
+        self,
+        store: Store,
+        mirror: Mirror,
+        observed: Observed,
+        slices: Slices,
+        clock: Clock,
+        *,
+        users: Users = anywhere,
+    ) -> None:
         self._store = store
         self._mirror = mirror
         self._observed = observed
-        self._drains = Drains(mirror)
         self._slices = slices
         self._clock = clock
+        self.worlds = Worlds(mirror, observed, users=users, refusals=self.refusals)
 
     async def run(self) -> None:
         """Decide whatever is pending, for ever."""
@@ -97,42 +121,97 @@ class Placer:
             pending.setdefault((evaluation.account, evaluation.app), []).append(evaluation)
         decided = 0
         failed: StoreError | None = None
-        for key, evaluations in pending.items():
+        waiting = [(key, tuple(evaluations[:EVALUATIONS_MAX])) for key, evaluations in pending.items()]
+        for start in range(0, len(waiting), TOGETHER_MAX):
+            some = waiting[start : start + TOGETHER_MAX]
             try:
-                revision = await self.decide(key, tuple(evaluations[:EVALUATIONS_MAX]))
-            except StoreError as error:  # of one app; it must not hold up the others
-                failed = failed or error
-                continue
-            decided += 1
-            # The next decision has to see this one in the ledgers.
-            while self._mirror.revision < revision:
-                await self._mirror.wait_beyond(self._mirror.revision, wait_ms=WAIT_MS)
+                decided += await self._decide_together(some)
+            except StoreError as error:  # of one app, maybe; it must not hold up the others
+                if len(some) == 1:
+                    failed = failed or error
+                    continue
+                for one in some:
+                    try:
+                        decided += await self._decide_together([one])
+                    except StoreError as alone:
+                        failed = failed or alone
         if failed is not None:
             raise failed
         return decided
 
-    async def decide(self, key: AppKey, evaluations: tuple[Evaluation, ...]) -> int:
-        """Decide for one app and commit; the store's revision afterwards."""
-        snapshot = self._snapshot(key, evaluations)
+    async def _decide_together(self, waiting: Sequence[tuple[AppKey, tuple[Evaluation, ...]]]) -> int:
+        """Decide these one after the other, each beside what those before it take, and commit them as few transactions."""
+        ahead: dict[SiteId, SiteLedger] = {}
+        checks: dict[str, Check] = {}
+        ops: list[Op] = []
+        revision = 0
+        for key, evaluations in waiting:
+            decision = await self._decide(key, evaluations, ahead)
+            if ops and len(ops) + len(decision.ops) > OPS_TOGETHER_MAX:
+                revision = await self._store.transact(tuple(checks.values()), ops)
+                await self._caught_up(revision)
+                ahead.clear()
+                checks.clear()
+                ops.clear()
+                decision = await self._decide(key, evaluations, ahead)
+            for check in decision.checks:
+                checks.setdefault(check.key, check)
+            ops += decision.ops
+        revision = await self._store.transact(tuple(checks.values()), ops)
+        await self._caught_up(revision)
+        return len(waiting)
+
+    async def _caught_up(self, revision: int) -> None:
+        """The next decision has to see this one in the ledgers."""
+        while self._mirror.revision < revision:
+            await self._mirror.wait_beyond(self._mirror.revision, wait_ms=WAIT_MS)
+
+    async def _decide(self, key: AppKey, evaluations: tuple[Evaluation, ...], ahead: dict[SiteId, SiteLedger]) -> Decision:
+        """Decide for one app. `ahead`: ledgers as the decisions before it leave them; it becomes what this one does."""
+        await asyncio.sleep(0)  # others of this process have their turn between two decisions
+        snapshot = self._snapshot(key, evaluations, ahead)
         if snapshot.app is None:
             await self._sweep(key)
         app = snapshot.app or _deleted(key, evaluations[0])
+        leading = _leading(evaluations)
         plan = place(
             snapshot.world,
             app,
             snapshot.shares,
-            evaluation=evaluations[0],
+            evaluation=leading,
             parent=snapshot.parent,
             now_ms=self._clock.now_ms(),
         )
         found = plan_violations(plan, snapshot.world, app, snapshot.shares, snapshot.parent)
         if found:
             log.error("plan_violates", account=key[0], app=key[1], violations=found)
-            return await self._store.transact(_of_evaluations(snapshot), _answered(evaluations))
+            return Decision(key=key, checks=_of_evaluations(snapshot), ops=tuple(_answered(evaluations)))
         ops = _answered(evaluations) + self._block_ops(key, plan)
-        if snapshot.parent is not None and same_decision(plan, snapshot.parent):
-            return await self._store.transact(snapshot.checks, ops)
-        return await self._store.transact(snapshot.checks, ops + self._commit_ops(snapshot, plan))
+        if snapshot.parent is None or not same_decision(plan, snapshot.parent):
+            ops += self._commit_ops(snapshot, plan, ahead)
+        return Decision(key=key, checks=snapshot.checks, ops=tuple(ops))
+
+    def thought(self, key: AppKey, cause: EvaluationCause = "capacity") -> tuple[Plan, Snapshot] | None:
+        """What would be decided now for whatever reason of the world; nothing is written. None: nothing was decided yet."""
+        snapshot = self._snapshot(key, ())
+        if snapshot.app is None or snapshot.parent is None:
+            return None
+        now_ms = self._clock.now_ms()
+        asked = Evaluation(id=EvaluationId("thought"), account=key[0], app=key[1], cause=cause, created_ms=now_ms)
+        plan = place(snapshot.world, snapshot.app, snapshot.shares, evaluation=asked, parent=snapshot.parent, now_ms=now_ms)
+        return plan, snapshot
+
+    def is_right(self, key: AppKey, sites: frozenset[SiteId] | None = None) -> bool:
+        """Whether nothing about these sites (None: all) asks for another decision about the app. Far cheaper than to decide."""
+        app, head = self._mirror.get(keys.app(*key), App), self._mirror.get(keys.plan_head(*key), PlanHead)
+        plan = self._mirror.get(keys.plan(*key, head.generation), Plan) if head else None
+        if app is None or plan is None or head is None:
+            return True
+        if any(self._mirror.get(keys.site(placement.site), SiteIntent) is None for placement in plan.placements):
+            return False
+        shares = self._shares(app, self._versions(key))
+        world = self.worlds.of(key, app.scale, generation=head.generation, sites=sites)
+        return still_right(world, app, shares, plan)
 
     def refusals(self, site: SiteId) -> tuple[Refused, ...]:
         """What a site could not pack, once that is its last word: nothing is about to leave it, and it knows all it is asked."""
@@ -145,19 +224,25 @@ class Placer:
         asked = self._slices.current(site)
         return report.refused if asked is None or report.slice_generation >= asked.generation else ()
 
-    def preview(self, key: AppKey) -> Snapshot:
-        """What a decision made now would be made on; for who only looks."""
-        return self._snapshot(key, ())
+    def preview(self, key: AppKey, scale: Scale | None = None) -> Snapshot:
+        """What a decision made now would be made on; for who only looks. `scale`: if that were the app's."""
+        snapshot = self._snapshot(key, ())
+        if scale is None:
+            return snapshot
+        generation = snapshot.head.generation if snapshot.head else 0
+        return msgspec.structs.replace(snapshot, world=self.worlds.of(key, scale, generation=generation))
 
-    def _snapshot(self, key: AppKey, evaluations: tuple[Evaluation, ...]) -> Snapshot:
+    def _snapshot(
+        self, key: AppKey, evaluations: tuple[Evaluation, ...], ahead: dict[SiteId, SiteLedger] | None = None
+    ) -> Snapshot:
         mirror = self._mirror
         app = mirror.get(keys.app(*key), App)
         head = mirror.get(keys.plan_head(*key), PlanHead)
-        versions = {v.id: v for v in mirror.select(f"{keys.VERSIONS}{key[0]}/{key[1]}/", Version)}
-        intents = tuple(mirror.select(keys.SITES, SiteIntent))
+        versions = self._versions(key)
         guarded = [keys.app(*key), keys.plan_head(*key), keys.release(*key)]
         guarded += [keys.evaluation(*key, e.id) for e in evaluations]
-        guarded += [keys.ledger(intent.site.id) for intent in intents]
+        guarded += [keys.ledger(intent.site.id) for intent in mirror.select(keys.SITES, SiteIntent)]
+        generation = head.generation if head else 0
         return Snapshot(
             app=app,
             head=head,
@@ -166,9 +251,12 @@ class Placer:
             evaluations=evaluations,
             shares=self._shares(app, versions),
             versions=versions,
-            world=World(sites=tuple(self._site_view(intent, key) for intent in intents)),
+            world=self.worlds.of(key, app.scale if app else Scale(), generation=generation, ledgers=ahead),
             checks=tuple(mirror.check(guard) for guard in guarded),
         )
+
+    def _versions(self, key: AppKey) -> dict[VersionId, Version]:
+        return {v.id: v for v in self._mirror.select(f"{keys.VERSIONS}{key[0]}/{key[1]}/", Version)}
 
     def _shares(self, app: App | None, versions: dict[VersionId, Version]) -> tuple[tuple[Version, float], ...]:
         if app is None or app.deployment is None or not app.enabled:
@@ -177,35 +265,6 @@ class Placer:
             if deployment.id == app.deployment:
                 return tuple((versions[share.version], share.percent) for share in deployment.shares if share.percent > 0)
         return ()
-
-    def _site_view(self, intent: SiteIntent, key: AppKey) -> SiteView:
-        site_id = intent.site.id
-        ledger = self._mirror.get(keys.ledger(site_id), SiteLedger)
-        own = self._mirror.get(keys.reservation(site_id, *key), Reservation)
-        draining = self._drains.of(intent)
-        nodes = tuple(
-            replace(node, state="draining") if node.id in draining and node.state == "up" else node
-            for node in self._observed.nodes(site_id)
-        )
-        full = total_capacity(nodes_up(nodes))
-        others = others_of(ledger or SiteLedger(site=site_id), own, full)
-        opening = self._observed.opening(site_id)
-        if opening:
-            held = own.resources if own else Resources()
-            others = held_back(others, held, full=full, opened=open_capacity(nodes_up(nodes), opening))
-        return SiteView(
-            site=replace(intent.site, state=self._observed.site_state(intent)),
-            nodes=nodes,
-            others=others,
-            opening=bool(opening),
-            refused=self._refused_now(site_id, key),
-        )
-
-    def _refused_now(self, site_id: SiteId, key: AppKey) -> tuple[Refused, ...]:
-        """Refusals of the plan in force; one of an older plan says nothing about the next."""
-        head = self._mirror.get(keys.plan_head(*key), PlanHead)
-        generation = head.generation if head else 0
-        return tuple(r for r in self.refusals(site_id) if (r.account, r.app) == key and r.plan_generation == generation)
 
     def _block_ops(self, key: AppKey, plan: Plan) -> list[Op]:
         """Record what found no place for want of capacity; policy is no reason to wait for anything."""
@@ -218,10 +277,10 @@ class Placer:
         blocked = Blocked(account=key[0], app=key[1], since_ms=since_ms, rejections=waiting)
         return [] if held == blocked else [Put(key=at, value=record.encode(blocked))]
 
-    def _commit_ops(self, snapshot: Snapshot, plan: Plan) -> list[Op]:
+    def _commit_ops(self, snapshot: Snapshot, plan: Plan, ahead: dict[SiteId, SiteLedger]) -> list[Op]:
         key = (plan.account, plan.app)
         if snapshot.app is None:
-            return self._forget_ops(snapshot, plan)
+            return self._forget_ops(snapshot, plan, ahead)
         head = PlanHead(plan=plan.id, generation=plan.generation)
         release = self._release(snapshot, plan)
         ops: list[Op] = [
@@ -229,23 +288,23 @@ class Placer:
             Put(key=keys.plan_head(*key), value=record.encode(head)),
             Put(key=keys.release(*key), value=record.encode(release)),
         ]
-        ops += self._decided_on_ops(key)
+        ops += self._decided_on_ops(key, snapshot.world)
         ops += self._prune_ops(release, plan)
-        return ops + self._ledger_ops(snapshot, plan, growing=release.previous is not None)
+        return ops + self._ledger_ops(snapshot, plan, ahead, growing=release.previous is not None)
 
-    def _forget_ops(self, snapshot: Snapshot, plan: Plan) -> list[Op]:
+    def _forget_ops(self, snapshot: Snapshot, plan: Plan, ahead: dict[SiteId, SiteLedger]) -> list[Op]:
         """An app that is gone leaves nothing here; sites let its instances go when it is in no slice."""
         key = (plan.account, plan.app)
         gone = (keys.plan_head, keys.release, keys.blocked, keys.decided_demand)
         ops: list[Op] = [Delete(key=key_of(*key)) for key_of in gone]
         ops += [Delete(key=keys.plan(*key, old.generation)) for old in self._plans(key)]
-        return ops + self._ledger_ops(snapshot, plan, growing=False)
+        return ops + self._ledger_ops(snapshot, plan, ahead, growing=False)
 
-    def _decided_on_ops(self, key: AppKey) -> list[Op]:
+    def _decided_on_ops(self, key: AppKey, world: World) -> list[Op]:
         """What the plan was decided on, for the next control; apps without users have none."""
         at = keys.decided_demand(*key)
         held = self._mirror.get(at, DecidedDemand)
-        asked = DecidedDemand(account=key[0], app=key[1], rps=self._observed.asked(*key))
+        asked = DecidedDemand(account=key[0], app=key[1], rps=world.demand or {})
         if asked.rps == (held.rps if held else {}):
             return []
         return [Put(key=at, value=record.encode(asked)) if asked.rps else Delete(key=at)]
@@ -303,10 +362,10 @@ class Placer:
         """Oldest first."""
         return list(self._mirror.select(f"{keys.PLANS}{key[0]}/{key[1]}/", Plan))
 
-    def _ledger_ops(self, snapshot: Snapshot, plan: Plan, *, growing: bool) -> list[Op]:
+    def _ledger_ops(self, snapshot: Snapshot, plan: Plan, ahead: dict[SiteId, SiteLedger], *, growing: bool) -> list[Op]:
         """Move this app's reservations to what the plan holds; every ledger is among the snapshot's checks."""
         wanted = {held.site: held for held in reservations(plan, snapshot.versions)}
-        return ledger_changes(self._mirror, plan.account, plan.app, wanted, growing=growing)[1]
+        return ledger_changes(self._mirror, plan.account, plan.app, wanted, growing=growing, ahead=ahead)[1]
 
 
 def previous_plan(release: Release | None, *, continues: bool) -> PlanId | None:
@@ -333,6 +392,11 @@ def _continued(steps: Waves, plan: Plan, released: frozenset[SiteId]) -> Waves:
 
 def _sites_of(plan: Plan) -> frozenset[SiteId]:
     return frozenset(placement.site for placement in plan.placements)
+
+
+def _leading(evaluations: tuple[Evaluation, ...]) -> Evaluation:
+    """The one whose cause the plan names: that of a background pass only where nobody else asks."""
+    return next((e for e in evaluations if e.cause != "rebalance"), evaluations[0])
 
 
 def _answered(evaluations: tuple[Evaluation, ...]) -> list[Op]:

@@ -1,25 +1,27 @@
 """The watcher: notices that a decision no longer fits the world, and records why to decide again.
 
-It compares by level, not by edge: whenever sites, nodes or their states differ from what they were, every app is
-decided in thought, and so is an app whose users ask for more or less than they did; where the outcome is another than the
-plan in force, an evaluation is written. A control that was killed before it could write one finds the same difference when
-it comes back.
+It compares by level, not by edge: whenever a site, its nodes or their states differ from what they were, every app's plan is
+held against that site. Where it is not right any more, and where an app's users ask for more or less than they did, the app
+is decided in thought; when the outcome is another than the plan in force, an evaluation is written. A control that was killed
+before it could write one finds the same difference when it comes back.
 """
 
-from collections.abc import Mapping
+import asyncio
+import contextlib
+from collections.abc import Mapping, Sequence
 
 import structlog
 
-from skerry.core.placement.simple import place, same_decision
+from skerry.core.placement.place import same_decision
 from skerry.core.types.app import App
-from skerry.core.types.control import PlanHead, SiteIntent, SiteLedger
+from skerry.core.types.control import SiteIntent, SiteLedger
 from skerry.core.types.demand import DecidedDemand
 from skerry.core.types.ids import AccountId, AppName, EvaluationId, SiteId
 from skerry.core.types.plan import Blocked, Evaluation, EvaluationCause, Plan, Reason
 from skerry.kit import record
 from skerry.kit.hashing import stable_id
 from skerry.ports.clock import Clock
-from skerry.ports.store import Check, Conflict, Put, Store, StoreError
+from skerry.ports.store import OPS_MAX, Check, Conflict, Put, Store, StoreError
 from skerry.services.control import keys
 from skerry.services.control.drains import Drains
 from skerry.services.control.mirror import Mirror
@@ -30,6 +32,8 @@ from skerry.services.control.silences import Silences
 log = structlog.get_logger()
 
 AppKey = tuple[AccountId, AppName]
+Look = frozenset[SiteId] | None
+"""At what of an app's plan: these sites; None: all of it, as its demand is another."""
 
 LOOK_MS = 1_000  # silence is no event: lost sites are found by looking this often
 MOVED_MAX, PAUSE_MS = 100, 50  # apps whose demand moved are thought of in parts, lest they hold up everything else
@@ -51,11 +55,11 @@ class Watcher:
         self._observed = observed
         self._placer = placer
         self._clock = clock
-        self._seen: object = None
+        self._seen: dict[SiteId, object] = {}
         self._more = False
         self._drains = Drains(mirror)
         self._silences = Silences(store, mirror, observed, clock)
-        self._owed: dict[AppKey, None] = {}  # apps that could not be looked at, as they were being decided
+        self._owed: dict[AppKey, Look] = {}  # apps that could not be looked at, as they were being decided
 
     async def run(self) -> None:
         while True:
@@ -72,76 +76,90 @@ class Watcher:
         await self._silences.step()
         if not self._placer.ready():
             return 0
-        seen = self._signature()
-        apps = tuple(self._mirror.select(keys.APPS, App))
-        moved = self._moved(apps)
-        if seen == self._seen:
-            apps = tuple(app for app in apps if (app.account, app.name) in {**self._owed, **moved})
-        written = 0
-        owed: dict[AppKey, None] = {}
-        for app in apps:
-            if any(self._mirror.select(f"{keys.EVALUATIONS}{app.account}/{app.name}/", Evaluation)):
-                owed[(app.account, app.name)] = None  # what is under way may have been decided on the world as it was
+        seen = self._signatures()
+        changed = frozenset(site for site in {*seen, *self._seen} if seen.get(site) != self._seen.get(site))
+        looks = self._looks(changed)
+        owed: dict[AppKey, Look] = {}
+        found: list[Evaluation] = []
+        for key, look in looks.items():
+            if any(self._mirror.select(f"{keys.EVALUATIONS}{key[0]}/{key[1]}/", Evaluation)):
+                owed[key] = look  # what is under way may have been decided on the world as it was
                 continue
-            evaluation = self._difference(app)
-            if evaluation is not None:
-                written += await self._write(evaluation)
+            evaluation = self._difference(key, look)
+            found += [evaluation] if evaluation is not None else []
+            await asyncio.sleep(0)  # others of this process have their turn between two apps
+        try:
+            written = await self._write(found)
+        except StoreError:
+            self._owed = looks
+            raise
         self._seen, self._owed = seen, owed
         return written
 
-    def _moved(self, apps: tuple[App, ...]) -> dict[AppKey, None]:
-        """Those whose users ask for more or less than they did; what is gone is forgotten."""
-        sites = frozenset(intent.site.id for intent in self._mirror.select(keys.SITES, SiteIntent))
+    def _looks(self, changed: frozenset[SiteId]) -> dict[AppKey, Look]:
+        """Apps to look at, and how; what is gone is forgotten."""
+        apps = tuple((app.account, app.name) for app in self._mirror.select(keys.APPS, App))
+        known = frozenset(apps)
+        looks: dict[AppKey, Look] = dict.fromkeys(apps, changed) if changed else {}
+        for key, sites in self._owed.items():
+            if key in known:
+                looks[key] = None if sites is None else sites | changed
         traffic = self._observed.traffic
-        traffic.keep(frozenset((app.account, app.name) for app in apps), sites)
+        traffic.keep(known, frozenset(intent.site.id for intent in self._mirror.select(keys.SITES, SiteIntent)))
         traffic.turn(now_ms=self._clock.now_ms())
-        moved = dict.fromkeys(traffic.take_moved(MOVED_MAX))
+        looks |= dict.fromkeys((key for key in traffic.take_moved(MOVED_MAX) if key in known), None)
         self._more = traffic.moved
-        return moved
+        return looks
 
-    def _signature(self) -> object:
-        """Equal as long as no decision can have become another for reasons outside the apps themselves."""
-        intents = tuple(self._mirror.select(keys.SITES, SiteIntent))
-        nodes = tuple(
-            (node.id, node.state, node.capacity, node.features)
-            for intent in intents
-            for node in self._observed.nodes(intent.site.id)
-        )
-        refused = tuple(item for intent in intents for item in self._placer.refusals(intent.site.id))
-        states = tuple(
-            (intent, self._observed.site_state(intent), self._drains.of(intent), self._observed.opening(intent.site.id))
-            for intent in intents
-        )
-        blocked = tuple(self._mirror.select(keys.BLOCKED, Blocked))
-        room = tuple(self._mirror.select(keys.LEDGERS, SiteLedger)) if blocked else ()
-        return (states, nodes, refused, blocked, room)
+    def _signatures(self) -> dict[SiteId, object]:
+        """By site: equal as long as no decision can have become another for reasons outside the apps themselves."""
+        waited = {rejection.place for blocked in self._mirror.select(keys.BLOCKED, Blocked) for rejection in blocked.rejections}
+        found: dict[SiteId, object] = {}
+        for intent in self._mirror.select(keys.SITES, SiteIntent):
+            site = intent.site.id
+            nodes = tuple((node.id, node.state, node.capacity, node.features) for node in self._observed.nodes(site))
+            room = self._mirror.get(keys.ledger(site), SiteLedger) if site in waited else None
+            state, drained = self._observed.site_state(intent), self._drains.of(intent)
+            found[site] = (intent, state, drained, self._observed.opening(site), nodes, self._placer.refusals(site), room)
+        return found
 
-    def _difference(self, app: App) -> Evaluation | None:
-        key = (app.account, app.name)
-        head = self._mirror.get(keys.plan_head(*key), PlanHead)
-        plan = self._mirror.get(keys.plan(*key, head.generation), Plan) if head else None
-        if plan is None:
+    def _difference(self, key: AppKey, look: Look) -> Evaluation | None:
+        if look is not None and self._placer.is_right(key, look):
             return None
-        snapshot = self._placer.preview(key)
-        world, shares = snapshot.world, snapshot.shares
-        now_ms = self._clock.now_ms()
-        thought = _evaluation(key, "capacity", plan, now_ms, detail="")
-        decided = place(world, app, shares, evaluation=thought, parent=plan, now_ms=now_ms)
-        if same_decision(decided, plan):
+        thought = self._placer.thought(key)
+        if thought is None:
+            return None
+        decided, plan = thought[0], thought[1].parent
+        if plan is None or same_decision(decided, plan):
             return None
         asked = self._mirror.get(keys.decided_demand(*key), DecidedDemand)
         moves = _moves(asked.rps if asked else {}, self._observed.asked(*key))
         cause, detail = _cause(decided, plan, moved=bool(moves)), _change(decided, plan)
-        return _evaluation(key, cause, plan, now_ms, detail=f"{moves}: {detail}" if cause == "demand" else detail)
+        detail = f"{moves}: {detail}" if cause == "demand" else detail
+        return _evaluation(key, cause, plan, self._clock.now_ms(), detail=detail)
 
-    async def _write(self, evaluation: Evaluation) -> int:
-        at = keys.evaluation(evaluation.account, evaluation.app, evaluation.id)
-        try:
-            await self._store.transact([Check(key=at, revision=0)], [Put(key=at, value=record.encode(evaluation))])
-        except Conflict:
-            return 0  # another control has seen the same
-        log.info("evaluation", app=evaluation.app, cause=evaluation.cause, detail=evaluation.detail)
-        return 1
+    async def _write(self, found: Sequence[Evaluation]) -> int:
+        """Many of them together: a lost city concerns thousands of apps."""
+        for start in range(0, len(found), OPS_MAX):
+            some = found[start : start + OPS_MAX]
+            at = [keys.evaluation(e.account, e.app, e.id) for e in some]
+            try:
+                await self._store.transact(
+                    [Check(key=key, revision=0) for key in at],
+                    [Put(key=key, value=record.encode(e)) for key, e in zip(at, some, strict=True)],
+                )
+            except Conflict:
+                await self._write_one_by_one(some)
+            for evaluation in some:
+                log.info("evaluation", app=evaluation.app, cause=evaluation.cause, detail=evaluation.detail)
+        return len(found)
+
+    async def _write_one_by_one(self, found: Sequence[Evaluation]) -> None:
+        """Another control has seen some of the same."""
+        for evaluation in found:
+            at = keys.evaluation(evaluation.account, evaluation.app, evaluation.id)
+            with contextlib.suppress(Conflict):
+                await self._store.transact([Check(key=at, revision=0)], [Put(key=at, value=record.encode(evaluation))])
 
 
 def _evaluation(key: tuple[AccountId, AppName], cause: EvaluationCause, plan: Plan, now_ms: int, *, detail: str) -> Evaluation:

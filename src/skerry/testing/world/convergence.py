@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from skerry.core.placement.executed import executed_plan
 from skerry.core.placement.ledger import reservations
-from skerry.core.placement.simple import place, same_decision
+from skerry.core.placement.place import same_decision
 from skerry.core.types.app import App, Version
 from skerry.core.types.control import PlanHead, Reservation
 from skerry.core.types.ids import AccountId, AppName, PlanId, SiteId, VersionId
@@ -13,7 +13,6 @@ from skerry.core.types.plan import Evaluation, Plan, Reason, Release
 from skerry.core.types.resources import Resources
 from skerry.core.types.slices import SERVING_STATES
 from skerry.services.control import keys
-from skerry.testing.builders import make_evaluation
 from skerry.testing.world.estate import Estate
 from skerry.testing.world.ground import main_digest
 from skerry.testing.world.planes import SimNode
@@ -84,10 +83,9 @@ def _decisions(world: Estate) -> Iterator[str]:
         if parent is None:
             yield f"{app.name} was never decided"
             continue
-        snapshot = world.control.placer.preview((app.account, app.name))
-        view, shares = snapshot.world, snapshot.shares
-        thought = make_evaluation(app.name)
-        again = place(view, app, shares, evaluation=thought, parent=parent, now_ms=0)
+        key = (app.account, app.name)
+        thought = None if world.control.placer.is_right(key) else world.control.placer.thought(key)
+        again = thought[0] if thought else parent
         if not same_decision(again, parent):
             yield f"{app.name}: planned {parent.placements}, now it would be {again.placements}"
 

@@ -6,7 +6,7 @@ memory files) and what it started (machines, ingress) stays. Whoever waited for 
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, Generic, TypeVar, final
 
 from skerry.adapters.ingress.simulated import SimulatedIngress
@@ -16,11 +16,12 @@ from skerry.adapters.runtime.simulated import SimulatedRuntime
 from skerry.adapters.runtime.simulated_checker import SimulatedChecker
 from skerry.adapters.store.simulated import SimulatedStore
 from skerry.adapters.worlds import load_catalogue
+from skerry.core.geo.users import users_by_site
 from skerry.core.reconcile.site_types import SiteMemory
 from skerry.core.types.app import Version
 from skerry.core.types.demand import DecidedDemand
 from skerry.core.types.ids import Digest, NodeId, SiteId
-from skerry.core.types.place import Node
+from skerry.core.types.place import Node, Site
 from skerry.core.types.routes import RouteTable
 from skerry.core.types.slices import NodeSlice, SiteReport, SiteSlice
 from skerry.kit.record import Record
@@ -34,6 +35,7 @@ from skerry.services.control.maintenances import Maintenances
 from skerry.services.control.mirror import Mirror
 from skerry.services.control.observed import Observed
 from skerry.services.control.placer import Placer
+from skerry.services.control.rebalancing import Rebalancer
 from skerry.services.control.rollouts import Rollouts
 from skerry.services.control.slices import Slices
 from skerry.services.control.watcher import Watcher
@@ -117,6 +119,11 @@ class SimPlane:
             self._ground.violate(PLANE, f"{self.name} ended by itself: {task.exception()!r}")
 
 
+def _users(sites: Sequence[Site]) -> Mapping[SiteId, float]:
+    catalogue = load_catalogue()
+    return users_by_site(sites, catalogue.cities, catalogue.users)
+
+
 @final
 class SimControl(SimPlane):
     """`store` is its handle on the world's engine; `on_write` of a `PointStore` can kill it at a commit."""
@@ -131,7 +138,8 @@ class SimControl(SimPlane):
         self.mirror = Mirror(self.store)
         self.observed = Observed(ground.clock)
         self.slices = Slices(self.mirror, suffix=SUFFIX)
-        self.placer = Placer(self.store, self.mirror, self.observed, self.slices, ground.clock)
+        self.placer = Placer(self.store, self.mirror, self.observed, self.slices, ground.clock, users=_users)
+        self.rebalancer = Rebalancer(self.store, self.mirror, self.placer, ground.clock)
         self.rollouts = Rollouts(self.store, self.mirror, self.observed, ground.clock, counts=ground.counts)
         self.maintenances = Maintenances(self.store, self.mirror, self.observed, ground.clock)
         self.operations = PlatformOperations(
@@ -172,7 +180,8 @@ class SimControl(SimPlane):
                 await ground.clock.sleep_ms(SUPERVISED_MS)
         watcher = Watcher(self.store, self.mirror, self.observed, self.placer, ground.clock)
         async with asyncio.TaskGroup() as group:
-            for work in (self.mirror.run(), self.placer.run(), self.rollouts.run(), self.maintenances.run(), watcher.run()):
+            loops = (self.mirror, self.placer, self.rollouts, self.maintenances, watcher, self.rebalancer)
+            for work in (loop.run() for loop in loops):
                 group.create_task(work)
 
     async def call(self, work: Coroutine[Any, Any, T]) -> T:

@@ -13,6 +13,7 @@ from skerry.wire.cloudflare.bindings import BindingIn
 from skerry.wire.cloudflare.body import MIB, decode
 from skerry.wire.cloudflare.errors import INVALID_CONTENT, ApiError
 from skerry.wire.cloudflare.multipart import Part
+from skerry.wire.cloudflare.placement import with_placement
 
 METADATA_BYTES_MAX = 4 * MIB
 METADATA_PART = "metadata"
@@ -43,7 +44,7 @@ REFUSED_FIELDS: dict[str, str] = {
     "dispatch_namespace": "dispatch namespaces",
     "logpush": "Logpush",
 }
-# What changes speed or cost, not answers: kept with the version and shown again, not acted on.
+# What changes speed or cost, not answers: kept with the version and shown again; of these, `placement` alone is acted on.
 RECORDED_FIELDS = ("placement", "limits", "usage_model", "cache_options")
 KEPT_WITHOUT_A_WORD: frozenset[BindingKind] = frozenset(("secret",))
 
@@ -126,7 +127,7 @@ def read_upload(parts: Sequence[Part]) -> Upload:
         assets=_assets(metadata),
         observability=None if metadata.observability is None else bool(metadata.observability.enabled),
         tags=None if metadata.tags is None else tuple(metadata.tags),
-        scale=metadata.skerry.scale if metadata.skerry else None,
+        scale=with_placement(metadata.skerry.scale if metadata.skerry else None, metadata.placement),
         recorded=recorded(metadata),
         message=annotation(metadata.annotations, "workers/message"),
         tag=annotation(metadata.annotations, "workers/tag"),

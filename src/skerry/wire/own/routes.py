@@ -7,6 +7,7 @@
     GET  /v1/sites   /v1/nodes   /v1/apps      parts of it
     GET  /v1/apps/{account}/{app}/explain      ?site=lhr     why it runs where it runs
     GET  /v1/apps/{account}/{app}/demand       what its users ask for, city by city
+    GET  /v1/settings                          what placement weighs; PATCH {"settings": {name: n | null}, "rtts_ms": {…}}
     GET  /v1/demand                            every app's, in all
     GET  /v1/apps/{account}/{app}/scale        PATCH {"scale": {field: value | null}}   what it asks for
     POST /v1/plan    ?account=                 {"apps": {app: {"scale"}}, "sites": {site: {"state"}}}  what it would change
@@ -28,6 +29,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any, Literal
 
+import msgspec
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -66,6 +68,13 @@ class ScaleBody(Record):
     """`scale`: changes by field; null takes the default back."""
 
     scale: dict[str, Any]
+
+
+class SettingsBody(Record):
+    """Changes by field, and round trips by pair of sites; null takes the default, or the measurement, back."""
+
+    settings: dict[str, Any] = msgspec.field(default_factory=dict[str, Any])
+    rtts_ms: dict[str, dict[str, float | None]] = msgspec.field(default_factory=dict[str, dict[str, float | None]])
 
 
 class RolloutBody(Record):
@@ -109,6 +118,8 @@ def own_app(operations: Operations, accounts: Accounts, apps: Apps, talk: TalkAp
         Route("/v1/apps", api.counted(api.apps), methods=["GET"]),
         Route("/v1/apps/{account}/{app}/explain", api.counted(api.explain), methods=["GET"]),
         Route("/v1/apps/{account}/{app}/demand", api.counted(api.demand), methods=["GET"]),
+        Route("/v1/settings", api.counted(api.settings), methods=["GET"]),
+        Route("/v1/settings", api.counted(api.change_settings), methods=["PATCH"]),
         Route("/v1/demand", api.counted(api.demands), methods=["GET"]),
         Route("/v1/apps/{account}/{app}/scale", api.counted(api.scale), methods=["GET"]),
         Route("/v1/apps/{account}/{app}/scale", api.counted(api.change_scale), methods=["PATCH"]),
@@ -211,6 +222,15 @@ class _Api:
         principal = await self._who(request)
         account = await border.account_id(self._accounts, request.path_params["account"], principal)
         return await self._operations.demand(account, border.app_of(request))
+
+    async def settings(self, request: Request) -> object:
+        await self._who(request)
+        return self._operations.settings()
+
+    async def change_settings(self, request: Request) -> object:
+        await border.operator(request, self._accounts)
+        asked = await border.body(request, SettingsBody)
+        return await self._operations.change_settings(asked.settings, asked.rtts_ms)
 
     async def demands(self, request: Request) -> object:
         principal = await self._who(request)
