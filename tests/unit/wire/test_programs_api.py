@@ -146,6 +146,7 @@ async def test_an_image_that_cannot_be_run_is_refused(platform: OwnPlatform, mad
         ({"isolation": "chroot"}, "isolation"),
         ({"cpu_millicores": 0}, "cpu is 0 millicores"),
         ({"port": 0}, "port is 0"),
+        ({"protocol": "tcp"}, "not led through a city's ingress yet"),
         ({"port": None, "asleep_after_s": 60}, "needs a port"),
         ({"command": []}, "command is empty"),
         ({"command": ["a\0b"]}, "NUL"),
