@@ -2,7 +2,7 @@
 
 import pytest
 
-from skerry.core.policy.reach import may_ask, permits, problem_of, reach_of
+from skerry.core.policy.reach import may_ask, permits, policy_faults, reach_of
 from skerry.core.types.program import NetworkPolicy
 
 
@@ -55,10 +55,12 @@ def test_public_addresses_are_permitted() -> None:
 
 @pytest.mark.parametrize("entry", ["", "example", "exa mple.org", "-a.org", "10.0.0.0/33", "*.org.*", "1.2.3", "a" * 64 + ".org"])
 def test_entries_that_are_no_networks_and_no_names(entry: str) -> None:
-    assert problem_of(NetworkPolicy(allow=(entry,))) is not None
+    assert list(policy_faults(NetworkPolicy(only_allowed=True, allow=(entry,))))
 
 
 def test_good_policies() -> None:
-    assert problem_of(NetworkPolicy(allow=("10.0.0.0/8", "2001:db8::/32", "example.org", "*.s3.example.org"))) is None
-    assert problem_of(NetworkPolicy(egress_kbits_max=0)) is not None
-    assert problem_of(NetworkPolicy(allow=("1.1.1.1",) * 65)) is not None
+    assert not list(policy_faults(NetworkPolicy(only_allowed=True, allow=("10.0.0.0/8", "example.org", "*.s3.example.org"))))
+    assert list(policy_faults(NetworkPolicy(egress_kbits_max=0)))
+    assert list(policy_faults(NetworkPolicy(only_allowed=True, allow=("1.1.1.1",) * 65)))
+    assert list(policy_faults(NetworkPolicy(only_allowed=True, allow=("2001:db8::/32",))))
+    assert list(policy_faults(NetworkPolicy(allow=("example.org",))))

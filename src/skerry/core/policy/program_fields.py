@@ -2,10 +2,10 @@
 
 import re
 from collections.abc import Iterator
-from ipaddress import ip_network
 
+from skerry.core.policy.reach import policy_faults
 from skerry.core.types.app import Limits
-from skerry.core.types.program import ExecCheck, Health, HttpCheck, IsolationClass, NetworkPolicy, Program, SecretFile
+from skerry.core.types.program import ExecCheck, Health, HttpCheck, IsolationClass, Program, SecretFile
 
 MEMORY_MIB_MIN: dict[IsolationClass, int] = {"container": 8, "gvisor": 32, "microvm": 96}
 """Of the program's own limit: a guest kernel needs so much before the program starts."""
@@ -18,12 +18,9 @@ STOP_GRACE_MS_MAX = 300_000
 ASLEEP_AFTER_S_MAX = 7 * 24 * 3600
 WORDS_MAX, WORD_BYTES_MAX = 256, 32 * 1024  # of a command line
 FILES_MAX, FILE_BYTES_MAX, PATH_BYTES_MAX = 32, 64 * 1024, 512
-ALLOW_MAX = 64
-KBITS_MIN, KBITS_MAX = 64, 100_000_000
 CHECK_MS_MIN, CHECK_MS_MAX = 100, 3_600_000
 
 _USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}(:[A-Za-z0-9_][A-Za-z0-9_.-]{0,63})?")
-_DNS_NAME = re.compile(r"(\*\.)?([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _RESERVED = ("/proc", "/sys", "/dev")  # mounted over by every engine
 
 
@@ -37,7 +34,7 @@ def program_faults(program: Program, isolation: IsolationClass, limits: Limits) 
         *_health(program),
         *(fault for file in program.files for fault in _file(file)),
         *_files(program.files),
-        *_network(program.network),
+        *policy_faults(program.network),
     )
 
 
@@ -137,27 +134,6 @@ def _files(files: tuple[SecretFile, ...]) -> Iterator[str]:
         yield f"there are {len(files)} files; at most {FILES_MAX} are allowed"
     paths = [file.path for file in files]
     yield from (f"the file {path[:80]} is there twice" for path in sorted({path for path in paths if paths.count(path) > 1}))
-
-
-def _network(policy: NetworkPolicy) -> Iterator[str]:
-    if len(policy.allow) > ALLOW_MAX:
-        yield f"network.allow has {len(policy.allow)} entries; at most {ALLOW_MAX} are allowed"
-    yield from (
-        f"network.allow: {entry[:80]!r} is neither a network in CIDR form nor a DNS name"
-        for entry in policy.allow
-        if not _is_network(entry) and not (_DNS_NAME.fullmatch(entry) and len(entry) <= 253)
-    )
-    for field, value in (("egress_kbits_max", policy.egress_kbits_max), ("ingress_kbits_max", policy.ingress_kbits_max)):
-        if value is not None and not KBITS_MIN <= value <= KBITS_MAX:
-            yield f"network.{field} is {value}; it is {KBITS_MIN} to {KBITS_MAX:,}"
-
-
-def _is_network(text: str) -> bool:
-    try:
-        ip_network(text)
-    except ValueError:
-        return False
-    return True
 
 
 def _is_clean(path: str) -> bool:

@@ -1,7 +1,7 @@
 """Whom a program may call: its own policy, met in what its node permits. IPv4 alone; programs have no IPv6."""
 
 import ipaddress
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from skerry.core.types.program import NetworkPolicy
 from skerry.kit.record import Record
@@ -13,6 +13,7 @@ NOT_PUBLIC = (
 )  # fmt: skip
 _NOT_PUBLIC = tuple(ipaddress.IPv4Network(text) for text in NOT_PUBLIC)
 ALLOW_MAX = 64  # entries of one program
+KBITS_MIN, KBITS_MAX = 64, 100_000_000
 NAME_CHARS_MAX = 253
 LABEL_CHARS_MAX = 63
 
@@ -65,22 +66,25 @@ def within(networks: Iterable[str], address: str) -> bool:
     return any(parsed in ipaddress.IPv4Network(network) for network in networks)
 
 
-def problem_of(policy: NetworkPolicy) -> str | None:
-    """What is wrong with it, for its author; None: nothing."""
+def policy_faults(policy: NetworkPolicy) -> Iterator[str]:
+    """What is wrong with it, in sentences for its author."""
     if len(policy.allow) > ALLOW_MAX:
-        return f"network.allow has {len(policy.allow)} entries; at most {ALLOW_MAX}"
-    for text in policy.allow:
-        if not _is_network(text) and not _is_name(text):
-            return f"network.allow: {text[:60]!r} is neither a network (192.0.2.0/24) nor a name (example.org, *.example.org)"
-    for name, kbits in (("egress", policy.egress_kbits_max), ("ingress", policy.ingress_kbits_max)):
-        if kbits is not None and not 1 <= kbits <= 100_000_000:
-            return f"network.{name}_kbits_max is {kbits}; 1 to 100000000"
-    return None
+        yield f"network.allow has {len(policy.allow)} entries; at most {ALLOW_MAX} are allowed"
+    yield from (
+        f"network.allow: {text[:80]!r} is neither an IPv4 network (192.0.2.0/24) nor a name (example.org, *.example.org)"
+        for text in policy.allow
+        if not _is_network(text) and not _is_name(text)
+    )
+    if policy.allow and policy.internet and not policy.only_allowed:
+        yield "network.allow has no effect: without only_allowed the whole internet may be called"
+    for field, kbits in (("egress_kbits_max", policy.egress_kbits_max), ("ingress_kbits_max", policy.ingress_kbits_max)):
+        if kbits is not None and not KBITS_MIN <= kbits <= KBITS_MAX:
+            yield f"network.{field} is {kbits}; it is {KBITS_MIN} to {KBITS_MAX:,}"
 
 
 def _is_network(text: str) -> bool:
     try:
-        ipaddress.ip_network(text, strict=False)
+        ipaddress.IPv4Network(text)
     except ValueError:
         return False
     return True

@@ -82,8 +82,8 @@ class SecretFile(Record):
 class NetworkPolicy(Record):
     """Whom an instance may call. Default: the public internet, and nothing that is private, the host's, metadata or another's.
 
-    `internet` False: nobody. `allow`: networks (CIDR) and DNS names (`example.org`, `*.example.org`) besides; if
-    `only_allowed`, these alone. Bandwidths in kbit/s; None: the node's share.
+    `only_allowed`: of that, the IPv4 networks (CIDR) and DNS names (`example.org`, `*.example.org`) of `allow` alone, and with
+    `internet` False too. What the node keeps shut no list opens. Bandwidths in kbit/s; None: no limit of its own.
     """
 
     internet: bool = True
