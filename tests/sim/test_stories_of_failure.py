@@ -432,3 +432,23 @@ def test_a_city_that_comes_back_is_filled_step_by_step() -> None:
         assert said.verdicts[0].chosen
 
     play(story, memory_mib=160)
+
+
+def test_a_request_that_failed_between_cities_that_were_apart_breaks_no_promise() -> None:
+    async def story(world: World) -> None:
+        await world.deploy("hello")
+        await world.scale("hello", allow=["lhr", "sin"])
+        await world.settled()
+        async with world.load("hello", sites=("cur",)) as tally:
+            world.lose_site("sin")
+            for _ in range(20):  # at many moments of a request's way
+                world.network.part("cur", "lhr")
+                await world.clock.sleep_ms(70)
+                world.network.join("cur", "lhr")
+                await world.clock.sleep_ms(33)
+        assert tally.failed
+        assert world.violations == []
+        world.return_site("sin")
+        await world.settled()
+
+    play(story)

@@ -71,7 +71,7 @@ class Copies:
 
     def in_reach(self, app: str, city: str, *, since_ms: int) -> Copy | None:
         """A healthy copy that the city knows of, and has reached by ingresses that are up since then."""
-        if not self._is_up(city, since_ms) or any(city in pair for pair in self._network.apart):
+        if not self._is_up(city, since_ms) or not self._network.reached_all(city, since_ms=since_ms):
             return None  # where to send its users is decided as if cities reached each other
         known = (copy for copy in self._healthy(frozenset((app,))) if self._knows(copy, city))
         return next((copy for copy in known if self._is_up(copy.site, since_ms)), None)

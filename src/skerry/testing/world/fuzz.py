@@ -197,9 +197,9 @@ class Turmoil:
         self._later(lambda: setattr(wire, "cut", False))
 
     async def _part_sites(self) -> None:
-        pair = frozenset(self._dice.sample(list(self._world.sites), 2))
-        self._world.network.apart.add(pair)
-        self._later(lambda: self._world.network.apart.discard(pair))
+        a, b = self._dice.sample(list(self._world.sites), 2)
+        self._world.network.part(a, b)
+        self._later(lambda: self._world.network.join(a, b))
 
     async def _disturb_store(self) -> None:
         faults = self._world.store_faults
@@ -257,7 +257,7 @@ async def heal(world: World) -> None:
     """Everything that was taken away comes back, and what was drained is wanted again."""
     world.note("HEAL")
     world.healed = True
-    world.network.apart.clear()
+    world.network.join_all()
     faults = world.store_faults
     faults.unavailable_before = faults.unavailable_after = faults.unavailable_reads = 0
     for plane in (*world.sites.values(), *world.nodes.values()):

@@ -30,14 +30,34 @@ way_of_request: ContextVar[Way] = ContextVar("way_of_request")
 
 @final
 class Network:
-    """`apart` are pairs of sites that do not reach each other."""
+    """Pairs of sites may be parted: then they do not reach each other."""
 
     def __init__(self, ground: Ground) -> None:
         self._ground = ground
-        self.apart: set[frozenset[str]] = set()
+        self._apart: set[frozenset[str]] = set()
+        self._joined_ms: dict[str, int] = {}  # of each site: when it was last joined to one that it had been parted from
+
+    def part(self, a: str, b: str) -> None:
+        self._apart.add(frozenset((a, b)))
+        self._ground.note(f"{a} and {b} are apart")
+
+    def join(self, a: str, b: str) -> None:
+        """Idempotent."""
+        if frozenset((a, b)) in self._apart:
+            self._apart.remove(frozenset((a, b)))
+            self._joined_ms |= dict.fromkeys((a, b), self._ground.clock.monotonic_ms())
+            self._ground.note(f"{a} and {b} are joined")
+
+    def join_all(self) -> None:
+        for pair in sorted(map(sorted, self._apart)):
+            self.join(*pair)
 
     def connected(self, a: str, b: str) -> bool:
-        return a == b or frozenset((a, b)) not in self.apart
+        return a == b or frozenset((a, b)) not in self._apart
+
+    def reached_all(self, city: str, *, since_ms: int) -> bool:
+        """Whether it has been parted from none since then."""
+        return not any(city in pair for pair in self._apart) and self._joined_ms.get(city, -1) < since_ms
 
     async def reach(self, origin: SiteId, address: str, method: str, host: str) -> int:
         """As `adapters.ingress.simulated.Reach`: an instance of the same site, or another site's peer frontend."""
