@@ -46,10 +46,10 @@ class Question:
 
 @dataclass(frozen=True)
 class Wish:
-    """What each site should have of each version, and demand for which there is no room."""
+    """What each site that should run it should have of each version, and demand that they serve, or for which there is no room."""
 
     counts: Mapping[SiteId, Mapping[VersionId, int]]
-    loads: Mapping[SiteId, float]
+    load_rps: float
     unserved_rps: float
     units: Ints
     question: Question
@@ -60,7 +60,7 @@ def wish(world: World, scale: Scale, shares: Shares, seats: Sequence[Seat], had:
     question = make_question(world, scale, shares, seats, had)
     ask = replace(question.ask, now=_earning(question.ask, world.settings.keep_share))
     choice = decide(ask)
-    after = _earning(replace(ask, now=choice.counts), world.settings.keep_share)
+    after = _earning(replace(ask, now=choice.counts), world.settings.keep_share) if ask.now.any() else choice.counts
     if _idles(ask, choice, after):  # beside what is new, something that runs has nothing to do any more
         ask = replace(ask, now=np.minimum(ask.now, after))
         choice = decide(ask)
@@ -68,10 +68,9 @@ def wish(world: World, scale: Scale, shares: Shares, seats: Sequence[Seat], had:
         choice = decide(replace(ask, least=_least_by_region(ask, choice)))
     loads = sums(choice.flow_site, choice.flow_rps, len(seats))
     units = _units(ask, choice, loads, scale, len(shares))
-    names = [seat.site.id for seat in seats]
     return Wish(
-        counts={name: _split(int(units[at]), float(loads[at]), scale, shares) for at, name in enumerate(names)},
-        loads={name: float(loads[at]) for at, name in enumerate(names)},
+        counts={seats[at].site.id: _split(int(units[at]), float(loads[at]), scale, shares) for at in np.flatnonzero(units > 0)},
+        load_rps=sum(map(float, loads)),
         unserved_rps=float(choice.unserved.sum()) if question.known else 0.0,
         units=units,
         question=question,
@@ -83,18 +82,20 @@ def make_question(world: World, scale: Scale, shares: Shares, seats: Sequence[Se
     ground = ground_of([seat.site for seat in seats], world.rtts_ms)
     demand, known = _demand(world, seats)
     versions = max(1, len(shares))
-    now = np.array([_now(had.get(seat.site.id, {}), versions) for seat in seats], dtype=np.int64)
+    now = np.zeros(len(seats), dtype=np.int64)
+    if had:
+        now[:] = [_now(had.get(seat.site.id, {}), versions) for seat in seats]
     room = np.array([seat.most() for seat in seats], dtype=np.int64)
     each = scale.min_per_site * versions
-    cut_off = np.array([seat.site.state == "cut_off" for seat in seats], dtype=np.bool_)
-    room = np.where(cut_off, np.minimum(room, np.maximum(now, each)), room)
+    cut_off = [at for at, seat in enumerate(seats) if seat.site.state == "cut_off"]
+    room[cut_off] = np.minimum(room, np.maximum(now, each))[cut_off]
     least, limits = _limits(scale, seats, room, versions)
     reserve = _mean_reserve(shares)
     ask = Ask(
         demand=demand,
         serve_ms=_serve_ms(ground, world, scale, seats),
         price=world.settings.cost * np.array([_share_of_node(seat.view.shaped(), reserve) for seat in seats]),
-        shadow=np.array([_worth(world.prices.get(seat.site.id, NO_PRICES), reserve) for seat in seats]),
+        shadow=_worths(world.prices, seats, reserve),
         room=room,
         now=now,
         least=least,
@@ -175,8 +176,6 @@ def _units(ask: Ask, choice: Choice, loads: Floats, scale: Scale, versions: int)
 
 def _split(units: int, load: float, scale: Scale, shares: Shares) -> dict[VersionId, int]:
     """Of each version what its share of the load needs, and one at least."""
-    if units <= 0:
-        return {version.id: 0 for version, _ in shares}
     if len(shares) == 1:
         return {shares[0][0].id: units}
     whole = sum(percent for _, percent in shares)
@@ -196,6 +195,8 @@ def _idles(ask: Ask, choice: Choice, earning: Ints) -> bool:
 def _earning(ask: Ask, keep_share: float) -> Ints:
     """What of `now` counts as running. What is idle does not, nor does a site that saves its users too little: it has to
     compete as if it were new. Weakest first, as one can stand in for another; what minimums need anyway stays."""
+    if not ask.now.any():
+        return ask.now
     held = review(ask)
     loads = sums(held.flow_site, held.flow_rps, len(ask.now))
     need = np.ceil(loads / ask.rps_per_instance - LOAD_SLACK).astype(np.int64)
@@ -295,6 +296,12 @@ def _share_of_node(shapes: Shapes, reserve: tuple[float, float, float]) -> float
     cpu = reserve[0] * nodes / total.cpu_millicores if total.cpu_millicores else 0.0
     memory = reserve[1] * nodes / total.memory_mib if total.memory_mib else 0.0
     return 0.5 * (cpu + memory)
+
+
+def _worths(prices: Mapping[SiteId, SitePrices], seats: Sequence[Seat], reserve: tuple[float, float, float]) -> Floats:
+    if not prices:
+        return np.zeros(len(seats))
+    return np.array([_worth(prices.get(seat.site.id, NO_PRICES), reserve) for seat in seats])
 
 
 def _worth(prices: SitePrices, reserve: tuple[float, float, float]) -> float:

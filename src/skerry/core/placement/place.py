@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from skerry.core.placement.seats import Budget, Seat, keep_what_is_left, reach_minimums
+from skerry.core.placement.seats import NOTHING, Budget, Seat, Wants, keep_what_is_left, reach_minimums
 from skerry.core.placement.world import World
 from skerry.core.policy.capacity import site_free
 from skerry.core.policy.scale import instances_min
@@ -143,16 +143,14 @@ def make_case(world: World, app: App, shares: Shares, parent: Plan | None) -> Ca
 
 def make_seats(case: Case, running: Mapping[SiteId, Counter[VersionId]]) -> tuple[Seat, ...]:
     """One per site, by id, nothing in it yet."""
-    budget = Budget(case.app.scale.max_total)
-    versions = case.versions
+    budget, wants = Budget(case.app.scale.max_total), Wants.of(case.app.scale, case.versions)
     return tuple(
         Seat(
             view,
-            case.app.scale,
-            versions,
+            wants,
             caps=case.caps,
             budget=budget,
-            before=running.get(view.site.id, Counter()),
+            before=running.get(view.site.id, NOTHING),
             planned=case.there.get(view.site.id, 0),
         )
         for view in sorted(case.world.sites, key=lambda view: view.site.id)
@@ -305,15 +303,16 @@ def _choose(case: Case, had: Running) -> "tuple[Outcome, Question]":
     ordered = _order(case, seats)
     wished = wish(case.world, case.app.scale, case.wanted, seats, had)
     for seat in ordered:
-        seat.fill(wished.counts[seat.site.id])
-    unserved = max(wished.unserved_rps, _uncarried(case, seats, sum(wished.loads.values()))) if wished.question.known else 0.0
+        seat.fill(wished.counts.get(seat.site.id, NOTHING))
+    unserved = max(wished.unserved_rps, _uncarried(case, seats, wished.load_rps)) if wished.question.known else 0.0
     return _finished(case, ordered, unserved), wished.question
 
 
 def _finished(case: Case, ordered: Sequence[Seat], unserved_rps: float) -> Outcome:
     """Minimums, as far as there is room; and for each seat that has less than it should, why."""
-    for seat in ordered:
-        seat.fill(dict.fromkeys(seat.counts, case.app.scale.min_per_site))
+    least = case.app.scale.min_per_site
+    for seat in ordered if least else ():
+        seat.fill(dict.fromkeys(seat.counts, least))
     reach_minimums(ordered, case.app.scale, case.versions)
     keep_what_is_left(ordered, case.app.scale, case.versions)
     if unserved_rps > 0.0:

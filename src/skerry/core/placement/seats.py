@@ -1,8 +1,10 @@
 """Where an app's instances go: one seat per site, filled within capacity, maximums and what the site refused."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from heapq import heapify, heappop, heapreplace
+from typing import Self
 
 from msgspec.structs import replace
 
@@ -11,7 +13,7 @@ from skerry.core.policy.capacity import has_features, nodes_rejection, nodes_up,
 from skerry.core.policy.isolation import needed_features
 from skerry.core.policy.places import place_rejection
 from skerry.core.policy.scale import instances_min
-from skerry.core.policy.shapes import Room, most_of
+from skerry.core.policy.shapes import NodeKind, Room, most_of
 from skerry.core.policy.state import site_state_rejection
 from skerry.core.types.app import Scale, Version
 from skerry.core.types.ids import SiteId, VersionId
@@ -40,14 +42,32 @@ class Budget:
         return self.max_total is not None and self.used >= self.max_total
 
 
+@dataclass(frozen=True)
+class Wants:
+    """What a decision asks of each of hundreds of seats, worked out once. `needs`: the features of nodes, by version and in all."""
+
+    scale: Scale
+    versions: tuple[Version, ...]
+    needs_of: Mapping[VersionId, tuple[str, ...]]
+    needs: tuple[str, ...]
+
+    @classmethod
+    def of(cls, scale: Scale, versions: tuple[Version, ...]) -> Self:
+        needs_of = {version.id: needed_features(scale.features, version) for version in versions}
+        return cls(scale, versions, needs_of, tuple(sorted({name for needs in needs_of.values() for name in needs})))
+
+
+NOTHING: Counter[VersionId] = Counter()
+"""Of an app that does not run there; never written to."""
+
+
 class Seat:
     """One site in one decision: what it gets, and why it gets no more. `before`: what of it to prefer, as it runs there."""
 
     def __init__(
         self,
         view: SiteView,
-        scale: Scale,
-        wanted: tuple[Version, ...],
+        wants: Wants,
         *,
         caps: Caps,
         budget: Budget,
@@ -55,13 +75,12 @@ class Seat:
         planned: int,
     ) -> None:
         """`planned`: how many instances of any version the parent plan has here."""
-        self.view, self.site, self.before, self.scale, self.planned = view, view.site, before, scale, planned
+        self.view, self.site, self.before, self.scale, self.planned = view, view.site, before, wants.scale, planned
         self.stayed = 0
-        self.counts = {version.id: 0 for version in wanted}
+        self.counts = dict.fromkeys(wants.needs_of, 0)
         self.missing: tuple[Reason, str] | None = None
-        self.excluded = site_rejection(view, scale, wanted, runs_there=planned > 0)
-        self._wanted, self._caps, self._budget = wanted, caps, budget
-        self._needs = {version.id: needed_features(scale.features, version) for version in wanted}
+        self.excluded = site_rejection(view, wants, runs_there=planned > 0)
+        self._wants, self._wanted, self._caps, self._budget = wants, wants.versions, caps, budget
         self._room: Room | None = None
         self._most: int | None = None
 
@@ -79,7 +98,7 @@ class Seat:
 
     def fill(self, counts: Counts) -> None:
         """Up to `counts` in rounds, one instance of each version a round: short room still serves every version."""
-        if self.excluded is not None:
+        if self.excluded is not None or not counts:
             return
         for number in range(min(self.counts.values(), default=0), max(counts.values(), default=0)):
             for version in self._wanted:
@@ -92,7 +111,7 @@ class Seat:
         why = self.why_not(version)
         if why is None:
             if len(self._wanted) > 1:
-                self._shaped_room().take(version.limits.reserve, self._needs[version.id])
+                self._shaped_room().take(version.limits.reserve, self._wants.needs_of[version.id])
             self.counts[version.id] += 1
             self._budget.used += 1
         return why
@@ -109,7 +128,7 @@ class Seat:
             return (Reason.REFUSED_BY_SITE, f"the site could pack {cap}")
         if self._fits(version):
             return None
-        never = _version_rejection(self.view, self._needs[version.id], version)
+        never = _version_rejection(self.view, self._wants.needs_of[version.id], version)
         if never is not None:
             return (never.reason, never.detail)
         why = self._shaped_room().why_not(version.limits.reserve)
@@ -126,7 +145,7 @@ class Seat:
         if not self.is_left() or self._budget.spent or count >= (self.planned if most is None else min(self.planned, most)):
             return False
         held = count < self.before[version.id] and any(node.state == "draining" for node in self.view.nodes)
-        room = self._shaped_room().take(version.limits.reserve, self._needs[version.id])
+        room = self._shaped_room().take(version.limits.reserve, self._wants.needs_of[version.id])
         if not room and not held:  # held: it has its room, on a node that takes nothing new
             return False
         self.counts[version.id] += 1
@@ -136,8 +155,10 @@ class Seat:
 
     def placements(self) -> tuple[Placement, ...]:
         """By version id."""
-        found = sorted(self.counts.items())
-        return tuple(Placement(site=self.site.id, version=version, count=count) for version, count in found if count)
+        if not any(self.counts.values()):
+            return ()
+        found = [(version, count) for version, count in self.counts.items() if count]
+        return tuple(Placement(site=self.site.id, version=version, count=count) for version, count in sorted(found))
 
     def rejection(self) -> Rejection | None:
         """Why the site is not (fully) chosen; None: it has all that is asked of it."""
@@ -176,7 +197,7 @@ class Seat:
         """One more. Instances of one version fill nodes alike, so that a number says all; several need the nodes' shapes."""
         if len(self._wanted) == 1:
             return self.counts[version.id] < self._room_for_one()
-        return self._shaped_room().fits(version.limits.reserve, self._needs[version.id])
+        return self._shaped_room().fits(version.limits.reserve, self._wants.needs_of[version.id])
 
     def _room_for_one(self) -> int:
         if self._most is None:
@@ -184,8 +205,7 @@ class Seat:
         return self._most
 
     def _room_for(self, reserve: Resources) -> int:
-        needs = sorted({name for version in self._wanted for name in self._needs[version.id]})
-        return most_of(self.view.shaped(), tuple(needs), self.view.others, reserve)
+        return most_of(self.view.shaped(), self._wants.needs, self.view.others, reserve)
 
     def _shaped_room(self) -> Room:
         """With what is in the seat taken."""
@@ -193,7 +213,7 @@ class Seat:
             self._room = Room(self.view.shaped(), self.scale.features, self.view.others)
             for version in self._wanted if len(self._wanted) == 1 else ():
                 for _ in range(self.counts[version.id]):
-                    self._room.take(version.limits.reserve, self._needs[version.id])
+                    self._room.take(version.limits.reserve, self._wants.needs_of[version.id])
         return self._room
 
 
@@ -217,6 +237,8 @@ def keep_what_is_left(seats: Sequence[Seat], scale: Scale, wanted: tuple[Version
 def _stay(seats: Sequence[Seat], least: int, wanted: tuple[Version, ...]) -> None:
     for version in wanted:
         missing = least - sum(seat.counts[version.id] for seat in seats)
+        if missing <= 0:
+            continue
         for seat in sorted(seats, key=lambda seat: (-seat.before[version.id], seat.site.id)):
             while missing > 0 and seat.stay(version):
                 missing -= 1
@@ -261,23 +283,26 @@ class _Spread:
         return False
 
 
-def site_rejection(view: SiteView, scale: Scale, wanted: Iterable[Version], *, runs_there: bool) -> Rejection | None:
+def site_rejection(view: SiteView, wants: Wants, *, runs_there: bool) -> Rejection | None:
     """What excludes the site altogether: first what the user wants, then how the site is, then what it has."""
-    site, features, kinds = view.site, scale.features, view.shaped().kinds
-    rejection = place_rejection(site, scale) or site_state_rejection(site, runs_there=runs_there)
+    site, features, kinds = view.site, wants.scale.features, view.shaped().kinds
+    rejection = place_rejection(site, wants.scale) or site_state_rejection(site, runs_there=runs_there)
     if rejection is not None:
         return rejection
-    if not any(not features or kind.has(features) for kind in kinds):
+    if not kinds or (features and not any(kind.has(features) for kind in kinds)):
         return nodes_rejection(site, view.nodes, features)
-    if any(_has_a_node(view, needed_features(features, version), version) for version in wanted):
-        return None
-    never = [_version_rejection(view, needed_features(features, version), version) for version in wanted]
+    for version in wants.versions:
+        if _has_a_node(kinds, wants.needs_of[version.id], version.limits.reserve):
+            return None
+    never = [_version_rejection(view, wants.needs_of[version.id], version) for version in wants.versions]
     return never[0] if never and all(never) else None
 
 
-def _has_a_node(view: SiteView, needs: tuple[str, ...], version: Version) -> bool:
-    kinds = view.shaped().kinds
-    return any((not needs or kind.has(needs)) and version.limits.reserve.fits_in(kind.capacity) for kind in kinds)
+def _has_a_node(kinds: Sequence[NodeKind], needs: tuple[str, ...], reserve: Resources) -> bool:
+    for kind in kinds:  # no generator: this is asked of every site in every decision
+        if reserve.fits_in(kind.capacity) and (not needs or kind.has(needs)):
+            return True
+    return False
 
 
 def _version_rejection(view: SiteView, needs: tuple[str, ...], version: Version) -> Rejection | None:

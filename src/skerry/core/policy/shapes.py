@@ -21,14 +21,11 @@ class NodeKind(Record):
 
 
 class Shapes(Record):
-    """The nodes of a site that are up."""
+    """The nodes of a site that are up: `count` of them in all."""
 
     total: Resources = Resources()
     kinds: tuple[NodeKind, ...] = ()
-
-    @property
-    def count(self) -> int:
-        return sum(kind.count for kind in self.kinds)
+    count: int = 0
 
 
 def shapes_of(nodes: Iterable[Node]) -> Shapes:
@@ -37,7 +34,7 @@ def shapes_of(nodes: Iterable[Node]) -> Shapes:
     for (capacity, _), count in counted.items():
         total += capacity.times(count)
     kinds = tuple(NodeKind(capacity=capacity, features=names, count=count) for (capacity, names), count in counted.items())
-    return Shapes(total=total, kinds=kinds)
+    return Shapes(total=total, kinds=kinds, count=counted.total())
 
 
 class Room:
@@ -81,18 +78,24 @@ class Room:
 
 def most_of(shapes: Shapes, features: tuple[str, ...], others: Resources, reserve: Resources) -> int:
     """How many instances like this an otherwise empty `Room` takes."""
-    kinds = shapes.kinds if not features else [kind for kind in shapes.kinds if kind.has(features)]
-    on_nodes = sum(_times(kind.capacity, reserve) * kind.count for kind in kinds)
-    return min(on_nodes, _times(shapes.total.less(others), reserve))
+    on_nodes = 0
+    for kind in shapes.kinds:  # no generator: this is asked of every site in every decision
+        if not features or kind.has(features):
+            on_nodes += _times(kind.capacity, _NONE, reserve) * kind.count
+    return min(on_nodes, _times(shapes.total, others, reserve))
 
 
 MANY = 1_000_000  # instances of something that reserves nothing
 
 
-def _times(room: Resources, reserve: Resources) -> int:
-    """How many fit one after the other."""
-    return min(
-        room.cpu_millicores // reserve.cpu_millicores if reserve.cpu_millicores else MANY,
-        room.memory_mib // reserve.memory_mib if reserve.memory_mib else MANY,
-        room.disk_mib // reserve.disk_mib if reserve.disk_mib else MANY,
-    )
+_NONE = Resources()
+
+
+def _times(room: Resources, used: Resources, reserve: Resources) -> int:
+    """How many fit one after the other beside what is used."""
+    most = (room.cpu_millicores - used.cpu_millicores) // reserve.cpu_millicores if reserve.cpu_millicores else MANY
+    if reserve.memory_mib:
+        most = min(most, (room.memory_mib - used.memory_mib) // reserve.memory_mib)
+    if reserve.disk_mib:
+        most = min(most, (room.disk_mib - used.disk_mib) // reserve.disk_mib)
+    return max(0, most)
