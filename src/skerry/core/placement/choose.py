@@ -46,7 +46,7 @@ class Question:
 
 @dataclass(frozen=True)
 class Wish:
-    """What each site that should run it should have of each version, and demand that they serve, or for which there is no room."""
+    """What each site that is to run it should have of each version; demand that is served, and demand that has no room."""
 
     counts: Mapping[SiteId, Mapping[VersionId, int]]
     load_rps: float
@@ -68,8 +68,9 @@ def wish(world: World, scale: Scale, shares: Shares, seats: Sequence[Seat], had:
         choice = decide(replace(ask, least=_least_by_region(ask, choice)))
     loads = sums(choice.flow_site, choice.flow_rps, len(seats))
     units = _units(ask, choice, loads, scale, len(shares))
+    chosen = [(at, seat.site.id) for at, seat in enumerate(seats) if units[at] > 0]
     return Wish(
-        counts={seats[at].site.id: _split(int(units[at]), float(loads[at]), scale, shares) for at in np.flatnonzero(units > 0)},
+        counts={site: _split(int(units[at]), float(loads[at]), scale, shares) for at, site in chosen},
         load_rps=sum(map(float, loads)),
         unserved_rps=float(choice.unserved.sum()) if question.known else 0.0,
         units=units,

@@ -44,7 +44,7 @@ class Budget:
 
 @dataclass(frozen=True)
 class Wants:
-    """What a decision asks of each of hundreds of seats, worked out once. `needs`: the features of nodes, by version and in all."""
+    """What a decision asks of hundreds of seats, worked out once. `needs`: features of nodes, in all and by version."""
 
     scale: Scale
     versions: tuple[Version, ...]
@@ -299,10 +299,7 @@ def site_rejection(view: SiteView, wants: Wants, *, runs_there: bool) -> Rejecti
 
 
 def _has_a_node(kinds: Sequence[NodeKind], needs: tuple[str, ...], reserve: Resources) -> bool:
-    for kind in kinds:  # no generator: this is asked of every site in every decision
-        if reserve.fits_in(kind.capacity) and (not needs or kind.has(needs)):
-            return True
-    return False
+    return any(reserve.fits_in(kind.capacity) and (not needs or kind.has(needs)) for kind in kinds)
 
 
 def _version_rejection(view: SiteView, needs: tuple[str, ...], version: Version) -> Rejection | None:
