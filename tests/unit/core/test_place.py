@@ -5,7 +5,7 @@ from msgspec.structs import replace
 from skerry.core.checks.plan import plan_violations
 from skerry.core.placement.explain import CHANGE_TEXT, explain
 from skerry.core.placement.ledger import reservations
-from skerry.core.placement.place import blocking, place, same_decision
+from skerry.core.placement.place import blocking, place, same_decision, still_right
 from skerry.core.placement.world import SiteView, World
 from skerry.core.types.app import App, RegionMin, Scale, Version
 from skerry.core.types.ids import DeploymentId, SiteId
@@ -346,3 +346,36 @@ def test_no_more_stays_than_a_city_may_have_of_one_version() -> None:
     first = decide(World(sites=(lhr,)), app, shares)
     drained = replace(lhr, nodes=(replace(lhr.nodes[0], state="draining"), lhr.nodes[1]))
     assert counts(decide(World(sites=(drained,)), app, shares, parent=first)) == {"lhr/hello-v1": 1, "lhr/hello-v2": 1}
+
+
+def test_a_new_version_that_has_room_nowhere_leaves_the_old_one_its_users() -> None:
+    """It used to end what served, and the app was down until a node came back."""
+    view = make_view("lhr", nodes=1)
+    first = decide(World(sites=(view,)))
+    drained = World(sites=(replace(view, nodes=(replace(view.nodes[0], state="draining"),)),))
+    app, shares = make_app(deployment="d2"), ((V2, 100.0),)
+    plan = decide(drained, app, shares, parent=first)
+    assert counts(plan) == {"lhr/hello-v1": 1}
+    assert same_decision(plan, first), "nothing is released"
+    assert [rejection.reason for rejection in blocking(plan)] == [Reason.NO_NODES]
+    assert any("goes on" in sentence for sentence in plan.report)
+    assert not still_right(drained, app, shares, first), "it is looked at again whenever a site differs"
+    assert counts(decide(World(sites=(view,)), app, shares, parent=first, cause="capacity")) == {"lhr/hello-v2": 1}
+
+
+def test_a_version_that_is_too_large_for_every_node_does_not_end_the_one_that_serves() -> None:
+    first = decide(THREE)
+    large = replace(V2, limits=replace(V2.limits, reserve=Resources(cpu_millicores=1, memory_mib=1_000_000)))
+    plan = decide(THREE, make_app(deployment="d2"), ((large, 100.0),), parent=first)
+    assert same_decision(plan, first)
+    assert set(reasons(plan).values()) == {Reason.TOO_LARGE}
+
+
+def test_what_its_users_do_not_want_there_any_more_does_not_go_on_for_want_of_room() -> None:
+    first = decide(World(sites=(make_view("lhr"), full("cur"))))
+    denied = make_app(deployment="d2", scale=Scale(deny=("lhr",)))
+    assert counts(decide(World(sites=(make_view("lhr"), full("cur"))), denied, ((V2, 100.0),), parent=first)) == {}
+    off = make_app(deployment="d2", enabled=False)
+    assert counts(decide(World(sites=(make_view("lhr"),)), off, ((V2, 100.0),), parent=first)) == {}
+    down = World(sites=(make_view("lhr", state="down"), full("cur")))
+    assert counts(decide(down, make_app(deployment="d2"), ((V2, 100.0),), parent=first)) == {}

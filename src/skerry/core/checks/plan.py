@@ -22,6 +22,8 @@ def plan_violations(
 ) -> tuple[str, ...]:
     """Every promise the plan breaks, in words; empty: it may commit. Never raises on a wrong plan."""
     checker = _Checker(plan, world, app, shares, parent)
+    if checker.waits():
+        return (*checker.lineage(), *checker.places())
     return (*checker.lineage(), *checker.shape(), *checker.sites(), *checker.totals(), *checker.reasons())
 
 
@@ -58,8 +60,32 @@ class _Checker:
             yield f"parent and generation are {found[0]}, {found[1]}; they must be {expected[0]}, {expected[1]}"
         if (self.plan.account, self.plan.app) != (self.app.account, self.app.name):
             yield "the plan is for another app"
-        if self.plan.deployment != self.app.deployment:
+        if self.plan.deployment != self.app.deployment and not self.waits():
             yield "the plan is for another deployment"
+
+    def waits(self) -> bool:
+        """Whether it is the plan in force once more, as no node that is up has all of one instance of what is asked for now."""
+        parent, placements = self.parent, self.plan.placements
+        if parent is None or not placements or not self.wanted or self.plan.deployment == self.app.deployment:
+            return False
+        same = (self.plan.deployment, placements) == (parent.deployment, parent.placements)
+        return same and not any(self._has_room(view) for view in self.views.values())
+
+    def _has_room(self, view: SiteView) -> bool:
+        """For one instance of any version that is asked for."""
+        if view.site.state != "up" or any(self._policy(view.site)) or view.refused or view.site.id in self._noted():
+            return False
+        free = _sum(_up(view)).less(view.others)
+        return any(v.limits.reserve.fits_in(free) and _fits_one(v, self._usable(view, v)) for v in self.wanted.values())
+
+    def _noted(self) -> set[str]:
+        """Sites that refused before: whether they have more free by now is not this check's matter."""
+        return {entry.place for entry in self.plan.rejections if entry.reason is Reason.REFUSED_BY_SITE}
+
+    def places(self) -> Iterator[str]:
+        """Of what goes on: that it may be where it is."""
+        for site in sorted({entry.site for entry in self.plan.placements}):
+            yield from self._policy(self.views[site].site) if site in self.views else (f"{site}: no such site",)
 
     def shape(self) -> Iterator[str]:
         keys = [(entry.site, entry.version) for entry in self.plan.placements]

@@ -16,6 +16,7 @@ import msgspec
 from skerry.core.placement.seats import NOTHING, Budget, Seat, Wants, keep_what_is_left, reach_minimums
 from skerry.core.placement.world import World
 from skerry.core.policy.capacity import site_free
+from skerry.core.policy.places import place_rejection
 from skerry.core.policy.scale import instances_min
 from skerry.core.types.app import App, Version
 from skerry.core.types.ids import PlanId, SiteId, VersionId
@@ -83,8 +84,13 @@ def place(world: World, app: App, shares: Shares, *, evaluation: Evaluation, par
     found = _outcome(case, thorough=evaluation.cause == "rebalance") if case.wanted else Outcome(())
     placements = tuple(placement for seat in found.seats for placement in seat.placements())
     rejections = tuple(rejection for seat in found.seats if (rejection := seat.rejection()) is not None)
+    deployment = app.deployment
+    kept = None if placements or not _has_a_curable(rejections) else _serving_instead(world, app, shares, parent)
+    if kept is not None:
+        deployment, placements = kept.deployment, kept.placements
     matters = world.demand is not None or app.scale.min_per_site == 0
     report += [demand_sentence(world)] if case.wanted and matters else []
+    report += ["What ran before goes on: what is asked for now has no room anywhere."] if kept is not None else []
     report += _outcome_sentences(found, rejections, parent, placements)
     draft = Plan(
         id=PlanId(""),
@@ -94,7 +100,7 @@ def place(world: World, app: App, shares: Shares, *, evaluation: Evaluation, par
         app=app.name,
         created_ms=now_ms,
         evaluation=evaluation.id,
-        deployment=app.deployment,
+        deployment=deployment,
         placements=placements,
         cause=evaluation.cause,
         rejections=rejections,
@@ -106,6 +112,19 @@ def place(world: World, app: App, shares: Shares, *, evaluation: Evaluation, par
     return msgspec.structs.replace(draft, id=PlanId(stable_id("plan", encode(draft).decode(), length=32)))
 
 
+def _serving_instead(world: World, app: App, shares: Shares, parent: Plan | None) -> Plan | None:
+    """The plan in force, where nothing of another deployment has room anywhere: make before break, for new versions too.
+
+    None where there is none, where it is the app's deployment that it runs, and where nobody may be served by it any more.
+    """
+    if parent is None or parent.deployment == app.deployment or not _wanted(app, shares) or app.scale.max_total == 0:
+        return None
+    sites = {view.site.id: view.site for view in world.sites}
+    stands = [sites.get(placement.site) for placement in parent.placements]
+    allowed = all(site is not None and place_rejection(site, app.scale) is None for site in stands)
+    return parent if allowed and any(site is not None and site.state != "down" for site in stands) else None
+
+
 def same_decision(a: Plan, b: Plan) -> bool:
     """Whether executing either does the same: equal deployment and placements, whatever their reasons say."""
     return a.deployment == b.deployment and a.placements == b.placements
@@ -114,6 +133,10 @@ def same_decision(a: Plan, b: Plan) -> bool:
 def blocking(plan: Plan) -> tuple[Rejection, ...]:
     """The rejections that new capacity can cure: what makes a plan's app blocked."""
     return tuple(rejection for rejection in plan.rejections if rejection.reason in CURABLE)
+
+
+def _has_a_curable(rejections: Sequence[Rejection]) -> bool:
+    return any(rejection.reason in CURABLE for rejection in rejections)
 
 
 def still_right(world: World, app: App, shares: Shares, plan: Plan) -> bool:

@@ -9,7 +9,7 @@ from skerry.core.placement.place import same_decision
 from skerry.core.types.app import App, Version
 from skerry.core.types.control import PlanHead, Reservation
 from skerry.core.types.ids import AccountId, AppName, PlanId, SiteId, VersionId
-from skerry.core.types.plan import Evaluation, Plan, Reason, Release
+from skerry.core.types.plan import Blocked, Evaluation, Plan, Reason, Release
 from skerry.core.types.resources import Resources
 from skerry.core.types.slices import SERVING_STATES
 from skerry.services.control import keys
@@ -60,9 +60,10 @@ def _store(world: Estate) -> Iterator[str]:
         gone = {item.app for item in held(prefix, kind) if (item.account, item.app) not in apps}
         yield from (f"{prefix} of {app}, which was deleted" for app in sorted(gone))
     back = _rolled_back(world)
+    waiting = {(blocked.account, blocked.app) for blocked in held(keys.BLOCKED, Blocked)}  # for room, before it is another's turn
     for plan in (plans[head.plan] for head in held(keys.PLAN_HEADS, PlanHead)):
         app = apps.get((plan.account, plan.app))
-        if app is None or app.deployment != plan.deployment:
+        if app is None or (app.deployment != plan.deployment and (plan.account, plan.app) not in waiting):
             yield f"{plan.app}: the plan is for another deployment than the app's"
         elif app.enabled and (plan.account, plan.app) not in back:
             yield from _rejections(world, plan)
@@ -134,11 +135,7 @@ def _hopeless(world: Estate, app: str, wanted: Running) -> bool:
     """Whether none of the versions that are wanted here starts."""
     broken = {*world.faults.crash_at_start, *world.faults.own_fault}
     mine = {version for name, version in wanted if name == app}
-    started = [
-        v
-        for v in world.checks.held(keys.VERSIONS, Version)
-        if v.id in mine and not (v.worker and v.worker.modules[0].digest in broken)
-    ]
+    started = [v for v in world.checks.held(keys.VERSIONS, Version) if v.id in mine and main_digest(v) not in broken]
     return bool(mine) and not started
 
 
