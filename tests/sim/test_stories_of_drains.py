@@ -1,8 +1,10 @@
 """Drains with nowhere to go: make before break, in one city and between cities."""
 
+import pytest
+
 from skerry.core.types.slices import SERVING_STATES
 from skerry.testing.world import World
-from tests.sim.stories import play, ways
+from tests.sim.stories import BAD, play, ways
 
 TWO = {"lhr": 1, "cur": 1}
 
@@ -82,5 +84,49 @@ def test_a_city_is_not_left_before_the_next_one_serves() -> None:
             await world.clock.sleep_ms(20_000)
             assert serving(world, "hello") == {"cur-1"}
         assert tally.failed == []
+
+    play(story, TWO, memory_mib=26)
+
+
+@pytest.mark.parametrize("dead_ms", [500, 1_500, 2_500, 3_500, 4_500])
+def test_no_city_is_left_for_one_that_has_just_died(dead_ms: int) -> None:
+    """It used to end what served, on the last word of a city that had died since."""
+
+    async def story(world: World) -> None:
+        await world.deploy("hello")
+        await world.settled()
+        async with world.load("hello", sites=("sin",)) as tally:
+            world.lose_site("cur")
+            await world.clock.sleep_ms(dead_ms)
+            await world.drain("lhr-1")
+            await world.clock.sleep_ms(20_000)
+            assert serving(world, "hello") == {"lhr-1"}
+        assert tally.failed == []
+        world.return_site("cur")
+        await world.settled()
+        await world.undrain("lhr-1")
+
+    play(story, {"lhr": 1, "cur": 1, "sin": 0}, memory_mib=26)
+
+
+def test_a_version_that_is_deployed_while_every_node_is_drained_waits_and_the_old_one_serves() -> None:
+    async def story(world: World) -> None:
+        old = await world.deploy("hello")
+        await world.settled()
+        async with world.load("hello") as tally:
+            for node in world.nodes:
+                await world.drain(node)
+            await world.settled()
+            new = await world.deploy("hello", BAD)
+            await world.settled()
+            assert tally.versions == {old.id}
+            assert {version.id for version in world.running("hello")} == {old.id}
+            assert (await world.view("hello")).rollout.state == "blocked"
+            await world.undrain("cur-1")
+            await world.settled()
+            assert serving(world, "hello") == {"cur-1"}
+            assert {version.id for version in world.running("hello")} == {new.id}
+        assert tally.failed == []
+        await world.undrain("lhr-1")
 
     play(story, TWO, memory_mib=26)

@@ -52,6 +52,10 @@ class _Checker:
         self.ran: Counter[tuple[SiteId, VersionId]] = Counter()
         for entry in parent.placements if parent else ():
             self.ran[(entry.site, entry.version)] += entry.count
+        for entry in world.going_on:
+            if entry.site not in self.before:
+                self.ran[(entry.site, entry.version)] += entry.count
+        self.before |= {entry.site for entry in world.going_on}
 
     def lineage(self) -> Iterator[str]:
         expected = (self.parent.id, self.parent.generation + 1) if self.parent else (None, 1)

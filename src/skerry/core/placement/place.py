@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from skerry.core.placement.seats import NOTHING, Budget, Seat, Wants, keep_what_is_left, reach_minimums
+from skerry.core.placement.seats import NOTHING, Budget, Seat, Wants, is_being_left, keep_what_is_left, reach_minimums
 from skerry.core.placement.world import World
 from skerry.core.policy.capacity import site_free
 from skerry.core.policy.places import place_rejection
@@ -160,7 +160,7 @@ def make_case(world: World, app: App, shares: Shares, parent: Plan | None) -> Ca
         parent=parent,
         asked=asked_digest(world, app, wanted),
         caps=_refusal_caps(world, app, wanted, parent),
-        there={site: counts.total() for site, counts in _running(parent.placements if parent else ()).items()},
+        there={site: counts.total() for site, counts in _with_left(world, _running(parent.placements if parent else ())).items()},
     )
 
 
@@ -207,7 +207,7 @@ def _outcome(case: Case, *, thorough: bool) -> Outcome:
         return _worthwhile(case, had, kept)
     if kept is not None and case.parent is not None and case.parent.asked == case.asked:
         return kept
-    seen = [had]
+    seen = [_with_left(case.world, had)]
     while True:
         found = _all_alike(case, seen[-1]) or _choose(case, seen[-1])[0]
         now = _running([placement for seat in found.seats for placement in seat.placements()])
@@ -360,6 +360,13 @@ def _running(placements: Sequence[Placement]) -> Running:
     for placement in placements:
         running.setdefault(placement.site, Counter())[placement.version] += placement.count
     return running
+
+
+def _with_left(world: World, running: Running) -> Running:
+    """And what goes on where something is being drained: it may have to stay, should where it went be lost meanwhile."""
+    left = {view.site.id for view in world.sites if is_being_left(view)} if world.going_on else set[SiteId]()
+    beside = _running([placement for placement in world.going_on if placement.site in left and placement.site not in running])
+    return running | beside
 
 
 def _order(case: Case, seats: Sequence[Seat]) -> list[Seat]:

@@ -136,8 +136,7 @@ class Seat:
 
     def is_left(self) -> bool:
         """Whether it, or a node of it, is being drained: what it runs goes as soon as that is elsewhere."""
-        draining = self.site.state == "draining" or any(node.state == "draining" for node in self.view.nodes)
-        return draining and (self.excluded is None or self.excluded.reason in LEFT)
+        return is_being_left(self.view) and (self.excluded is None or self.excluded.reason in LEFT)
 
     def stay(self, version: Version) -> bool:
         """One instance more of those that run here goes on, as it has no other place; False: there is none more."""
@@ -281,6 +280,10 @@ class _Spread:
             heappop(self._heap)
             self.full[self._seats[index].site.id] = why
         return False
+
+
+def is_being_left(view: SiteView) -> bool:
+    return view.site.state == "draining" or any(node.state == "draining" for node in view.nodes)
 
 
 def site_rejection(view: SiteView, wants: Wants, *, runs_there: bool) -> Rejection | None:

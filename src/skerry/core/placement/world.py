@@ -5,6 +5,7 @@ from msgspec import field
 from skerry.core.policy.shapes import Shapes, shapes_of
 from skerry.core.types.ids import SiteId
 from skerry.core.types.place import Node, Site
+from skerry.core.types.plan import Placement
 from skerry.core.types.resources import Resources
 from skerry.core.types.settings import Settings, SitePrices
 from skerry.core.types.slices import Refused
@@ -37,6 +38,7 @@ class World(Record):
     `demand` of THIS app in requests per second, by the site whose users ask (what to plan for: it rises at once and falls
     slowly); None: nobody knows, and `users` (any unit) stand for it. `rtts_ms` are
     round trips that were measured, by both sites; all others are modelled. `homes`: where data that apps call is.
+    `going_on`: what the plan in force gives up and some site still runs, as its release has not come so far.
     """
 
     sites: tuple[SiteView, ...]
@@ -45,4 +47,5 @@ class World(Record):
     prices: dict[SiteId, SitePrices] = field(default_factory=dict[SiteId, SitePrices])
     rtts_ms: dict[SiteId, dict[SiteId, float]] = field(default_factory=dict[SiteId, dict[SiteId, float]])
     homes: dict[str, SiteId] = field(default_factory=dict[str, SiteId])
+    going_on: tuple[Placement, ...] = ()
     settings: Settings = Settings()

@@ -24,7 +24,7 @@ from skerry.core.types.app import App, Deployment, Scale, Version
 from skerry.core.types.control import PlanHead, SiteIntent, SiteLedger
 from skerry.core.types.demand import DecidedDemand
 from skerry.core.types.ids import AccountId, AppName, EvaluationId, PlanId, SiteId, VersionId
-from skerry.core.types.plan import Blocked, Evaluation, EvaluationCause, Plan, Release
+from skerry.core.types.plan import Blocked, Evaluation, EvaluationCause, Placement, Plan, Release
 from skerry.core.types.resources import Resources
 from skerry.core.types.slices import Refused
 from skerry.kit import record
@@ -243,6 +243,7 @@ class Placer:
         guarded += [keys.evaluation(*key, e.id) for e in evaluations]
         guarded += [keys.ledger(intent.site.id) for intent in mirror.select(keys.SITES, SiteIntent)]
         generation = head.generation if head else 0
+        world = self.worlds.of(key, app.scale if app else Scale(), generation=generation, ledgers=ahead)
         return Snapshot(
             app=app,
             head=head,
@@ -251,9 +252,16 @@ class Placer:
             evaluations=evaluations,
             shares=self._shares(app, versions),
             versions=versions,
-            world=self.worlds.of(key, app.scale if app else Scale(), generation=generation, ledgers=ahead),
+            world=msgspec.structs.replace(world, going_on=self._going_on(key)),
             checks=tuple(mirror.check(guard) for guard in guarded),
         )
+
+    def _going_on(self, key: AppKey) -> tuple[Placement, ...]:
+        """Of the plan before, in sites that the release has not reached."""
+        release = self._mirror.get(keys.release(*key), Release)
+        before = self._plan_by_id(key, release.previous) if release and release.state == "running" and release.previous else None
+        reached = released_sites(release) if release else frozenset[SiteId]()
+        return tuple(entry for entry in before.placements if entry.site not in reached) if before else ()
 
     def _versions(self, key: AppKey) -> dict[VersionId, Version]:
         return {v.id: v for v in self._mirror.select(f"{keys.VERSIONS}{key[0]}/{key[1]}/", Version)}

@@ -226,6 +226,8 @@ class Rollouts:
             broken = next((i for i in of_version if _is_broken(i)), None)
             if broken is not None:
                 failed, detail = True, broken.detail or broken.state
+        if self._observed.opinion(site).state != "up":  # what it said last may not be so any more: nobody is to leave for it
+            ready, detail = False, detail or "it is silent"
         return SiteFacts(site=site, ready=ready, failed=failed, detail=detail)
 
     def demand(self, plan: Plan) -> Mapping[SiteId, float]:
