@@ -1,9 +1,12 @@
 """A node's market over a made-up runtime: who is throttled, squeezed, ended, and that nobody is touched without need."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import msgspec
 
+from skerry.adapters.cgroup.base import Limits as GroupLimits
+from skerry.adapters.cgroup.v2 import V2Group, V2Tree
 from skerry.adapters.pressure import SimulatedGauge
 from skerry.core.machines.market import MarketSettings
 from skerry.core.types.app import Limits
@@ -147,3 +150,44 @@ async def test_workers_are_left_to_their_own_runtime() -> None:
     node = Node(MadeUp({"a": 0, "b": 500}, memory={"a": 500, "b": 500}), program=False)
     await node.seconds(40, available_mib=10)
     assert {action for action, _ in node.runtime.done} <= {"throttle"}
+
+
+class OnFiles(MadeUp):
+    """In groups of the unified hierarchy, as files: what they used is read from there, what they may is written there."""
+
+    groups: dict[str, V2Group]
+
+    def throttle_file(self, name: str) -> str:
+        return (self.groups[name].path / "cpu.max").read_text()
+
+    def stats(self, instance_id: str) -> SandboxStats:
+        usage = self.groups[instance_id].usage()
+        return SandboxStats(cpu_us=usage.cpu_us, private_bytes=usage.private_bytes)
+
+    async def throttle(self, instance_id: str, *, cpu_millicores: int, cpu_shares: int | None = None) -> None:
+        self.may[instance_id] = cpu_millicores
+        for name in ("cpu.max", "cpu.weight"):  # in the kernel every write replaces the whole
+            (self.groups[instance_id].path / name).write_text("")
+        self.groups[instance_id].limit(GroupLimits(cpu_millicores=cpu_millicores, cpu_shares=cpu_shares or 100))
+
+    def pass_second(self) -> None:
+        super().pass_second()
+        for name, group in self.groups.items():
+            (group.path / "cpu.stat").write_text(f"usage_usec {self.cpu_us[name]}\nthrottled_usec 0\n")
+
+
+async def test_in_the_unified_hierarchy_the_quota_goes_down_and_up_again(tmp_path: Path) -> None:
+    runtime = OnFiles({"hog": 1000, "small": 10})
+    (tmp_path / "cgroup.controllers").write_text("cpu memory pids\n")
+    tree = V2Tree(tmp_path, "skerry-x")
+    runtime.groups = {name: tree.create(name) for name in runtime.wants}
+    for group in runtime.groups.values():
+        for file in ("cpu.max", "cpu.weight", "cpu.stat"):
+            (group.path / file).write_text("untouched")
+    node = Node(runtime)
+    await node.seconds(10, waits=0.6)
+    held, _ = runtime.throttle_file("hog").split()
+    assert 10_000 <= int(held) < 100_000
+    assert runtime.throttle_file("small") == "untouched"
+    await node.seconds(60)
+    assert runtime.throttle_file("hog") == "100000 100000"

@@ -179,3 +179,12 @@ def test_the_order_of_instances_decides_nothing(traders: list[Trader], waited: f
     one = trade(Market(at_ms=1), traders, waited=waited, now_ms=1001, settings=SETTINGS)
     other = trade(Market(at_ms=1), traders[::-1], waited=waited, now_ms=1001, settings=SETTINGS)
     assert one == other
+
+
+def test_who_stays_below_its_floor_may_burst_even_while_others_are_held() -> None:
+    """A quota would cut the short bursts by which a modest server answers, and win nothing for anybody."""
+    node = Node(hog=1000, small=60)
+    for _ in range(8):
+        grants = node.step(waited=0.9)
+    assert grants["hog"].millicores < 1000
+    assert (grants["small"].millicores, grants["small"].reason) == (1000, "")

@@ -7,6 +7,7 @@ they are spent only while others wait.
     waited share ──► level 0 … 1 ──► grant = floor + (most − floor) × (1 − level)     level counts twice without credits
 
 The floor is the share, or what the node has for it when all that are at work divide it by their shares, if that is more.
+Who stays below its floor and has credits is not held at all.
 
 The level rises in proportion to what is waited too much and falls by a fixed step (additive decrease, since freed capacity is
 tried out slowly), with a gap between both thresholds, so that it rests in between.
@@ -148,6 +149,8 @@ def _grant(trader: Trader, account: Account, floor: int, level: float, settings:
     share, most = trader.share_millicores, max(trader.share_millicores, trader.most_millicores)
     if trader.background:
         return _made(trader, account, share, WEIGHT_MIN, "background work: its share alone")
+    if account.credit_us > 0 and account.used_millicores <= floor * PRESSING:
+        return _made(trader, account, most, None, "")  # it takes nothing from anybody: a quota would only cut its short bursts
     held = max(0.0, 2 * level - 1) if account.credit_us > 0 else min(1.0, 2 * level)
     granted = floor + round((most - floor) * (1 - held))
     granted = max(floor, granted - granted % settings.grain_millicores)
