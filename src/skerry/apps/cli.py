@@ -78,6 +78,11 @@ def up(
     node_memory: Annotated[
         int | None, typer.Option(metavar="N", help="MiB of each node (default: a share of the machine).")
     ] = None,
+    overcommit_cpu: Annotated[
+        float | None,
+        typer.Option(metavar="RATIO", help="Promise so many times the CPU of a node (default: 8; 1 of what --node-cpu gives)."),
+    ] = None,
+    overcommit_memory: Annotated[float, typer.Option(metavar="RATIO", help="The same of its memory.")] = 1.0,
     allow_egress: Annotated[
         list[str] | None, typer.Option(metavar="CIDR", help="A network that apps may reach besides the public internet.")
     ] = None,
@@ -112,6 +117,8 @@ def up(
         zram=zram,
         node_cpu_millicores=node_cpu,
         node_memory_mib=node_memory,
+        overcommit_cpu=overcommit_cpu,
+        overcommit_memory=overcommit_memory,
         egress_allow=tuple(allow_egress or ()),
         answer_s_max=answer_seconds,
         resting=Resting(sleep_after_ms=_ms(sleep_after), dead_after_ms=_ms(dead_after)),

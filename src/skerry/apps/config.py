@@ -83,7 +83,7 @@ class HookConfig(Record):
 
 
 class NodeConfig(Record):
-    """`node.capacity` is what this node may give to instances: its share of the machine."""
+    """`node.capacity` is what this node promises to instances: its share of the machine, times `node.overcommit`."""
 
     node: Node
     site_url: str  # http://host:port of the site controller's API

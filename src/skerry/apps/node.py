@@ -89,10 +89,9 @@ async def serve(config: NodeConfig, plane: Plane) -> None:
 
 
 def market_settings(config: NodeConfig) -> KeeperSettings:
-    """The node's own part of the machine is what its instances divide."""
-    return KeeperSettings(
-        throttle=config.throttle, market=MarketSettings(capacity_millicores=config.node.capacity.cpu_millicores)
-    )
+    """What the node has is what its instances divide, however often it was promised."""
+    has = config.node.capacity.cpu_millicores * 100 // config.node.overcommit.cpu_percent
+    return KeeperSettings(throttle=config.throttle, market=MarketSettings(capacity_millicores=has))
 
 
 def runtime_settings(config: NodeConfig) -> Settings:

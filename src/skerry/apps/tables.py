@@ -53,10 +53,15 @@ def print_sites(sites: Sequence[SiteView]) -> None:
 def print_nodes(nodes: Sequence[NodeView]) -> None:
     table = make_table("node", "state", "address", "pid", "instances", "memory", "cpu")
     for node in nodes:
-        memory = f"{node.reserved.memory_mib} of {node.capacity.memory_mib} MiB"
-        cpu = f"{node.reserved.cpu_millicores} of {node.capacity.cpu_millicores} m"
+        memory = f"{node.reserved.memory_mib} of {node.capacity.memory_mib} MiB{_times(node.overcommit_memory_percent)}"
+        cpu = f"{node.reserved.cpu_millicores} of {node.capacity.cpu_millicores} m{_times(node.overcommit_cpu_percent)}"
         table.add_row(node.node, _health(node), node.address, _pid(node.pid), str(node.instances), memory, cpu)
     console().print(table)
+
+
+def _times(percent: int) -> str:
+    """Of what it has, where it promises more, or less, than that."""
+    return "" if percent == 100 else f" (\u00d7{percent / 100:g})"
 
 
 def print_scale(found: ScaleView, *, changed: Sequence[str] = ()) -> None:

@@ -293,6 +293,8 @@ class PlatformOperations:
                         suspected=silent is not None and not silent.lost and not lost,
                         phi=silent.phi if silent else 0.0,
                         maintenance=said.get(node.id, ""),
+                        overcommit_cpu_percent=node.overcommit.cpu_percent,
+                        overcommit_memory_percent=node.overcommit.memory_percent,
                     )
                 )
         return tuple(views)

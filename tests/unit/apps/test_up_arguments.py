@@ -3,9 +3,10 @@
 import pytest
 
 from skerry.apps.config import Engines
+from skerry.apps.node import market_settings
 from skerry.apps.supervisor.cities import NODES_MAX, SITES_MAX, load_cities, parse_cities
 from skerry.apps.supervisor.errors import UpError
-from skerry.apps.supervisor.layout import Layout, Options, controller_address, plan_layout, site_config, wanted_ports
+from skerry.apps.supervisor.layout import Layout, Options, controller_address, node_config, plan_layout, site_config, wanted_ports
 from skerry.core.policy.scale_fields import REGIONS
 from skerry.core.types.resources import Resources
 
@@ -97,10 +98,24 @@ def test_nodes_share_the_machine_and_leave_room_for_the_platform() -> None:
     assert (own.cpu_millicores, own.memory_mib) == (500, 300)
 
 
+def test_a_node_promises_what_it_has_times_its_overcommit_and_divides_what_it_has() -> None:
+    asked = layout(node_cpu_millicores=500, node_memory_mib=300, overcommit_cpu=2.0, overcommit_memory=1.5)
+    node = asked.nodes[0]
+    assert (node.capacity.cpu_millicores, node.capacity.memory_mib) == (1000, 450)
+    assert (node.overcommit.cpu_percent, node.overcommit.memory_percent) == (200, 150)
+    config = node_config(asked, node, Engines(workerd="w", haproxy="h", bwrap="b"))
+    assert market_settings(config).market.capacity_millicores == 500
+    planned = layout()
+    shares = [market_settings(node_config(planned, node, Engines(workerd="w", haproxy="h", bwrap="b"))) for node in planned.nodes]
+    assert sum(share.market.capacity_millicores for share in shares) <= MACHINE.cpu_millicores
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
         ({"port": 0}, "--port 0"),
+        ({"overcommit_cpu": 0.0}, "--overcommit-cpu 0"),
+        ({"overcommit_memory": 65.0}, "--overcommit-memory 65"),
         ({"port": 65534}, "--port 65534"),
         ({"api_port": 65536}, "--api-port 65536"),
         ({"port": 9000, "api_port": 9000}, "both 9000"),

@@ -16,7 +16,7 @@ from skerry.apps.supervisor.cities import DEFAULT_CITIES, CityAsk
 from skerry.apps.supervisor.errors import UpError
 from skerry.apps.supervisor.ports import Wanted
 from skerry.core.types.ids import NodeId, SiteId
-from skerry.core.types.place import Node, Site
+from skerry.core.types.place import Node, Overcommit, Site
 from skerry.core.types.resources import Resources
 from skerry.kit.hashing import stable_id
 from skerry.kit.record import Record
@@ -24,7 +24,8 @@ from skerry.kit.record import Record
 SHARED_HOST = "127.0.0.1"  # every site binds it: the machine's "anycast" address
 PORTS_PER_SITE = 3  # users, peers, the controller's API
 PLATFORM_MEMORY_PERCENT = 20  # of the machine: planes, HAProxy, page cache
-CPU_OVERCOMMIT = 8  # an idle worker reserves 10 millicores and uses none; busy ones share by weight
+CPU_OVERCOMMIT = 8.0  # an idle worker reserves 10 millicores and uses none; busy ones share by weight
+OVERCOMMIT_MIN, OVERCOMMIT_MAX = 0.1, 64.0  # of what a node has
 MEMORY_MIB_MIN = 64
 ANSWER_S_LIMIT = 3600  # every request that waits holds a connection
 REST_MS_MIN, REST_MS_MAX = 100, 30 * 86_400_000
@@ -47,6 +48,8 @@ class Options(Record):
     zram: bool = True  # make swap in compressed memory, where root and the kernel allow it and there is none
     node_cpu_millicores: int | None = None
     node_memory_mib: int | None = None
+    overcommit_cpu: float | None = None  # None: `CPU_OVERCOMMIT`, but 1 of what was given
+    overcommit_memory: float = 1.0
     egress_allow: tuple[str, ...] = ()
     answer_s_max: int = 60
     resting: Resting = Resting()
@@ -116,13 +119,15 @@ def plan_layout(options: Options, asks: tuple[CityAsk, ...], machine: Resources)
     """`machine` is what all nodes share. Raises `UpError` (usage)."""
     _check(options)
     total = sum(ask.nodes for ask in asks)
-    capacity = _share(options, machine, total)
+    overcommit = _overcommit(options)
+    capacity = _share(options, machine, total).percent(cpu=overcommit.cpu_percent, memory=overcommit.memory_percent)
     sites: list[Site] = []
     nodes: list[Node] = []
     for index, ask in enumerate(asks, start=1):
         site = _site(options, ask, host=f"127.0.{index}.1")
         sites.append(site)
-        nodes += [_node(site, number, f"127.0.{index}.{10 + number}", capacity) for number in range(1, ask.nodes + 1)]
+        addresses = enumerate((f"127.0.{index}.{10 + number}" for number in range(1, ask.nodes + 1)), start=1)
+        nodes += [_node(site, number, address, capacity, overcommit) for number, address in addresses]
     data = Path(options.data_dir)
     return Layout(options=options, run_dir=str(run_dir_of(data)), sites=tuple(sites), nodes=tuple(nodes))
 
@@ -150,9 +155,17 @@ def _check(options: Options) -> None:
             raise UpError(f"{name} {value / 1000:g}: {allowed} seconds", hint="an example: --sleep-after 60", code=2)
     for hook in options.hooks:
         _check_hook(hook)
+    _check_nodes(options)
+
+
+def _check_nodes(options: Options) -> None:
     for name, value in (("cpu", options.node_cpu_millicores), ("memory", options.node_memory_mib)):
         if value is not None and value < 1:
             raise UpError(f"a node's {name} has to be at least 1", code=2)
+    for name, ratio in (("cpu", options.overcommit_cpu), ("memory", options.overcommit_memory)):
+        if ratio is not None and not OVERCOMMIT_MIN <= ratio <= OVERCOMMIT_MAX:
+            said = f"--overcommit-{name} {ratio:g}: it is {OVERCOMMIT_MIN:g} to {OVERCOMMIT_MAX:g}"
+            raise UpError(said, hint=f"an example: --overcommit-{name} 1.5", code=2)
 
 
 def _check_hook(hook: HookConfig) -> None:
@@ -172,10 +185,15 @@ def _is_host(text: str) -> bool:
     ) and not any(label.startswith("-") or label.endswith("-") for label in labels)
 
 
+def _overcommit(options: Options) -> Overcommit:
+    cpu = options.overcommit_cpu or (CPU_OVERCOMMIT if options.node_cpu_millicores is None else 1.0)
+    return Overcommit(cpu_percent=round(cpu * 100), memory_percent=round(options.overcommit_memory * 100))
+
+
 def _share(options: Options, machine: Resources, nodes: int) -> Resources:
     memory = machine.memory_mib * (100 - PLATFORM_MEMORY_PERCENT) // 100 // nodes
     return Resources(
-        cpu_millicores=options.node_cpu_millicores or max(1, machine.cpu_millicores * CPU_OVERCOMMIT // nodes),
+        cpu_millicores=options.node_cpu_millicores or max(1, machine.cpu_millicores // nodes),
         memory_mib=options.node_memory_mib or max(MEMORY_MIB_MIN, memory),
         disk_mib=max(1, machine.disk_mib // nodes),
     )
@@ -194,8 +212,8 @@ def _site(options: Options, ask: CityAsk, *, host: str) -> Site:
     )
 
 
-def _node(site: Site, number: int, address: str, capacity: Resources) -> Node:
-    return Node(id=NodeId(f"{site.id}-{number}"), site=site.id, address=address, capacity=capacity)
+def _node(site: Site, number: int, address: str, capacity: Resources, overcommit: Overcommit) -> Node:
+    return Node(id=NodeId(f"{site.id}-{number}"), site=site.id, address=address, capacity=capacity, overcommit=overcommit)
 
 
 def controller_address(site: Site) -> str:

@@ -27,8 +27,18 @@ class Site(Record):
     jurisdictions: tuple[str, ...] = ()
 
 
+class Overcommit(Record):
+    """How much a node promises of what it has, in percent: 200 promises all of it twice. What all want at once is then divided
+    by the node's market."""
+
+    cpu_percent: int = 100
+    memory_percent: int = 100
+
+
 class Node(Record):
     """One machine in a site, as it last reported. `reserved` is what packing has promised on it.
+
+    `capacity` is what it promises: what it has, times `overcommit`.
 
     `rack` is the operator's name for what fails together (power, switch); empty: the node is a rack of its own.
     """
@@ -42,4 +52,5 @@ class Node(Record):
     state: PlaceState = "up"
     pid: int = 0
     rack: str = ""
+    overcommit: Overcommit = Overcommit()
     tasks: tuple[str, ...] = ()  # what maintenance may have done here, by name

@@ -33,6 +33,14 @@ class Resources(Record):
             self.cpu_millicores <= room.cpu_millicores and self.memory_mib <= room.memory_mib and self.disk_mib <= room.disk_mib
         )
 
+    def percent(self, *, cpu: int, memory: int) -> "Resources":
+        """So much of the processors and of the memory, at least one of each; disk as it is."""
+        return Resources(
+            cpu_millicores=max(1, self.cpu_millicores * cpu // 100),
+            memory_mib=max(1, self.memory_mib * memory // 100),
+            disk_mib=self.disk_mib,
+        )
+
     def or_more(self, other: "Resources") -> "Resources":
         """What covers either of both."""
         return Resources(

@@ -65,7 +65,10 @@ class Amounts(View):
 
 
 class NodeView(View):
-    """`suspected` and `phi` as in `SiteView`, by its site. `maintenance` says what is being done to it; empty: nothing."""
+    """`suspected` and `phi` as in `SiteView`, by its site. `maintenance` says what is being done to it; empty: nothing.
+
+    `capacity` is what it has times its overcommit: at 200 percent everything is promised twice.
+    """
 
     node: NodeId
     site: SiteId
@@ -78,6 +81,8 @@ class NodeView(View):
     suspected: bool = False
     phi: float = 0.0
     maintenance: str = ""
+    overcommit_cpu_percent: int = 100
+    overcommit_memory_percent: int = 100
 
 
 class InstanceView(View):

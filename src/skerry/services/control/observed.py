@@ -158,6 +158,8 @@ def _content(report: SiteReport) -> tuple[object, ...]:
     instances = tuple(
         (held.node, held.instance.id, held.instance.state, held.instance.pid, held.instance.restarts) for held in report.instances
     )
-    nodes = tuple((node.id, node.state, node.capacity, node.reserved, node.features, node.pid) for node in report.nodes)
+    nodes = tuple(
+        (node.id, node.state, node.capacity, node.reserved, node.features, node.overcommit, node.pid) for node in report.nodes
+    )
     silent = tuple((node.node, node.lost) for node in report.silent)
     return (report.epoch, report.slice_generation, nodes, instances, report.refused, silent, report.tasks)

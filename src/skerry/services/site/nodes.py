@@ -147,7 +147,17 @@ def _decisive(report: NodeReport, served: Mapping[InstanceId, str]) -> tuple[obj
     """What a decision can depend on."""
     node = report.node
     instances = tuple((i.id, "serves" if _serves(i, served) else i.state, i.address) for i in report.instances)
-    return (report.epoch, report.slice_generation, node.capacity, node.address, node.features, node.rack, node.pid, instances)
+    return (
+        report.epoch,
+        report.slice_generation,
+        node.capacity,
+        node.address,
+        node.features,
+        node.rack,
+        node.overcommit,
+        node.pid,
+        instances,
+    )
 
 
 def _serves(seen: ObservedInstance, served: Mapping[InstanceId, str]) -> bool:
