@@ -17,11 +17,12 @@ from skerry.adapters.clock.system import SystemClock
 from skerry.adapters.link.http import HttpControlLink, HttpSiteLink
 from skerry.apps.serving import serving
 from skerry.apps.tasks import running
-from skerry.core.types.ids import Digest
+from skerry.core.types.ids import Digest, InstanceId
 from skerry.core.types.slices import NodeReport, NodeSlice, SiteReport, SiteSlice
+from skerry.core.types.usage import InstanceUsage
 from skerry.kit.frames import STDIN, STDOUT, Exit, Failed, Resize, data_frame, parse, word_frame
 from skerry.kit.record import encode
-from skerry.ports.calls import CopyIn, CopyOut, Exec, Logs, What
+from skerry.ports.calls import CopyIn, CopyOut, Exec, Logs, Usage, What
 from skerry.ports.runtime import Plain
 from skerry.ports.sandbox import ExecSpec
 from skerry.services.calls.answering import answer_calls, passing_on
@@ -60,6 +61,25 @@ class Shell:
 
     async def aclose(self) -> None:
         self.killed = True
+
+
+def usage_of(instance: InstanceId) -> InstanceUsage:
+    return InstanceUsage(
+        instance=instance,
+        used_millicores=170,
+        share_millicores=100,
+        granted_millicores=170,
+        limit_millicores=1000,
+        credit_us=0,
+        held="others wait for the CPU",
+        cpu_us=5_000_000,
+        throttled_us=1,
+        memory_bytes=30 << 20,
+        private_bytes=20 << 20,
+        memory_bytes_max=128 << 20,
+        pids=3,
+        oom_kills=0,
+    )
 
 
 class MadeUp(Plain):
@@ -136,9 +156,13 @@ class Way:
             self.stack.push_async_callback(link.aclose)
         handler = passing_on(below, lambda call: "lhr-1" if call.instance == INSTANCE else None)
         await self.stack.enter_async_context(
-            running(answer_calls(up, handler, clock), answer_calls(down, Talk(self.runtime), clock))  # type: ignore[arg-type]
+            running(answer_calls(up, handler, clock), answer_calls(down, Talk(self.runtime, self.usage), clock))  # type: ignore[arg-type]
         )
         return self
+
+    @staticmethod
+    def usage(instance: InstanceId) -> InstanceUsage:
+        return usage_of(instance)
 
     async def __aexit__(self, *_: object) -> None:
         await self.stack.aclose()
@@ -190,6 +214,12 @@ async def test_logs_come_whole(way: Way) -> None:
         said += heard[1]
     assert heard == Exit(code=0)
     assert said == b"line\n" * 50_000
+
+
+async def test_what_an_instance_uses_comes_as_its_node_sees_it(way: Way) -> None:
+    opened = await way.open(Usage())
+    assert await hear(opened) == (STDOUT, encode(usage_of(InstanceId(INSTANCE))))
+    assert await hear(opened) == Exit(code=0)
 
 
 async def test_an_archive_goes_in_piece_by_piece(way: Way) -> None:

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
+import pytest
 
 from skerry.adapters.cgroup.base import Limits as GroupLimits
 from skerry.adapters.cgroup.v2 import V2Group, V2Tree
@@ -14,7 +15,7 @@ from skerry.core.types.ids import AccountId, AppName, InstanceId
 from skerry.core.types.resources import Resources
 from skerry.core.types.slices import NodeInstance, ObservedInstance
 from skerry.ports.pressure import Pressure
-from skerry.ports.runtime import Capabilities, Plain
+from skerry.ports.runtime import Capabilities, NoSuchInstance, Plain
 from skerry.ports.sandbox import EngineFacts, SandboxStats
 from skerry.services.node.market import KeeperSettings, MarketKeeper
 from skerry.testing.builders import make_version
@@ -91,14 +92,14 @@ class HandClock:
 
 
 class Node:
-    def __init__(self, runtime: MadeUp, *, program: bool = True, priority: int = 50) -> None:
+    def __init__(self, runtime: MadeUp, *, program: bool = True, priority: int = 50, throttle: bool = True) -> None:
         self.runtime = runtime
         self.clock = HandClock()
         self.gauge = SimulatedGauge(Pressure(memory_available_bytes=8 << 30, memory_total_bytes=8 << 30))
         version = program_version("a") if program else make_version()
         version = msgspec.structs.replace(version, limits=LIMITS)
         wanted = tuple(NodeInstance(id=InstanceId(name), version=version, priority=priority) for name in runtime.wants)
-        settings = KeeperSettings(market=MarketSettings(capacity_millicores=2000))
+        settings = KeeperSettings(throttle=throttle, market=MarketSettings(capacity_millicores=2000))
         self.keeper = MarketKeeper(runtime, lambda: wanted, self.gauge, self.clock, settings)
 
     async def seconds(self, count: int, *, waits: float = 0.0, available_mib: int = 8192) -> None:
@@ -150,6 +151,27 @@ async def test_workers_are_left_to_their_own_runtime() -> None:
     node = Node(MadeUp({"a": 0, "b": 500}, memory={"a": 500, "b": 500}), program=False)
     await node.seconds(40, available_mib=10)
     assert {action for action, _ in node.runtime.done} <= {"throttle"}
+
+
+async def test_what_an_instance_uses_is_told_with_what_it_may_and_why() -> None:
+    node = Node(MadeUp({"hog": 1000, "other": 1000, "small": 10}, memory={"hog": 40}))
+    hog = InstanceId("hog")
+    assert node.keeper.usage(hog).used_millicores is None
+    await node.seconds(10, waits=0.6)
+    usage = node.keeper.usage(hog)
+    assert usage.used_millicores == usage.granted_millicores == node.runtime.may["hog"]
+    assert (usage.share_millicores, usage.limit_millicores, usage.private_bytes) == (100, 1000, 40 * MIB)
+    assert "others wait" in usage.held
+    assert node.keeper.usage(InstanceId("small")).held == ""
+    with pytest.raises(NoSuchInstance):
+        node.keeper.usage(InstanceId("gone"))
+
+
+async def test_without_throttling_it_is_told_what_is_used_all_the_same() -> None:
+    node = Node(MadeUp({"hog": 1000}), throttle=False)
+    await node.seconds(3, waits=0.9)
+    usage = node.keeper.usage(InstanceId("hog"))
+    assert (usage.used_millicores, usage.granted_millicores, usage.held) == (1000, 1000, "")
 
 
 class OnFiles(MadeUp):

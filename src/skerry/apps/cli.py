@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from skerry.apps import cli_demand, cli_maintenance, cli_plan, cli_rollout, cli_run, cli_scale, cli_settings, cli_talk
+from skerry.apps import cli_demand, cli_maintenance, cli_plan, cli_rollout, cli_run, cli_scale, cli_settings, cli_talk, cli_top
 from skerry.apps.cli_base import AccountOption, Before, DataDirOption, JsonOption
 from skerry.apps.cli_base import chosen_account as _account
 from skerry.apps.cli_base import connect as _client
@@ -51,6 +51,7 @@ cli_plan.add_to(app)
 cli_rollout.add_to(app)
 cli_run.add_to(app)
 cli_talk.add_to(app)
+cli_top.add_to(app)
 cli_maintenance.add_to(app)
 
 

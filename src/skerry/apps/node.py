@@ -80,7 +80,7 @@ async def serve(config: NodeConfig, plane: Plane) -> None:
         await tasks.end_leftover()
         await runtime.attach()
         keeper = MarketKeeper(runtime, agent.wanted, ProcGauge(), clock, market_settings(config))
-        async with running(agent.run(), answer_calls(link, Talk(runtime), clock), keeper.run()):
+        async with running(agent.run(), answer_calls(link, Talk(runtime, keeper.usage), clock), keeper.run()):
             plane.ready()
             await plane.ended()
     finally:

@@ -39,7 +39,11 @@ class CopyIn(Record, tag_field="kind", tag="copy_in"):
     directory: str
 
 
-What = Exec | Logs | CopyOut | CopyIn
+class Usage(Record, tag_field="kind", tag="usage"):
+    """What it uses now: an `InstanceUsage` as one stdout frame, then an exit."""
+
+
+What = Exec | Logs | CopyOut | CopyIn | Usage
 
 
 class Call(Record):

@@ -11,7 +11,7 @@ COMMANDS = (
     "maintenance pause", "maintenance resume", "maintenance abort",
     "account create", "account list", "token create", "token list", "token revoke", "doctor", "sim fuzz",
     "sim list", "sim show", "sim run", "world make", "world check", "scale", "plan", "demand", "settings", "rollout",
-    "run", "deploy", "delete", "instances", "exec", "logs", "cp",
+    "run", "deploy", "delete", "instances", "exec", "logs", "cp", "top",
 )  # fmt: skip
 PRINTS_WHAT_WRANGLER_PRINTS = "wrangler"
 

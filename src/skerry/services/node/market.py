@@ -15,10 +15,11 @@ from skerry.core.machines.market import Grant, Market, MarketSettings, Trader, t
 from skerry.core.machines.memory import MIB, MemorySettings, Relief, Tenant, relieve
 from skerry.core.types.ids import InstanceId
 from skerry.core.types.slices import NodeInstance, ObservedInstance
+from skerry.core.types.usage import InstanceUsage
 from skerry.kit.record import Record
 from skerry.ports.clock import Clock
 from skerry.ports.pressure import Gauge, Pressure
-from skerry.ports.runtime import Runtime, RuntimeFault
+from skerry.ports.runtime import NoSuchInstance, Runtime, RuntimeFault
 from skerry.ports.sandbox import SandboxError, SandboxStats
 
 log = structlog.get_logger()
@@ -44,6 +45,16 @@ class _Rest:
     squeezed_ms: int | None = None
 
 
+@dataclass
+class _Seen:
+    """Of one process, at the last look; `used_millicores` None at the first."""
+
+    pid: int | None
+    cpu_us: int
+    at_ms: int
+    used_millicores: int | None = None
+
+
 class MarketKeeper:
     """Run `run` as one task. `wanted`: what the node was told to run, now."""
 
@@ -65,7 +76,8 @@ class MarketKeeper:
         self._waited: dict[str, int] = {}  # by instance and process, µs in the queue so far
         self._granted: dict[str, tuple[int, int | None]] = {}
         self._rests: dict[str, _Rest] = {}
-        self.grants: tuple[Grant, ...] = ()  # the last ones, for `top` and for people
+        self._seen: dict[str, _Seen] = {}
+        self.grants: tuple[Grant, ...] = ()  # the last ones
 
     async def run(self) -> None:
         self._pressure = self._gauge.read()
@@ -80,9 +92,42 @@ class MarketKeeper:
         stats = {one.id: self._runtime.stats(one.id) for one in seen}
         before, self._pressure = self._pressure, self._gauge.read()
         now_ms = self._clock.monotonic_ms()
+        self._seen = {one.id: self._look_at(one, stats[one.id], now_ms) for one in seen}
         if self._settings.throttle:
             await self._trade(seen, wanted, stats, before, now_ms)
         await self._relieve(seen, wanted, stats, before, now_ms)
+
+    def usage(self, instance_id: InstanceId) -> InstanceUsage:
+        """What it uses now, beside what it may. Raises `NoSuchInstance`."""
+        wanted = next((one for one in self._wanted() if one.id == instance_id), None)
+        if wanted is None:
+            raise NoSuchInstance(f"{instance_id} is not on this node")
+        stats, limits = self._runtime.stats(instance_id), wanted.version.limits
+        grant = next((one for one in self.grants if one.id == instance_id), None)
+        seen = self._seen.get(instance_id)
+        return InstanceUsage(
+            instance=instance_id,
+            used_millicores=seen.used_millicores if seen else None,
+            share_millicores=limits.reserve.cpu_millicores,
+            granted_millicores=grant.millicores if grant else limits.cpu_millicores_max,
+            limit_millicores=limits.cpu_millicores_max,
+            credit_us=grant.credit_us if grant else 0,
+            held=grant.reason if grant else "",
+            cpu_us=stats.cpu_us,
+            throttled_us=stats.throttled_us,
+            memory_bytes=stats.memory_bytes,
+            private_bytes=stats.private_bytes,
+            memory_bytes_max=limits.memory_mib_max * MIB,
+            pids=stats.pids,
+            oom_kills=stats.oom_kills,
+        )
+
+    def _look_at(self, one: ObservedInstance, stats: SandboxStats, now_ms: int) -> _Seen:
+        before = self._seen.get(one.id)
+        used = None
+        if before is not None and before.pid == one.pid and now_ms > before.at_ms:
+            used = max(0, stats.cpu_us - before.cpu_us) // (now_ms - before.at_ms)
+        return _Seen(pid=one.pid, cpu_us=stats.cpu_us, at_ms=now_ms, used_millicores=used)
 
     async def _trade(
         self,

@@ -1,10 +1,12 @@
 """A node's end of a call: the runtime on one side, frames on the other."""
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import suppress
 from typing import Any
 
+from skerry.core.types.ids import InstanceId
+from skerry.core.types.usage import InstanceUsage
 from skerry.kit.frames import (
     MESSAGE_BYTES_MAX,
     STDERR,
@@ -18,7 +20,8 @@ from skerry.kit.frames import (
     parse,
     word_frame,
 )
-from skerry.ports.calls import Call, CopyIn, CopyOut, Exec, Logs, Pipe, PipeClosed
+from skerry.kit.record import encode
+from skerry.ports.calls import Call, CopyIn, CopyOut, Exec, Logs, Pipe, PipeClosed, Usage
 from skerry.ports.runtime import Runtime, RuntimeFault
 from skerry.ports.sandbox import ExecSession, SandboxError
 
@@ -27,10 +30,11 @@ TERMINAL_MAX = 10_000  # rows or columns
 
 
 class Talk:
-    """The handler of a node's calls (`skerry.services.calls.answering`)."""
+    """The handler of a node's calls (`skerry.services.calls.answering`). `usage` raises `NoSuchInstance`."""
 
-    def __init__(self, runtime: Runtime) -> None:
+    def __init__(self, runtime: Runtime, usage: Callable[[InstanceId], InstanceUsage]) -> None:
         self._runtime = runtime
+        self._usage = usage
 
     async def __call__(self, call: Call, pipe: Pipe) -> None:
         try:
@@ -56,6 +60,9 @@ class Talk:
                 return await _send_all(await self._runtime.copy_out(call.instance, path), pipe)
             case CopyIn(directory=directory):
                 await self._runtime.copy_in(call.instance, directory, _received(pipe))
+                return 0
+            case Usage():
+                await pipe.send(data_frame(STDOUT, encode(self._usage(call.instance))))
                 return 0
 
 

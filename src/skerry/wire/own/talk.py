@@ -1,4 +1,4 @@
-"""Conversations of clients with instances, over a WebSocket: `exec`, `logs` and files of the own API.
+"""Conversations of clients with instances, over a WebSocket: `exec`, `logs`, files and usage of the own API.
 
 GET /v1/apps/{account}/{app}/instances/{instance}/talk     upgraded; the first message is a `What`, then frames
 """
@@ -9,7 +9,7 @@ from starlette.websockets import WebSocket
 from skerry.core.policy.program_fields import PATH_BYTES_MAX, WORD_BYTES_MAX, WORDS_MAX
 from skerry.core.types.view import InstanceView
 from skerry.kit.frames import Failed, word_frame
-from skerry.ports.calls import TAIL_BYTES_MAX, Call, CopyIn, CopyOut, Exec, Logs, NotAnswered, Pipe, PipeClosed, What
+from skerry.ports.calls import TAIL_BYTES_MAX, Call, CopyIn, CopyOut, Exec, Logs, NotAnswered, Pipe, PipeClosed, Usage, What
 from skerry.ports.operations import NotFound, Operations
 from skerry.services.accounts import Accounts
 from skerry.services.calls.exchange import Exchange, join
@@ -86,6 +86,8 @@ def _what(message: bytes) -> What:
         case CopyOut(path=path) | CopyIn(directory=path):
             if not path.startswith("/") or "\0" in path or len(path.encode()) > PATH_BYTES_MAX:
                 raise Refusal(400, "invalid", f"{path[:80]!r} is no absolute path of at most {PATH_BYTES_MAX} bytes")
+        case Usage():
+            pass
     return what
 
 

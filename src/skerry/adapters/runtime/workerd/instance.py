@@ -181,7 +181,12 @@ class Instance:
             return SandboxStats()
         usage = process.group.usage()
         return SandboxStats(
-            cpu_us=usage.cpu_us, memory_bytes=usage.memory_bytes, pids=len(process.group.pids()), oom_kills=usage.oom_kills
+            cpu_us=usage.cpu_us,
+            throttled_us=usage.throttled_us,
+            memory_bytes=usage.memory_bytes,
+            private_bytes=usage.private_bytes,
+            pids=len(process.group.pids()),
+            oom_kills=usage.oom_kills,
         )
 
     def throttle(self, cpu_millicores: int, cpu_shares: int | None) -> None:

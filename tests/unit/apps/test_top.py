@@ -1,0 +1,59 @@
+"""What `skerry top` makes of what nodes say."""
+
+from rich.console import Console
+
+from skerry.apps.using import Used, render
+from skerry.core.types.ids import InstanceId
+from skerry.core.types.usage import InstanceUsage
+
+USAGE = InstanceUsage(
+    instance=InstanceId("00112233445566aa"),
+    used_millicores=168,
+    share_millicores=100,
+    granted_millicores=170,
+    limit_millicores=1000,
+    credit_us=2_500_000,
+    held="others wait for the CPU: 170 of 1000 millicores",
+    cpu_us=1,
+    throttled_us=1,
+    memory_bytes=30 << 20,
+    private_bytes=20 << 20,
+    memory_bytes_max=128 << 20,
+    pids=3,
+    oom_kills=0,
+)
+
+
+def line(usage: InstanceUsage | None, *, problem: str = "") -> Used:
+    return Used(
+        instance=USAGE.instance,
+        account="default",
+        app="hello",
+        city="lhr",
+        node="lhr-1",
+        state="running",
+        restarts=2,
+        detail="",
+        usage=usage,
+        problem=problem,
+    )
+
+
+def shown(*lines: Used) -> str:
+    console = Console(width=240)
+    with console.capture() as capture:
+        console.print(render(lines))
+    return capture.get()
+
+
+def test_a_line_says_what_is_used_of_what_and_why_not_more() -> None:
+    text = shown(line(USAGE))
+    for word in ("168 m", "100 m", "170 of 1000 m", "2.5 s", "30.0 of 128 MiB", "20.0 MiB", "default/hello", "lhr-1"):
+        assert word in text
+    assert "00112233 on lhr-1: others wait for the CPU: 170 of 1000 millicores" in text
+
+
+def test_an_instance_whose_node_does_not_tell_is_there_with_the_reason() -> None:
+    text = shown(line(None, problem="lhr does not come for its calls"))
+    assert "running" in text
+    assert "00112233 on lhr-1: lhr does not come for its calls" in text
