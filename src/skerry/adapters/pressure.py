@@ -2,13 +2,14 @@
 
 import contextlib
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
 from skerry.ports.pressure import Pressure
 
-THREADS_MAX = 64  # of a process that are looked at
+THREADS_MAX = 64  # of an instance that are looked at
 _TOTAL = re.compile(r"^some .*\btotal=(\d+)", re.MULTILINE)
 
 
@@ -27,12 +28,23 @@ class ProcGauge:
 
     def waited_us(self, pid: int) -> int | None:
         total = None
-        with contextlib.suppress(OSError):
-            for task in islice((self._proc / str(pid) / "task").iterdir(), THREADS_MAX):
-                fields = _read(task / "schedstat").split()
-                if len(fields) == 3 and fields[1].isdigit():  # on the CPU, in the queue, time slices
-                    total = (total or 0) + int(fields[1]) // 1000
+        for task in islice(self._tasks(pid), THREADS_MAX):
+            fields = _read(task / "schedstat").split()
+            if len(fields) == 3 and fields[1].isdigit():  # on the CPU, in the queue, time slices
+                total = (total or 0) + int(fields[1]) // 1000
         return total
+
+    def _tasks(self, pid: int) -> Iterator[Path]:
+        """Threads of a process, then of its descendants: a container's first process has all others below it."""
+        pids = [pid]
+        while pids:
+            children: list[int] = []
+            for one in pids:
+                with contextlib.suppress(OSError):
+                    for task in (self._proc / str(one) / "task").iterdir():
+                        yield task
+                        children += [int(word) for word in _read(task / "children").split()]
+            pids = children
 
     def _stalled(self, kind: str) -> int:
         found = _TOTAL.search(_read(self._proc / "pressure" / kind))

@@ -22,5 +22,8 @@ class Gauge(Protocol):
     def read(self) -> Pressure: ...
 
     def waited_us(self, pid: int) -> int | None:
-        """How long the threads of a process stood in the queue for a CPU, all together; None: not known."""
+        """How long a process and those that it started stood in the queue for a CPU, all threads together; None: not known.
+
+        What has ended no longer counts, so that it can also fall.
+        """
         ...
