@@ -89,6 +89,18 @@ async def test_status_tells_the_truth(platform: Platform) -> None:
         assert word in shown
 
 
+async def test_top_asks_every_node_what_its_instances_use(platform: Platform) -> None:
+    assert (await platform.get("lhr", "hello")).status_code == 200  # awake
+    found = (await decoded(platform, "top", "hello"))["instances"]
+    assert {line["city"] for line in found} == CITIES
+    for usage in (line["usage"] for line in found if line["state"] in ("running", "asleep")):
+        assert usage["granted_millicores"] == usage["limit_millicores"] >= usage["share_millicores"] > 0
+        assert usage["held"] == ""
+        assert usage["cpu_us"] > 0 or os.geteuid() != 0  # groups count it
+    text = await printed(platform, "top", "--once")
+    assert all(line["instance"][:8] in text for line in found)
+
+
 async def test_explain_says_where_and_why(platform: Platform) -> None:
     shown = await printed(platform, "explain", "hello", "lhr", COLUMNS="200")
     assert "lhr" in shown and "cur" in shown and "chosen" in shown and "lhr-1" in shown
