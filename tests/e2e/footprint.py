@@ -6,6 +6,7 @@ Found by other means than the product's own (`leftovers`), so that one cannot be
 import contextlib
 import json
 import os
+import subprocess
 import time
 from pathlib import Path
 
@@ -48,6 +49,7 @@ class Footprint:
         found += [f"network namespace of process {pid}" for pid in old if _network(pid) in self._networks]
         found += [f"mount {line}" for line in self._mounts()]
         found += [f"control group {path}" for path in self._groups()]
+        found += self._networks_of_programs()
         found += [f"somebody listens on {address}" for address, _ in _listeners() if address in self.listening]
         found += [f"unix socket {name}" for name in self._unix_sockets()]
         found += [f"file {path}" for path in (self._run, self._data / "platform.json", self._data / "zram.json") if path.exists()]
@@ -68,6 +70,13 @@ class Footprint:
                 lines = Path(f"/proc/{pid}/mountinfo").read_text().splitlines()
                 found |= {line for line in lines if str(self._data) in line or str(self._run) in line}
         return sorted(found)
+
+    def _networks_of_programs(self) -> list[str]:
+        """Tables and devices have their node in their names, namespaces lie below the run directory (and are mounts)."""
+        nodes = [stable_id(str(path), length=8) for path in (self._data / "nodes").glob("*")]
+        devices = [path.name for path in Path("/sys/class/net").iterdir() if path.name[3:11] in nodes]
+        tables = subprocess.run(["nft", "list", "tables"], capture_output=True, text=True, check=False).stdout if nodes else ""
+        return [f"device {name}" for name in devices] + [f"table {node}" for node in nodes if node in tables]
 
     def _groups(self) -> list[Path]:
         names = {f"skerry-{tag}" for tag in self._tags}

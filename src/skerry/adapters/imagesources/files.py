@@ -52,7 +52,11 @@ class Archive:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._members: dict[str, tarfile.TarInfo] = {}
-        with tarfile.open(path) as archive:
+        try:
+            archive = tarfile.open(path)
+        except tarfile.ReadError as error:  # it names every compression that it tried, a line each
+            raise BadSource(f"{path}: neither an OCI archive nor what `docker save` writes") from error
+        with archive:
             for member in archive:
                 self._members[member.name.removeprefix("./")] = member
                 if len(self._members) > MEMBERS_MAX:

@@ -51,12 +51,17 @@ def wait_until_served(client: Client, account: str, app: str, version: str, *, s
             print(f"  {news}", file=sys.stderr, flush=True)
             said = news
         now = time.monotonic()
-        bad_since = (bad_since or now) if seen and all(instance.state in BAD_STATES for instance in seen) else 0.0
+        bad_since = (bad_since or now) if seen and all(map(_failed_before, seen)) else 0.0
         if (bad_since and now - bad_since > BAD_S) or any(instance.state == "failed" for instance in seen):
             raise ClientError(f"{app} does not start: {_worst(seen)}", hint=f"`skerry logs {app}` has what it wrote")
         if now > deadline:
             _give_up(client, account, app, seen, seconds)
         time.sleep(LOOK_S)
+
+
+def _failed_before(instance: InstanceView) -> bool:
+    """Also while it is tried again: a program that never opens its port spends its life starting."""
+    return instance.state in BAD_STATES or (instance.state == "starting" and instance.restarts > 0)
 
 
 def _give_up(client: Client, account: str, app: str, seen: list[InstanceView], seconds: float) -> None:

@@ -14,6 +14,7 @@ from skerry.apps.programs.words import BadWord
 from skerry.kit.record import Record
 
 FILE_BYTES_MAX = 64 * 1024  # of one that is put into the program
+ISOLATIONS = ("container", "gvisor", "microvm")
 NEW_APP_SCALE: Mapping[str, object] = {"min_per_site": 0, "min_total": 1}
 """An image is large: unlike a Worker it does not run in every city without a word, but where its users are, once at least."""
 
@@ -84,6 +85,8 @@ def body_of(spec: ProgramSpec, *, environment: Mapping[str, str], base: Path, ne
 
     Raises `BadWord`.
     """
+    if spec.isolation is not None and spec.isolation not in ISOLATIONS:
+        raise BadWord(f"isolation is {spec.isolation[:40]}: container, gvisor or microvm")
     amounts: dict[str, object] = {
         "cpu_millicores": None if spec.cpu is None else words.millicores(spec.cpu),
         "memory_mib": None if spec.memory is None else words.mib(spec.memory),
