@@ -188,11 +188,13 @@ class Rollouts:
         plan, which will be without the site.
         """
         previous = self.plan(release, release.previous) if release.previous else None
+        leaving_next = not release.gated and 0 <= release.wave < len(release.waves) - 1
+        since_ms = release.wave_since_ms if leaving_next else 0
         sites: dict[SiteId, list[tuple[VersionId, int]]] = {}
         for placement in plan.placements:
             sites.setdefault(placement.site, []).append((placement.version, placement.count))
         return {
-            site: self._with_counts(self._site_facts(plan, site, wanted), plan, previous)
+            site: self._with_counts(self._site_facts(plan, site, wanted, since_ms), plan, previous)
             if self._observed.is_known(site) and not self._observed.is_lost(site)
             else SiteFacts(site=site, ready=False, failed=False, detail="it does not answer")
             for site, wanted in sites.items()
@@ -213,7 +215,8 @@ class Rollouts:
             rps=asked,
         )
 
-    def _site_facts(self, plan: Plan, site: SiteId, wanted: list[tuple[VersionId, int]]) -> SiteFacts:
+    def _site_facts(self, plan: Plan, site: SiteId, wanted: list[tuple[VersionId, int]], since_ms: int) -> SiteFacts:
+        """`since_ms`: it has to have said so since then."""
         own = [
             h.instance for h in self._observed.instances(site) if (h.instance.account, h.instance.app) == (plan.account, plan.app)
         ]
@@ -226,8 +229,8 @@ class Rollouts:
             broken = next((i for i in of_version if _is_broken(i)), None)
             if broken is not None:
                 failed, detail = True, broken.detail or broken.state
-        if self._observed.opinion(site).state != "up":  # what it said last may not be so any more: nobody is to leave for it
-            ready, detail = False, detail or "it is silent"
+        if self._observed.opinion(site).state != "up" or (self._observed.seen_at_ms(site) or 0) < since_ms:
+            ready, detail = False, detail or "it is silent"  # what it said last may not be so any more: nobody is to leave for it
         return SiteFacts(site=site, ready=ready, failed=failed, detail=detail)
 
     def demand(self, plan: Plan) -> Mapping[SiteId, float]:
