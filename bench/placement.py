@@ -76,7 +76,7 @@ def bench_running(report, problem):
     views = tuple(site_view(site) for site in problem.sites)
     names = [view.site.id for view in views]
     users = {name: float(weight) for name, weight in zip(names, draws.pareto(1.2, len(names)), strict=True)}
-    took, kept, looked = [], [], []
+    took, used, risen, risen_used, kept, looked = [], [], [], [], [], []
     for number in range(100):
         some = draws.choice(len(names), size=int(draws.integers(1, 120)), replace=False)
         demand = {names[at]: float(rps) for at, rps in zip(some, draws.pareto(1.1, len(some)) * 20, strict=True)}
@@ -84,15 +84,27 @@ def bench_running(report, problem):
         world = World(sites=views, demand=demand, users=users)
         shares = ((make_version(1, app=f"app-{number}"), 100.0),)
         asked = {"evaluation": make_evaluation(f"app-{number}"), "now_ms": 0}
-        plan, first = timed(partial(place, world, app, shares, parent=None, **asked))
-        _, again = timed(partial(place, world, app, shares, parent=plan, **asked))
-        _, look = timed(partial(still_right, World(sites=views[:1], demand=demand), app, shares, plan))
+        plan, first, first_used = timed(partial(place, world, app, shares, parent=None, **asked))
+        _, again, _ = timed(partial(place, world, app, shares, parent=plan, **asked))
+        moved_world = msgspec.structs.replace(world, demand={name: rps * 1.5 for name, rps in demand.items()})
+        _, moved, moved_used = timed(partial(place, moved_world, app, shares, parent=plan, **asked))
+        _, look, _ = timed(partial(still_right, World(sites=views[:1], demand=demand), app, shares, plan))
         took.append(first * 1e3)
+        used.append(first_used * 1e3)
+        risen.append(moved * 1e3)
+        risen_used.append(moved_used * 1e3)
         kept.append(again * 1e3)
         looked.append(look * 1e3)
     rows = [
         {"": what, "p50": percentile(values, 50), "p90": percentile(values, 90), "p99": percentile(values, 99)}
-        for what, values in (("decided from nothing", took), ("kept as it is", kept), ("held against one city", looked))
+        for what, values in (
+            ("decided from nothing", took),
+            ("  of the processor", used),
+            ("decided again, demand 1.5 times as much", risen),
+            ("  of the processor", risen_used),
+            ("kept as it is", kept),
+            ("held against one city", looked),
+        )
     ]
     report.table(f"running platform: one app, {len(views)} sites (ms)", rows)
     report.claim("running platform: one app decided, p99", percentile(took, 99), at_most=5.0, unit="ms")
