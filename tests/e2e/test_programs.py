@@ -137,14 +137,15 @@ async def test_a_new_version_takes_over_without_a_failed_request(platform: Platf
     before = await one(platform, app)
     async with Load(platform.base("lhr"), f"{app}.default.localhost", clients=2, per_second=20) as users:
         await users.requests(5)
-        said = await skerry(platform, "run", str(images / "web.tar"), "--name", app, "--env", "LEVEL=2", "--wait")
+        said = await skerry(platform, "run", str(images / "web.tar"), "--name", app, "--isolation", isolation,
+                             "--port", "8080", "--memory", "128M", "--env", "LEVEL=2")  # fmt: skip
         assert "version 2" in said
 
         async def alone() -> bool:
             found = await platform.instances(app=app)
             return len(found) == 1 and found[0]["version"] != before["version"] and found[0]["state"] == "running"
 
-        await platform.until(alone)
+        await platform.until(alone, limit_s=60)
         await users.requests(10)
     assert users.failures == []
     level = "import os; print('level', os.environ['LEVEL'])"
@@ -155,7 +156,7 @@ async def test_a_killed_program_is_served_again_at_its_address(platform: Platfor
     app = f"web-{isolation}"
     before = await one(platform, app)
     os.kill(before["pid"], signal.SIGKILL)
-    answer = await platform.get("cur", app, timeout=60)
+    answer = await platform.get("lhr", app, timeout=60)
     assert answer.status_code == 200
 
     async def again() -> bool:

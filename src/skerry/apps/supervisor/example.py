@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import hashlib
 import shutil
+import sys
 from pathlib import Path
 
 import msgspec
@@ -90,6 +91,32 @@ async def deploy(layout: Layout, project: Path, target: Target, account_id: str,
         how = f"ended with {status}" if status is not None else f"did not end within {DEPLOY_S_MAX:.0f} s"
         raise UpError(f"the example is not deployed: wrangler {how}:\n{said}", hint=f"its log: {log}")
     write_private(layout.data / "example.json", encode(Remembered(digest=digest)))
+
+
+async def deploy_services(layout: Layout, orphans: Orphans) -> tuple[str, ...]:
+    """Deploy the example's services, as far as this machine can run them; what there is to say of it."""
+    log = layout.logs / "services.log"
+    log.unlink(missing_ok=True)
+    what = Spawn(
+        name="services",
+        argv=(sys.executable, "-m", "skerry.apps.supervisor.services", str(layout.data), *(site.id for site in layout.sites)),
+        env=passed_on(),
+        log=str(log),
+        log_bytes_max=NO_FILE_LIMIT,
+        tag=layout.tag,
+    )
+    process = spawn(what, records=layout.records)
+    orphans.own(process.pid)
+    try:
+        status = await asyncio.wait_for(process.wait(), DEPLOY_S_MAX)
+    except TimeoutError:
+        status = None
+    finally:
+        await process.stop(grace_ms=0)
+        orphans.disown(process.pid)
+    if status != 0:
+        return (f"the example's services are not deployed; the log: {log}",)
+    return tuple(read_log_tail(log).strip().splitlines())
 
 
 def _env(layout: Layout, target: Target, account_id: str) -> dict[str, str]:

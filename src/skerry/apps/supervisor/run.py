@@ -153,7 +153,7 @@ class Supervisor:
             return
         write_platform(layout, ready=True)
         screen.ready(time.monotonic() - self._began)
-        await self._unless_ended(self._watch())
+        await self._unless_ended(self._serve_on())
 
     async def _unless_ended(self, work: Coroutine[object, object, None]) -> None:
         """`work`, given up as soon as the end begins."""
@@ -194,6 +194,20 @@ class Supervisor:
         account = next((item for item in accounts if item.name == client.target.default_account), accounts[0])
         self._screen.note(f"Deploying {project.name} with wrangler")
         await example.deploy(self._layout, project, client.target, account.account, self._orphans)
+
+    async def _serve_on(self) -> None:
+        """Until the end: a true screen, and the example's services, for which nobody has to wait."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._watch())
+            if self._layout.options.example and example.example_dir() is not None:
+                tasks.create_task(self._add_services())
+
+    async def _add_services(self) -> None:
+        try:
+            for line in await example.deploy_services(self._layout, self._orphans):
+                self._screen.note(line)
+        except OSError as error:  # no process could be started: the platform serves without them
+            self._screen.note(f"The example's services are not deployed: {error}")
 
     async def _watch(self) -> None:
         """Keep the screen true until the end."""
