@@ -156,8 +156,15 @@ async def test_a_killed_program_is_served_again_at_its_address(platform: Platfor
     app = f"web-{isolation}"
     before = await one(platform, app)
     os.kill(before["pid"], signal.SIGKILL)
-    answer = await platform.get("lhr", app, timeout=60)
-    assert answer.status_code == 200
+    seen: list[str] = []
+
+    async def served() -> bool:
+        answer = await platform.get("lhr", app, timeout=60)
+        seen.append(f"{answer.status_code}: {answer.text[:200]}")
+        return answer.status_code == 200
+
+    await platform.until(served, limit_s=60, what=lambda: repr(seen))
+    assert [said for said in seen[:-1] if not said.startswith("503: ")] == []
 
     async def again() -> bool:
         found = await one(platform, app)
@@ -177,7 +184,8 @@ async def test_a_killed_agent_finds_its_programs(platform: Platform, offered: di
     agent = next(node["pid"] for node in (await platform.status())["nodes"] if node["node"] == "lhr-1")
     os.kill(agent, signal.SIGKILL)
     for app in before:
-        assert (await platform.get("lhr", app)).status_code == 200  # without an agent too
+        answer = await platform.get("lhr", app)  # without an agent too
+        assert answer.status_code == 200, answer.text
 
     async def back() -> bool:
         node = next(node for node in (await platform.status())["nodes"] if node["node"] == "lhr-1")

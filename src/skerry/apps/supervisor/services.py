@@ -56,7 +56,7 @@ def deploy(data: Path, sites: list[str]) -> None:
                 print(f"{name} is not deployed: {missing[isolation]}")
         wanted = [(name, isolation) for name, isolation in SERVICES if name not in there and isolation not in missing]
         if not wanted:
-            return
+            return None
         with tempfile.TemporaryDirectory(dir=data) as scratch:
             archive = Path(scratch, "python-service.tar")
             if problem := pack(archive):
