@@ -1,4 +1,4 @@
-"""Programs from images on a real platform, in every isolation class of this machine: as their author and their users meet them."""
+"""Programs from images on a real platform, in every isolation class of this machine, as authors and users meet them."""
 
 import os
 import signal
@@ -55,7 +55,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def offered() -> dict[str, str]:
     """Classes that this machine lacks, with the reason."""
     with tempfile.TemporaryDirectory() as scratch:
-        return {name: reason for name, reason in find_engines(Path(scratch, "base"), Path(scratch, "run"))[1]}
+        return dict(find_engines(Path(scratch, "base"), Path(scratch, "run"))[1])
 
 
 @pytest.fixture(scope="module")
@@ -64,8 +64,8 @@ async def platform(engines: None, images: Path, offered: dict[str, str]) -> Asyn
     async with Platform(cities=CITIES) as running:
         for name in CLASSES:
             if name not in offered:
-                await skerry(running, "run", str(images / "web.tar"), "--name", f"web-{name}", "--isolation", name, "--port", "8080",
-                             "--cities", "lhr", "--memory", "128M")  # fmt: skip
+                await skerry(running, "run", str(images / "web.tar"), "--name", f"web-{name}", "--isolation", name,
+                             "--port", "8080", "--cities", "lhr", "--memory", "128M")  # fmt: skip
         yield running
 
 
@@ -253,7 +253,7 @@ async def test_what_cannot_run_is_refused_and_leaves_nothing(
     ("options", "said"),
     [
         (["--entrypoint", "/no/such"], "/no/such"),
-        (["--entrypoint", "sh -c 'echo my last word; exit 3'", "--restart", "never"], "ended with status 3; its last words: my last word"),
+        (["--entrypoint", "sh -c 'echo my last word; exit 3'", "--restart", "never"], "status 3; its last words: my last word"),
         (["--user", "nobody-knows"], "nobody-knows"),
     ],
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Hostile programs beside a peaceful one, behind every wall of this machine: what they take is their own, the neighbour answers."""
+"""Hostile programs beside a peaceful one, behind every wall of this machine: the neighbour answers, nothing stays."""
 
 import asyncio
 import os
@@ -27,8 +27,8 @@ ABUSES = {
     + FOREVER,
     "every core": "echo begun\ni=0\nwhile [ $i -lt 32 ]; do (while :; do :; done) & i=$((i+1)); done\n" + FOREVER,
     "log flood": "echo begun\nwhile :; do head -c 1000000 /dev/zero | tr '\\0' x; done",
-    "disk and memory files": "echo begun\nfor to in /var /tmp /dev/shm /run; do dd if=/dev/zero of=$to/big bs=65536; done\necho full\n"
-    + FOREVER,
+    "disk and memory files": "echo begun\nfor to in /var /tmp /dev/shm /run; do dd if=/dev/zero of=$to/big bs=65536; done\n"
+    "echo full\n" + FOREVER,
     "open files": "echo begun\ni=0\nset --\nwhile [ $i -lt 4000 ]; do set -- $@ /etc/passwd; i=$((i+1)); done\n"
     "j=0\nwhile [ $j -lt 20 ]; do tail -f $@ >/dev/null 2>&1 & j=$((j+1)); done\necho full\n" + FOREVER,
     "signals to all": "echo begun\ntrap '' TERM HUP INT\nfor p in $(ls /proc | grep '^[0-9]*$'); do [ $p != $$ ] && kill -9 $p;"

@@ -53,7 +53,7 @@ class Archive:
         self._path = path
         self._members: dict[str, tarfile.TarInfo] = {}
         try:
-            archive = tarfile.open(path)
+            archive = tarfile.open(path)  # noqa: SIM115 closed below
         except tarfile.ReadError as error:  # it names every compression that it tried, a line each
             raise BadSource(f"{path}: neither an OCI archive nor what `docker save` writes") from error
         with archive:

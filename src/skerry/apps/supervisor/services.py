@@ -27,6 +27,10 @@ def why_not(data: Path) -> dict[IsolationClass, str]:
         return dict(find_engines(Path(scratch, "base"), Path(scratch, "run"))[1])
 
 
+def _nobody_looks(name: str, done: int, total: int) -> None:
+    pass
+
+
 def pack(into: Path) -> str:
     """Make the image with the machine's own Python; why that does not work, or nothing."""
     script = tools.tree() / "examples/images/pack.py"
@@ -56,12 +60,13 @@ def deploy(data: Path, sites: list[str]) -> None:
                 print(f"{name} is not deployed: {missing[isolation]}")
         wanted = [(name, isolation) for name, isolation in SERVICES if name not in there and isolation not in missing]
         if not wanted:
-            return None
+            return
         with tempfile.TemporaryDirectory(dir=data) as scratch:
             archive = Path(scratch, "python-service.tar")
             if problem := pack(archive):
-                return print(f"{', '.join(name for name, _ in wanted)} not deployed: {problem}")
-            image = send_image(client, account, str(archive), architecture=own_architecture(), progress=lambda *_: None)
+                print(f"{', '.join(name for name, _ in wanted)} not deployed: {problem}")
+                return
+            image = send_image(client, account, str(archive), architecture=own_architecture(), progress=_nobody_looks)
         for (name, isolation), site in zip(wanted, sites[1:] + sites[:1], strict=False):
             body = {"image": image.manifest, "image_name": "python-service", "isolation": isolation, "port": PORT}
             scale = {"allow": [site], "min_per_site": 1}
