@@ -13,6 +13,7 @@ from skerry.core.types.view import InstanceView
 
 LOOK_S = 0.3
 BAD_STATES = ("failed", "backoff")
+STARTS_GIVEN = 2  # a slow machine may need more than one for a guest
 BAD_S = 8.0  # so long an instance that keeps failing is given, since a first crash is often mended by a second try
 
 
@@ -61,7 +62,7 @@ def wait_until_served(client: Client, account: str, app: str, version: str, *, s
 
 def _failed_before(instance: InstanceView) -> bool:
     """Also while it is tried again: a program that never opens its port spends its life starting."""
-    return instance.state in BAD_STATES or (instance.state == "starting" and instance.restarts > 0)
+    return instance.state in BAD_STATES or (instance.state == "starting" and instance.restarts >= STARTS_GIVEN)
 
 
 def _give_up(client: Client, account: str, app: str, seen: list[InstanceView], seconds: float) -> None:
