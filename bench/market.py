@@ -2,9 +2,9 @@
 
     python -m bench market [--hogs 1,4,16] [--rounds N] [--seconds S] [--settle S] [--json FILE]
 
-A victim (a worker that computes about a millisecond for each answer) is asked 50 times a second, alone and beside workers
-that compute without end; with the market's throttling and without it, in turn, in one run. All have the same reserve and
-limit. p99 of the answers' times, median of the rounds.
+A victim (a worker that computes a little for each answer, well within its share) is asked 50 times a second, alone and
+beside workers that compute without end; with the market's throttling and without it, in turn, in one run. All have the same
+reserve and limit. p99 of the answers' times, median of the rounds.
 """
 
 import argparse
@@ -40,7 +40,7 @@ WORK = """export default { fetch() {
   let x = 0; for (let i = 0; i < %d; i++) x = (x * 31 + i) | 0;
   return new Response(String(x));
 } };"""
-VICTIM, HOG = WORK % 500_000, WORK % 200_000_000
+VICTIM, HOG = WORK % 100_000, WORK % 200_000_000
 PACED = Path(__file__).parent / "_paced.py"
 
 
