@@ -40,7 +40,7 @@ WORK = """export default { fetch() {
   let x = 0; for (let i = 0; i < %d; i++) x = (x * 31 + i) | 0;
   return new Response(String(x));
 } };"""
-VICTIM, HOG = WORK % 100_000, WORK % 200_000_000
+VICTIM, HOG = WORK % 100_000, WORK % 40_000_000
 PACED = Path(__file__).parent / "_paced.py"
 
 
