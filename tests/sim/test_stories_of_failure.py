@@ -25,7 +25,7 @@ def test_a_version_that_does_not_start_is_rolled_back_and_says_why(own_fault: bo
         assert any("no such table" in line for line in (await world.explain("hello")).report)
         assert bad.number == 2
         third = await world.deploy("hello")
-        await world.settled()
+        await world.converged()  # its canary waits for users who asked until a moment ago
         assert {version.id for version in world.running("hello")} == {third.id}
         assert (await world.view("hello")).rollout.state == "done"
 
