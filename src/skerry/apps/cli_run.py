@@ -210,8 +210,8 @@ def _tell(client: "Client", account: str, made: list[dict[str, Any]], *, wait: b
         return print_json(made[0] if len(made) == 1 else made)
     urls = {item.app: item.url for item in client.apps() if item.account == account}
     for version in made:
-        where = urls.get(version["app"]) if version["port"] else None
-        print(f"{version['app']}: version {version['number']} ({version['isolation']})" + (f" at {where}" if where else ""))
+        where = f" at {urls.get(version['app'])}" if version["port"] else "; it serves nobody, since no port was named (--port)"
+        print(f"{version['app']}: version {version['number']} ({version['isolation']}){where}")
     return None
 
 
