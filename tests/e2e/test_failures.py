@@ -29,6 +29,8 @@ async def platform(engines: None, tmp_path_factory: pytest.TempPathFactory) -> A
     async with Platform() as running:
         await running.deploy(project)
         await running.settled("hello", CITIES)
+        # Load is as fast as the machine is: without this, demand would ask for more than one instance in a city.
+        await running.api("PATCH", "/v1/apps/default/hello/scale", {"scale": {"max_per_site": 1}})
         yield running
 
 
