@@ -4,6 +4,7 @@ import asyncio
 import gzip
 import io
 import os
+import secrets
 import shutil
 import stat
 import tarfile
@@ -30,7 +31,7 @@ class Node:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.blobs: dict[Digest, bytes] = {}
-        self.run = Path("/run/skerry-test") / root.name
+        self.run = Path("/run/skerry-test") / secrets.token_hex(4)  # tests of one name run side by side
         self.limits = UnpackLimits(bytes_max=64 * MIB, entries_max=1000, ratio_max=100)
 
     async def open(self) -> OverlayImages:

