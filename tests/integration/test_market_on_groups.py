@@ -167,8 +167,9 @@ async def check_throttled_and_let_go(bench: Bench) -> None:
     assert own[0] == MOST_MILLICORES
     keeper = bench.keeper()
     await bench.steps(keeper, 6, waits=0.6)
-    # Its floor, alone at work or beside a neighbour that does a little (the kernel counts for real).
+    # Its floor: alone at work, or beside a neighbour that did a little meanwhile, as the kernel counted; and what was decided.
     assert quota_millicores(hog) in (LIMITS.reserve.cpu_millicores, FLOOR_MILLICORES)
+    assert quota_millicores(hog) == next(grant.millicores for grant in keeper.grants if grant.id == bench.hog.id)
     assert quota_millicores(small) == own[1]
     reasons = {grant.id: grant.reason for grant in keeper.grants}
     assert "others wait for the CPU" in reasons[bench.hog.id]

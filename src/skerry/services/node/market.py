@@ -6,7 +6,7 @@
 What it decides holds until the next look, so when the agent is away the last word stays; a new process has its whole limit.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import structlog
@@ -180,7 +180,9 @@ class MarketKeeper:
         """Of programs; workers are looked after by their own runtime."""
         programs = [one for one in seen if wanted[one.id].version.program is not None]
         self._rests = {one.id: self._rested(one.id, stats[one.id], now_ms) for one in programs}
-        tenants = [self._tenant(wanted[one.id], one, stats[one.id], now_ms) for one in programs]
+        facts = dict(self._runtime.capabilities.classes) if programs else {}
+        squeezing = {name for name, one in facts.items() if "squeeze" in one.abilities}
+        tenants = [self._tenant(wanted[one.id], stats[one.id], now_ms, squeezing) for one in programs]
         waited_us = self._pressure.memory_waited_us - before.memory_waited_us
         for relief in relieve(
             tenants,
@@ -200,18 +202,17 @@ class MarketKeeper:
         rest.cpu_us = stats.cpu_us
         return rest
 
-    def _tenant(self, wanted: NodeInstance, seen: ObservedInstance, stats: SandboxStats, now_ms: int) -> Tenant:
-        rest, program = self._rests[seen.id], wanted.version.program
-        classes = dict(self._runtime.capabilities.classes)
-        facts = classes.get(wanted.version.isolation)
+    def _tenant(self, wanted: NodeInstance, stats: SandboxStats, now_ms: int, squeezing: Collection[str]) -> Tenant:
+        """`squeezing`: the isolation classes whose memory can be moved out."""
+        rest, program = self._rests[wanted.id], wanted.version.program
         return Tenant(
-            id=seen.id,
+            id=wanted.id,
             private_bytes=stats.private_bytes or stats.memory_bytes,
             reserved_bytes=wanted.version.limits.reserve.memory_mib * MIB,
             idle_ms=now_ms - rest.worked_ms,
             priority=wanted.priority,
             squeezed_ms=None if rest.squeezed_ms is None else now_ms - rest.squeezed_ms,
-            can_squeeze=facts is not None and "squeeze" in facts.abilities,
+            can_squeeze=wanted.version.isolation in squeezing,
             can_drop=program is not None and program.port is not None,
         )
 
