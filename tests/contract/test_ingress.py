@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from skerry.adapters import tools
+from skerry.adapters.ingress.haproxy.config import SEAT_COOKIE
 from skerry.adapters.ingress.haproxy.ingress import HAProxyIngress
 from skerry.adapters.ingress.simulated import BrokenOff, SimulatedIngress
 from skerry.core.types.ids import SiteId
@@ -70,11 +71,11 @@ class SimulatedHarness:
         self._targets[target.address] = target
         return target
 
-    def route(self, app, *targets, fallbacks=()) -> Route:
-        return route(app, *targets, fallbacks=fallbacks)
+    def route(self, app, *targets, fallbacks=(), sticky=False) -> Route:
+        return route(app, *targets, fallbacks=fallbacks, sticky=sticky)
 
-    async def request(self, host: str, *, method: str = "GET", peer: bool = False) -> tuple[int, str]:
-        answer = await self._ingress.request(host, method=method, peer=peer)
+    async def request(self, host: str, *, method: str = "GET", peer: bool = False, seat: str = "") -> tuple[int, str]:
+        answer = await self._ingress.request(host, method=method, peer=peer, seat=seat)
         return answer.status, answer.by
 
     def kill(self, ingress: Ingress) -> None:
@@ -101,11 +102,12 @@ class HAProxyHarness:
         await backend.start()
         return backend
 
-    def route(self, app, *targets, fallbacks=()) -> Route:
-        return route(app, *targets, fallbacks=fallbacks)
+    def route(self, app, *targets, fallbacks=(), sticky=False) -> Route:
+        return route(app, *targets, fallbacks=fallbacks, sticky=sticky)
 
-    async def request(self, host: str, *, method: str = "GET", peer: bool = False) -> tuple[int, str]:
-        reply = await fetch(self.site.peers if peer else self.site.users, host, method=method)
+    async def request(self, host: str, *, method: str = "GET", peer: bool = False, seat: str = "") -> tuple[int, str]:
+        headers = {"cookie": f"theme=dark; {SEAT_COOKIE}={seat}"} if seat else {}
+        reply = await fetch(self.site.peers if peer else self.site.users, host, method=method, headers=headers)
         return reply.status, reply.by if reply.status < 400 else ""
 
     def kill(self, ingress: Ingress) -> None:

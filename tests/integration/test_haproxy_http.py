@@ -334,3 +334,17 @@ async def test_only_its_owner_reaches_its_sockets_and_metrics_are_there(site: HA
     writer.write(b"GET /metrics HTTP/1.0\r\n\r\n")
     assert b"haproxy_process_current_connections" in await reader.read()
     writer.close()
+
+
+async def test_only_users_of_a_sticky_app_get_a_cookie_and_only_when_it_changes(site: HAProxySite) -> None:
+    one, two = await Backend("one").start(), await Backend("two").start()
+    await site.ingress.apply(table("lhr", route("app", one, sticky=True), route("plain", two)))
+    first = await fetch(site.users, "app.test")
+    assert first.headers["set-cookie"] == "__skerry=one; Path=/; HttpOnly; SameSite=Lax"
+    again = await fetch(site.users, "app.test", headers={"cookie": "__skerry=one"})
+    assert "set-cookie" not in again.headers
+    assert "set-cookie" not in (await fetch(site.users, "plain.test", headers={"cookie": "__skerry=one"})).headers
+    moved = await fetch(site.users, "app.test", headers={"cookie": "__skerry=two"})
+    assert (moved.by, moved.headers["set-cookie"].partition(";")[0]) == ("one", "__skerry=one")
+    await one.stop()
+    await two.stop()

@@ -28,6 +28,7 @@ def routes(draw: st.DrawFn, app: str) -> Route:
         hosts=tuple(f"{host}.{app}.test" for host in draw(st.lists(st.sampled_from("xy"), unique=True))),
         targets=targets,
         fallbacks=tuple((SiteId(site), draw(ADDRESSES)) for site in sites),
+        sticky=draw(st.booleans()),
     )
 
 
@@ -56,6 +57,8 @@ def check_step(state: Loaded, old: Layout, new: Layout) -> None:
         if host in old.hosts and host in new.hosts and backend in old.fallbacks and backend in new.fallbacks:
             assert backend in state.fallbacks
     assert (old.hosts.keys() & new.hosts.keys()) <= state.hosts.keys()
+    for instance, backend in state.seats.items():
+        assert instance in able(state, backend), "a user is sent back to who takes nobody"
     for backends in state.fallbacks.values():
         assert all(state.servers.get(peer) for peer in backends.split("/"))
 
@@ -78,7 +81,7 @@ def test_every_step_of_every_change_serves(story: list[RouteTable], data: st.Dat
             check_step(state, layout, new)
         wanted = loaded(new)
         assert {backend: servers for backend, servers in state.servers.items() if servers} == wanted.servers
-        assert (state.hosts, state.fallbacks) == (wanted.hosts, wanted.fallbacks)
+        assert (state.hosts, state.fallbacks, state.seats) == (wanted.hosts, wanted.fallbacks, wanted.seats)
         assert plan(state, new) == Plan()
         assignment, layout = new_assignment, new
 

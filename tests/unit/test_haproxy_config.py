@@ -27,7 +27,7 @@ def test_every_slot_is_there_with_its_servers() -> None:
     text = render(SETTINGS, LAYOUT, descriptors=20_000, root=False)
     for backend in ("app0000 from app\n", "app0001 from app\n", "peer00 from peer\n", "peer00once from peeronce\n"):
         assert f"backend {backend}" in text
-    assert "backend app0001 from app\n  server i1 127.0.0.1:1 weight 7 check " in text
+    assert "(txn.seat) eq 0 }\n  server i1 127.0.0.1:1 weight 7 check " in text
     assert "uid " not in text
     assert "  uid 65534\n" in render(SETTINGS, LAYOUT, descriptors=20_000, root=True)
 

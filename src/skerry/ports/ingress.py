@@ -8,6 +8,8 @@ Contract (suite: `skerry.testing.contracts.ingress`):
 - a target of weight 0 finishes what it has and gets nothing new; `in_flight` tells when it is done.
 - an idempotent request (GET, HEAD, OPTIONS, PUT, DELETE) that no byte of an answer came for is tried on
   another target, then on the fallbacks in order; others are tried again only if nothing was sent.
+- a user of a sticky route is told which instance answered (HAProxy: a cookie), and gets that one again as long as it
+  takes requests; whoever comes with another route's instance, or one that is gone, is served as a new user.
 - on the peer frontend only own targets are used, never fallbacks: no loops.
 - users' requests are counted by app, each once: where it came in, whatever was tried and wherever it was answered (a
   WebSocket is one). What reaches an instance is counted by instance, from users and other sites alike. `take_counts` hands

@@ -23,7 +23,11 @@ def table(site: str, *routes: Route) -> RouteTable:
 
 
 def route(
-    app: str, *targets: Backend | tuple[Backend, int], fallbacks: tuple[Backend, ...] = (), hosts: tuple[str, ...] | None = None
+    app: str,
+    *targets: Backend | tuple[Backend, int],
+    fallbacks: tuple[Backend, ...] = (),
+    hosts: tuple[str, ...] | None = None,
+    sticky: bool = False,
 ) -> Route:
     """Answers at `<app>.test`; targets of weight 256 if not said. The fallbacks' names are their sites."""
     weighed = [target if isinstance(target, tuple) else (target, 256) for target in targets]
@@ -33,6 +37,7 @@ def route(
         hosts=hosts if hosts is not None else (f"{app}.test",),
         targets=tuple(Target(instance=InstanceId(one.name), address=one.address, weight=weight) for one, weight in weighed),
         fallbacks=tuple((SiteId(one.name), one.address) for one in fallbacks),
+        sticky=sticky,
     )
 
 

@@ -94,17 +94,20 @@ class SimulatedIngress:
         self._starts += 1
         self._pid = self._starts
 
-    async def request(self, host: str, *, method: str = "GET", peer: bool = False) -> Answer:
-        """By the users' frontend, or by the peers'. Raises `ConnectionRefusedError` while it is down."""
+    async def request(self, host: str, *, method: str = "GET", peer: bool = False, seat: str = "") -> Answer:
+        """By the users' frontend, or by the peers'; `seat`: who answered this user before.
+
+        Raises `ConnectionRefusedError` while it is down.
+        """
         if not self._pid:
             raise ConnectionRefusedError("the ingress is down")
         route = self._route_of(host)
         if route is None:
             return Answer(status=NOT_HERE if peer else UNKNOWN_HOST)
         if peer:
-            return await self._answer(route, host, method, peer=True)
+            return await self._answer(route, host, method, peer=True, seat=seat)
         self._count(route, requests=1, errors=0)
-        answer = await self._answer(route, host, method, peer=False)
+        answer = await self._answer(route, host, method, peer=False, seat=seat)
         if answer.status >= 500:
             self._count(route, requests=0, errors=1)
         return answer
@@ -114,9 +117,9 @@ class SimulatedIngress:
         had = self._asked.get(key) or AppCount(account=route.account, app=route.app, requests=0)
         self._asked[key] = replace(had, requests=had.requests + requests, errors=had.errors + errors)
 
-    async def _answer(self, route: Route, host: str, method: str, *, peer: bool) -> Answer:
+    async def _answer(self, route: Route, host: str, method: str, *, peer: bool, seat: str) -> Answer:
         broken = False
-        for name, address, own in self._tries(route, fallbacks=not peer):
+        for name, address, own in self._tries(route, seat if route.sticky else "", fallbacks=not peer):
             try:
                 status = await self._ask(name if own else None, address, method, host)
             except ConnectionRefusedError:
@@ -134,8 +137,9 @@ class SimulatedIngress:
         name = host.partition(":")[0].rstrip(".").lower()
         return next((route for route in self.table.routes if name in route.hosts), None)
 
-    def _tries(self, route: Route, *, fallbacks: bool) -> Iterator[tuple[str, str, bool]]:
-        yield from ((target.instance, target.address, True) for target in self._in_turn(route.targets))
+    def _tries(self, route: Route, seat: str, *, fallbacks: bool) -> Iterator[tuple[str, str, bool]]:
+        in_turn = sorted(self._in_turn(route.targets), key=lambda target: target.instance != seat)
+        yield from ((target.instance, target.address, True) for target in in_turn)
         if fallbacks:
             yield from ((site, address, False) for site, address in route.fallbacks)
 

@@ -66,6 +66,7 @@ def site_slice_app(  # noqa: PLR0917
         fallbacks=tuple(other for other in order if _runs(_executed(release, other, plans), other)),
         features=app.scale.features,
         priority=app.scale.priority,
+        sticky=app.scale.sticky,
     )
     return entry if entry.hosts or entry.versions else None
 

@@ -32,7 +32,8 @@ def route_table(
         app = apps.get((account, name))
         targets = _targets(app, wanted_of.get((account, name), []), retiring_of.get((account, name), []), serving)
         fallbacks = tuple((site, peers[site]) for site in app.fallbacks if site in peers) if app else ()
-        routes.append(Route(account=account, app=name, hosts=app.hosts if app else (), targets=targets, fallbacks=fallbacks))
+        hosts, sticky = (app.hosts, app.sticky) if app else ((), False)
+        routes.append(Route(account=account, app=name, hosts=hosts, targets=targets, fallbacks=fallbacks, sticky=sticky))
     return RouteTable(site=slice_.site, routes=tuple(routes))
 
 

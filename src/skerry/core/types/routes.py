@@ -20,6 +20,7 @@ class Route(Record):
     hosts: tuple[str, ...]
     targets: tuple[Target, ...] = ()
     fallbacks: tuple[tuple[SiteId, str], ...] = ()  # (site, host:port of its peer frontend)
+    sticky: bool = False  # a user stays with the instance that answered first
 
 
 class RouteTable(Record):

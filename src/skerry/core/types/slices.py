@@ -36,6 +36,7 @@ class SliceApp(Record):
     fallbacks: tuple[SiteId, ...] = ()
     features: tuple[str, ...] = ()  # only nodes that have all of them may run it
     priority: int = PRIORITY_NEUTRAL  # where room is short, a lower one gives way
+    sticky: bool = False  # a user stays with the instance that answered first
 
 
 class Peer(Record):

@@ -37,12 +37,14 @@ class IngressHarness(Protocol):
 
     async def target(self, name: str) -> Served: ...
 
-    def route(self, app: str, *targets: Served | tuple[Served, int], fallbacks: tuple[Served, ...] = ()) -> Route:
+    def route(
+        self, app: str, *targets: Served | tuple[Served, int], fallbacks: tuple[Served, ...] = (), sticky: bool = False
+    ) -> Route:
         """At `<app>.test`."""
         ...
 
-    async def request(self, host: str, *, method: str = "GET", peer: bool = False) -> tuple[int, str]:
-        """Status, and the name of the target or site that answered."""
+    async def request(self, host: str, *, method: str = "GET", peer: bool = False, seat: str = "") -> tuple[int, str]:
+        """Status, and the name of the target or site that answered. `seat`: who answered this user before."""
         ...
 
     def kill(self, ingress: Ingress) -> None:
@@ -83,6 +85,28 @@ class IngressContract:
         assert {status for status, _ in answers} == {200}
         assert off.count == 0
         assert 50 <= sum(name == "one" for _, name in answers) <= 70
+
+    async def test_a_user_of_a_sticky_route_stays_with_who_answered_first(self, harness: IngressHarness) -> None:
+        ingress = await harness.open()
+        one, two, else_ = [await harness.target(name) for name in ("one", "two", "else")]
+        other = harness.route("other", else_, sticky=True)
+        await ingress.apply(table("lhr", harness.route("app", one, two, sticky=True), other))
+        for seat in ("one", "two"):
+            for peer in (False, True):
+                assert {await harness.request("app.test", seat=seat, peer=peer) for _ in range(6)} == {(200, seat)}
+        for stranger in ("else", "gone"):  # another app's, or nobody's
+            assert {(await harness.request("app.test", seat=stranger))[1] for _ in range(6)} == {"one", "two"}
+        await ingress.apply(table("lhr", harness.route("app", (one, 0), two, sticky=True), other))
+        assert {await harness.request("app.test", seat="one") for _ in range(6)} == {(200, "two")}
+        await ingress.apply(table("lhr", harness.route("app", one, two), other))
+        assert {(await harness.request("app.test", seat="one"))[1] for _ in range(6)} == {"one", "two"}
+
+    async def test_a_user_whose_instance_is_dead_is_served_by_another(self, harness: IngressHarness) -> None:
+        ingress = await harness.open()
+        one, two = await harness.target("one"), await harness.target("two")
+        await ingress.apply(table("lhr", harness.route("app", one, two, sticky=True)))
+        await one.stop()
+        assert {await harness.request("app.test", seat="one", method=method) for method in ("GET", "POST") * 3} == {(200, "two")}
 
     async def test_a_drained_target_ends_what_it_has_and_the_statistics_tell_when(self, harness: IngressHarness) -> None:
         ingress = await harness.open()

@@ -36,6 +36,7 @@ HOP_HEADER = "x-skerry-hop"  # the site a request came from: it is not sent on t
 ROUND_HEADER = "x-skerry-round"  # how often a request went through `again`
 STATUS_HEADER = "x-skerry-status"  # an app's own 425, under another status between sites
 SERVED_BY_HEADER = "x-skerry-served-by"
+SEAT_COOKIE = "__skerry"  # of sticky apps: the instance that answered first
 NO_COPY_STATUS = pages.NO_COPY_HERE.status
 HIDDEN_STATUS = 599
 ALIVE_PATH = "/-/skerry/alive"  # on the peer frontend
@@ -182,9 +183,25 @@ def _app_defaults(settings: Settings, maxconn: int) -> str:
             *pages.returns(pages.BUSY, f"{{ be_conn gt {share} }}"),
             f"http-response del-header x-skerry- -m beg {own}",
             f"http-response set-header {SERVED_BY_HEADER} {settings.site.id} {own}",
+            *_seating(settings),
             *counting.of_instances(own),
         ]
     )
+
+
+def _seating(settings: Settings) -> list[str]:
+    """A user of a sticky app is told who answered. The map says who keeps users: each app's own instances only."""
+    seats = f"map_str({settings.map_file('seats')})"
+    return [
+        f"http-request set-var(txn.asked) req.cook({SEAT_COOKIE})",
+        f"http-request set-var(txn.seat) var(txn.asked),{seats}",
+        f"http-response set-var(txn.seated) srv_name,{seats}",
+        f'http-response add-header set-cookie "{SEAT_COOKIE}=%[srv_name]; Path=/; HttpOnly; SameSite=Lax" '
+        "if { be_name,strcmp(txn.seated) eq 0 } !{ srv_name,strcmp(txn.asked) eq 0 }",
+    ]
+
+
+_TO_SEAT = "\n  use-server %[var(txn.asked)] if { be_name,strcmp(txn.seat) eq 0 }"
 
 
 def _peer_defaults(settings: Settings) -> str:
@@ -301,7 +318,7 @@ def _again(settings: Settings) -> str:
         *_rounds("var(txn.slot)", first=0),
         *pages.returns(pages.BROKEN, f"!{_FOUND} {hopped} {_up('var(txn.slot)')}"),
         *pages.returns(pages.NO_COPY_HERE, f"!{_FOUND} {hopped}"),
-        f"http-request set-var(txn.peers) var(txn.slot),map_str({settings.fallbacks_file})",
+        f"http-request set-var(txn.peers) var(txn.slot),map_str({settings.map_file('fallbacks')})",
     ]
     for number in range(settings.limits.fallbacks_max):
         lines += _rounds(f"var(txn.peers),field({number + 1},/)", first=(number + 1) * ROUNDS)
@@ -351,7 +368,7 @@ def _slots(settings: Settings, layout: Layout) -> list[str]:
     lines: list[str] = []
     for backend, defaults in sections:
         servers = "".join(f"\n  server {server_line(settings, backend, server)}" for server in layout.servers.get(backend, ()))
-        lines.append(f"backend {backend} from {defaults}{servers}{loops}")
+        lines.append(f"backend {backend} from {defaults}{_TO_SEAT if defaults == 'app' else ''}{servers}{loops}")
     return lines
 
 
@@ -373,7 +390,7 @@ def _reader() -> list[str]:
 
 
 def _lookup(settings: Settings) -> list[str]:
-    return [f"http-request set-var(txn.slot) req.hdr(host),host_only,rtrim(.),map_str({settings.hosts_file})"]
+    return [f"http-request set-var(txn.slot) req.hdr(host),host_only,rtrim(.),map_str({settings.map_file('hosts')})"]
 
 
 def _request_headers(settings: Settings) -> list[str]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from skerry.adapters.ingress.haproxy.config import render, render_map
 from skerry.adapters.ingress.haproxy.layout import Assignment, Layout
+from skerry.adapters.ingress.haproxy.plan import MAPS
 from skerry.adapters.ingress.haproxy.settings import Settings
 from skerry.kit.hashing import content_digest
 from skerry.kit.record import Record, decode, encode
@@ -35,8 +36,8 @@ def write_state(settings: Settings, state: State) -> None:
 
 def write_derived(settings: Settings, layout: Layout) -> None:
     """The maps before the configuration that names them."""
-    _replace(Path(settings.hosts_file), render_map(layout.hosts).encode(), sync=False)
-    _replace(Path(settings.fallbacks_file), render_map(layout.fallbacks).encode(), sync=False)
+    for name in MAPS:
+        _replace(Path(settings.map_file(name)), render_map(getattr(layout, name)).encode(), sync=False)
     _replace(Path(settings.config_file), _config(settings, layout).encode(), sync=False)
 
 
@@ -57,7 +58,7 @@ def make_directories(settings: Settings) -> None:
 
 def remove_derived(settings: Settings) -> None:
     """All that only a running HAProxy needs."""
-    for name in (settings.config_file, settings.hosts_file, settings.fallbacks_file):
+    for name in (settings.config_file, *map(settings.map_file, MAPS)):
         Path(name).unlink(missing_ok=True)
     remove_sockets(settings)
 

@@ -46,13 +46,17 @@ class Assignment(Record):
 
 
 class Layout(Record):
-    """The content of HAProxy: `servers` by backend (only those with any), hosts to backends, backends to peers."""
+    """The content of HAProxy: `servers` by backend (only those with any), hosts to backends, backends to peers.
+
+    `seats`: instances that keep their users, to their backend; not those that take nothing new.
+    """
 
     app_slots: int
     peer_slots: int
     servers: dict[str, tuple[Server, ...]] = msgspec.field(default_factory=dict[str, tuple[Server, ...]])
     hosts: dict[str, str] = msgspec.field(default_factory=dict[str, str])
     fallbacks: dict[str, str] = msgspec.field(default_factory=dict[str, str])
+    seats: dict[str, str] = msgspec.field(default_factory=dict[str, str])
 
 
 def app_backend(slot: int) -> str:
@@ -104,9 +108,12 @@ def lay_out(assignment: Assignment, table: RouteTable, *, limits: Limits) -> Lay
     servers: dict[str, tuple[Server, ...]] = {}
     hosts: dict[str, str] = {}
     fallbacks: dict[str, str] = {}
+    seats: dict[str, str] = {}
     for route in sorted(table.routes, key=_owner):
         backend = app_backend(assignment.apps[_owner(route)])
         servers[backend] = scaled(route.targets)
+        if route.sticky:
+            seats |= {server.name: backend for server in servers[backend] if server.weight > 0}
         for host in route.hosts:
             hosts.setdefault(_checked(_HOST, host.lower().rstrip("."), "host name"), backend)
         chosen = route.fallbacks[: limits.fallbacks_max]
@@ -123,6 +130,7 @@ def lay_out(assignment: Assignment, table: RouteTable, *, limits: Limits) -> Lay
         servers={backend: found for backend, found in sorted(servers.items()) if found},
         hosts=hosts,
         fallbacks=fallbacks,
+        seats=seats,
     )
 
 

@@ -6,6 +6,7 @@ that can answer.
 """
 
 from collections.abc import Iterator
+from typing import Literal
 
 import msgspec
 
@@ -22,6 +23,7 @@ class Loaded(Record):
     leaving: dict[str, frozenset[str]] = msgspec.field(default_factory=dict[str, frozenset[str]])
     hosts: dict[str, str] = msgspec.field(default_factory=dict[str, str])
     fallbacks: dict[str, str] = msgspec.field(default_factory=dict[str, str])
+    seats: dict[str, str] = msgspec.field(default_factory=dict[str, str])
 
 
 class AddServer(Record):
@@ -64,10 +66,14 @@ class Delete(Record):
     name: str
 
 
-class MapEntry(Record):
-    """`value` None: remove the key. `map`: "hosts" or "fallbacks"."""
+Map = Literal["hosts", "fallbacks", "seats"]  # as `Layout` and `Loaded` name them
+MAPS: tuple[Map, ...] = ("hosts", "fallbacks", "seats")
 
-    map: str
+
+class MapEntry(Record):
+    """`value` None: remove the key."""
+
+    map: Map
     key: str
     value: str | None
     known: bool  # the key is in the map already
@@ -90,8 +96,10 @@ def plan(current: Loaded, desired: Layout) -> Plan:
     return Plan(
         commands=(
             *_added(current, desired),
+            *_map_removed("seats", current.seats, desired.seats),
             *_changed(current, desired),
             *_map_set("fallbacks", current.fallbacks, desired.fallbacks),
+            *_map_set("seats", current.seats, desired.seats),
             *_map_set("hosts", current.hosts, desired.hosts),
             *_map_removed("hosts", current.hosts, desired.hosts),
             *_map_removed("fallbacks", current.fallbacks, desired.fallbacks),
@@ -115,6 +123,7 @@ def loaded(layout: Layout) -> Loaded:
         servers={backend: {server.name: server for server in servers} for backend, servers in layout.servers.items()},
         hosts=dict(layout.hosts),
         fallbacks=dict(layout.fallbacks),
+        seats=dict(layout.seats),
     )
 
 
@@ -140,14 +149,12 @@ def applied(current: Loaded, command: Command) -> Loaded:
 
 
 def _with_entry(current: Loaded, entry: MapEntry) -> Loaded:
-    entries = dict(current.hosts if entry.map == "hosts" else current.fallbacks)
+    entries: dict[str, str] = dict(getattr(current, entry.map))
     if entry.value is None:
         entries.pop(entry.key, None)
     else:
         entries[entry.key] = entry.value
-    if entry.map == "hosts":
-        return msgspec.structs.replace(current, hosts=entries)
-    return msgspec.structs.replace(current, fallbacks=entries)
+    return msgspec.structs.replace(current, **{entry.map: entries})
 
 
 def _with_server(current: Loaded, backend: str, server: Server) -> Loaded:
@@ -187,13 +194,13 @@ def _changed(current: Loaded, desired: Layout) -> Iterator[Command]:
     yield from shrinking
 
 
-def _map_set(name: str, current: dict[str, str], desired: dict[str, str]) -> Iterator[Command]:
+def _map_set(name: Map, current: dict[str, str], desired: dict[str, str]) -> Iterator[Command]:
     for key in sorted(desired):
         if current.get(key) != desired[key]:
             yield MapEntry(map=name, key=key, value=desired[key], known=key in current)
 
 
-def _map_removed(name: str, current: dict[str, str], desired: dict[str, str]) -> Iterator[Command]:
+def _map_removed(name: Map, current: dict[str, str], desired: dict[str, str]) -> Iterator[Command]:
     for key in sorted(current.keys() - desired.keys()):
         yield MapEntry(map=name, key=key, value=None, known=True)
 

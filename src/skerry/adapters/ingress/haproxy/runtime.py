@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from skerry.adapters.ingress.haproxy.config import server_options
 from skerry.adapters.ingress.haproxy.layout import LOOP, Layout, Server
 from skerry.adapters.ingress.haproxy.plan import (
+    MAPS,
     AddServer,
     Command,
     Delete,
@@ -155,7 +156,7 @@ def _set_address(backend: str, name: str, address: str) -> tuple[str, ...]:
 
 
 def _map_line(settings: Settings, entry: MapEntry) -> str:
-    path = settings.hosts_file if entry.map == "hosts" else settings.fallbacks_file
+    path = settings.map_file(entry.map)
     if entry.value is None:
         return f"del map {path} {entry.key}"
     return f"{'set' if entry.known else 'add'} map {path} {entry.key} {entry.value}"
@@ -187,8 +188,7 @@ async def read_loaded(worker: Session, settings: Settings) -> Loaded:
         peer_slots=peer_slots,
         servers=servers,
         leaving=leaving,
-        hosts=await _read_map(worker, settings.hosts_file),
-        fallbacks=await _read_map(worker, settings.fallbacks_file),
+        **{name: await _read_map(worker, settings.map_file(name)) for name in MAPS},
     )
 
 

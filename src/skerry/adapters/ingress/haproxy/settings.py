@@ -74,13 +74,8 @@ class Settings(Record):
     def config_file(self) -> str:
         return f"{self.run_dir}/haproxy.cfg"
 
-    @property
-    def hosts_file(self) -> str:
-        return f"{self.run_dir}/hosts.map"
-
-    @property
-    def fallbacks_file(self) -> str:
-        return f"{self.run_dir}/fallbacks.map"
+    def map_file(self, name: str) -> str:
+        return f"{self.run_dir}/{name}.map"
 
     @property
     def stats_socket(self) -> str:
