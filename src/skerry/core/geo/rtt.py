@@ -2,12 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from skerry.core.geo.distance import EARTH_RADIUS_KM, FAR_BASE_MS, FAR_MS_PER_KM, NEAR_BASE_MS, NEAR_MS_PER_KM
+from skerry.core.geo.countries import region_at
+from skerry.core.geo.distance import EARTH_RADIUS_KM
+from skerry.core.geo.model import MODEL, Codes, code_of
 
 Floats = NDArray[np.float64]
 
@@ -39,6 +42,12 @@ class Points:
             country=tuple(place.country for place in places),
         )
 
+    @cached_property
+    def regions(self) -> Codes:
+        """As the model of round trips counts them."""
+        places = zip(self.country, self.lon.tolist(), strict=True)
+        return np.array([code_of(region_at(country, lon)) for country, lon in places], dtype=np.int64)
+
     def __len__(self) -> int:
         return len(self.country)
 
@@ -55,13 +64,13 @@ def distances_km(here: Points, there: Points) -> Floats:
 def modelled_rtts_ms(here: Points, there: Points) -> Floats:
     """Modelled round trips between machines, `len(here)` × `len(there)`; 0 where both are the same point."""
     km = distances_km(here, there)
-    return np.where(km > 0, _lines_ms(km), 0.0)
+    return np.where(km > 0, _ms(km, here, there), 0.0)
 
 
 def user_rtts_ms(here: Points, there: Points) -> Floats:
     """As `modelled_rtts_ms`, from users: the way to the next exchange is never free."""
-    return _lines_ms(distances_km(here, there))
+    return _ms(distances_km(here, there), here, there)
 
 
-def _lines_ms(km: Floats) -> Floats:
-    return np.minimum(NEAR_BASE_MS + NEAR_MS_PER_KM * km, FAR_BASE_MS + FAR_MS_PER_KM * km)
+def _ms(km: Floats, here: Points, there: Points) -> Floats:
+    return MODEL.ms(km, here.regions[:, None], there.regions[None, :])
