@@ -26,6 +26,7 @@ from skerry.core.placement.solve.repair import (
     grown,
     important_first,
     place,
+    repaired,
     reserve_for_losses,
     within_nodes,
 )
@@ -58,14 +59,18 @@ def place_again(problem: Problem, solution: Solution, apps: Sequence[int] = ()) 
     changed = np.union1d(_changed_demand(columns, books), inverse[np.array(list(apps), dtype=np.int64)])
     before = books.counts.copy()
     gone = _gone(columns, books, changed)
-    if not len(changed) and np.array_equal(before, books.counts) and not books.over().any():
+    short = bool(books.over().any())
+    if not len(changed) and np.array_equal(before, books.counts) and not short:
         return in_callers_order(columns, books, market.shadow)
     if len(gone.app):
         place(books, Costs(columns, books.homes, market.shadow), gone)
     decide_anew(books, market, important_first(columns, np.union1d(changed, broken(books))))
-    reserve_for_losses(books, market)
-    _give_back(books, before)
-    within_nodes(books, market, before)
+    if short:
+        repaired(books, market)  # what ran can be packed no longer: every site is looked at
+    else:
+        reserve_for_losses(books, market)
+        _give_back(books, before)
+        within_nodes(books, market, before)
     return in_callers_order(columns, books, market.shadow)
 
 
