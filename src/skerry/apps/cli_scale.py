@@ -31,7 +31,7 @@ def scale(
     latency: Annotated[float | None, typer.Option(metavar="MS", help="What a user's request should take at most.")] = None,
     priority: Annotated[int | None, typer.Option(help="0 to 100; 50 is neutral.")] = None,
     rps: Annotated[float | None, typer.Option(help="Requests per second that one instance serves.")] = None,
-    calls: Annotated[list[str] | None, typer.Option(metavar="DATA=N", help="Calls to some data for each request.")] = None,
+    calls: Annotated[list[str] | None, typer.Option(metavar="DATA=N", help="Calls for each request: aws:us-east-1=3.")] = None,
     sticky: Annotated[bool | None, typer.Option("--sticky/--no-sticky", help="Users stay with who answered first.")] = None,
     cpu: Annotated[int | None, typer.Option(metavar="MILLICORES", help="Reserved for one, from the next version on.")] = None,
     memory: Annotated[int | None, typer.Option(metavar="MIB", help="As --cpu.")] = None,

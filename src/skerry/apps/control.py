@@ -70,7 +70,7 @@ class Parts:
         self.mirror = Mirror(store)
         self.observed = Observed(self.clock)
         self.slices = Slices(self.mirror, suffix=config.suffix)
-        self.placer = Placer(store, self.mirror, self.observed, self.slices, self.clock, users=_users)
+        self.placer = Placer(store, self.mirror, self.observed, self.slices, self.clock, users=_users, homes=_homes)
         self.rollouts = Rollouts(store, self.mirror, self.observed, self.clock)
         self.watcher = Watcher(store, self.mirror, self.observed, self.placer, self.clock)
         self.rebalancer = Rebalancer(store, self.mirror, self.placer, self.clock)
@@ -134,6 +134,12 @@ def _users(sites: Sequence[Site]) -> Mapping[SiteId, float]:
 
     catalogue = _load_catalogue()
     return users_by_site(sites, catalogue.cities, catalogue.users)
+
+
+def _homes(names: Sequence[str], sites: Sequence[Site]) -> Mapping[str, SiteId]:
+    from skerry.core.geo.outside import homes_of
+
+    return homes_of(names, sites, _load_catalogue().cities)
 
 
 def _checker(config: ControlConfig, blobs: Blobs) -> WorkerdChecker:

@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator
 from math import isfinite
 
+from skerry.core.geo.outside import outside_fault
 from skerry.core.policy.jurisdiction import JURISDICTION
 from skerry.core.types.app import Limits, Scale
 
@@ -108,7 +109,9 @@ def _calls(scale: Scale) -> Iterator[str]:
     yield from _list("calls", tuple(entry.data for entry in scale.calls), CALLS_MAX)
     for entry in scale.calls:
         if not _DATA.fullmatch(entry.data):
-            yield f"{quoted(entry.data)} in calls is no name of a database, bucket or object class"
+            yield f"{quoted(entry.data)} in calls is no name of a database, bucket, object class or place"
+        elif fault := outside_fault(entry.data):
+            yield f"calls: {fault}"
         if not (isfinite(entry.per_request) and 0 < entry.per_request <= CALLS_PER_REQUEST_MAX):
             yield (
                 f"calls of {quoted(entry.data)} is {entry.per_request}; "

@@ -36,7 +36,7 @@ from skerry.services.control.ledger import ledger_changes
 from skerry.services.control.mirror import Mirror
 from skerry.services.control.observed import Observed
 from skerry.services.control.slices import Slices
-from skerry.services.control.worlds import Users, Worlds, anywhere
+from skerry.services.control.worlds import Homes, Users, Worlds, anywhere, unknown
 
 log = structlog.get_logger()
 
@@ -86,13 +86,14 @@ class Placer:
         clock: Clock,
         *,
         users: Users = anywhere,
+        homes: Homes = unknown,
     ) -> None:
         self._store = store
         self._mirror = mirror
         self._observed = observed
         self._slices = slices
         self._clock = clock
-        self.worlds = Worlds(mirror, observed, users=users, refusals=self.refusals)
+        self.worlds = Worlds(mirror, observed, users=users, homes=homes, refusals=self.refusals)
 
     async def run(self) -> None:
         """Decide whatever is pending, for ever."""

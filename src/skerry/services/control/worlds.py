@@ -24,6 +24,8 @@ from skerry.services.control.observed import Observed
 AppKey = tuple[AccountId, AppName]
 Users = Callable[[Sequence[Site]], Mapping[SiteId, float]]
 """Who stands for an app's demand by site as long as nobody knows it, in any unit."""
+Homes = Callable[[Sequence[str], Sequence[Site]], Mapping[str, SiteId]]
+"""The sites nearest to what an app calls outside the platform, by the names that `Scale.calls` has for it."""
 Ledgers = Mapping[SiteId, SiteLedger]
 """Those that are about to be written; all others are the store's."""
 Refusals = Callable[[SiteId], tuple[Refused, ...]]
@@ -32,10 +34,11 @@ Refusals = Callable[[SiteId], tuple[Refused, ...]]
 class Worlds:
     """`refusals`: what a site could not pack, once that is its last word."""
 
-    def __init__(self, mirror: Mirror, observed: Observed, *, users: Users, refusals: Refusals) -> None:
+    def __init__(self, mirror: Mirror, observed: Observed, *, users: Users, homes: Homes, refusals: Refusals) -> None:
         self._mirror = mirror
         self._observed = observed
         self._users = users
+        self._homes = homes
         self._refusals = refusals
         self._drains = Drains(mirror)
         self._nodes: dict[SiteId, tuple[tuple[Node, ...], object, tuple[Node, ...], Shapes]] = {}
@@ -64,6 +67,7 @@ class Worlds:
             users=self._users_of(intents) if not demand and sites is None and _chooses(scale) else {},
             prices=prices,
             rtts_ms=rtts_ms,
+            homes=self._homes_of(scale, intents),
             settings=self.settings(),
         )
 
@@ -118,6 +122,10 @@ class Worlds:
             self._seen = (prices_at, rtts_at, prices, rtts_ms)
         return self._seen[2:]
 
+    def _homes_of(self, scale: Scale, intents: Sequence[SiteIntent]) -> dict[str, SiteId]:
+        called = [entry.data for entry in scale.calls]
+        return dict(self._homes(called, [intent.site for intent in intents])) if called else {}
+
     def _users_of(self, intents: Sequence[SiteIntent]) -> dict[SiteId, float]:
         """Made once for the same sites: the tables behind it are slow to read."""
         sites = tuple(replace(intent.site, state="up") for intent in intents)
@@ -129,6 +137,11 @@ class Worlds:
 def _chooses(scale: Scale) -> bool:
     """Whether where users are may matter before any has asked."""
     return scale.min_per_site == 0 or scale.max_total is not None
+
+
+def unknown(names: Sequence[str], sites: Sequence[Site]) -> Mapping[str, SiteId]:
+    """Nobody knows where anything outside is."""
+    return {}
 
 
 def anywhere(sites: Sequence[Site]) -> Mapping[SiteId, float]:
