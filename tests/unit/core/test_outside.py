@@ -58,7 +58,11 @@ def test_an_app_runs_beside_what_its_requests_call_unless_its_users_weigh_more()
 
     def chosen(world: World) -> list[str]:
         plan = place(world, app, ((V1, 100.0),), evaluation=make_evaluation(), parent=None, now_ms=1000)
+        said.append(" ".join(plan.report))
         return [entry.site for entry in plan.placements]
 
+    said: list[str] = []
     assert chosen(world) == ["cur"]
+    assert "Called for each request: 3 to aws:us-east-1 (as in cur)." in said[0]
     assert chosen(replace(world, homes={})) == ["lhr"]
+    assert "3 to aws:us-east-1 (nobody knows where that is)" in said[1]

@@ -12,7 +12,7 @@ from skerry.core.types.place import Site
 from skerry.core.types.problem import Bools, Floats
 
 Rtts = Mapping[SiteId, Mapping[SiteId, float]]
-Position = tuple[SiteId, float, float]
+Position = tuple[SiteId, float, float, str]
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Ground:
 
 def ground_of(sites: Sequence[Site], rtts_ms: Rtts) -> Ground:
     """A measurement of either direction holds for both; the shorter of two."""
-    ground = _modelled(tuple((site.id, site.lat, site.lon) for site in sites))
+    ground = _modelled(tuple((site.id, site.lat, site.lon, site.country) for site in sites))
     return _with_measured(ground, {site.id: at for at, site in enumerate(sites)}, rtts_ms) if rtts_ms else ground
 
 
@@ -33,12 +33,12 @@ def ground_of(sites: Sequence[Site], rtts_ms: Rtts) -> Ground:
 class _Point:
     lat: float
     lon: float
-    country: str = ""
+    country: str
 
 
 @lru_cache(maxsize=8)
 def _modelled(positions: tuple[Position, ...]) -> Ground:
-    points = Points.of([_Point(lat, lon) for _, lat, lon in positions])
+    points = Points.of([_Point(lat, lon, country) for _, lat, lon, country in positions])
     rtt_ms = modelled_rtts_ms(points, points)
     np.fill_diagonal(rtt_ms, 0.0)
     rtt_ms.setflags(write=False)

@@ -18,7 +18,7 @@ from skerry.core.placement.world import World
 from skerry.core.policy.capacity import site_free
 from skerry.core.policy.places import place_rejection
 from skerry.core.policy.scale import instances_min
-from skerry.core.types.app import App, Version
+from skerry.core.types.app import App, Scale, Version
 from skerry.core.types.ids import PlanId, SiteId, VersionId
 from skerry.core.types.plan import REASON_TEXT, Evaluation, Placement, Plan, Reason, Rejection
 from skerry.kit.hashing import stable_hash, stable_id
@@ -90,6 +90,7 @@ def place(world: World, app: App, shares: Shares, *, evaluation: Evaluation, par
         deployment, placements = kept.deployment, kept.placements
     matters = world.demand is not None or app.scale.min_per_site == 0
     report += [demand_sentence(world)] if case.wanted and matters else []
+    report += [_calls_sentence(world, app.scale)] if case.wanted and app.scale.calls else []
     report += ["What ran before goes on: what is asked for now has no room anywhere."] if kept is not None else []
     report += _outcome_sentences(found, rejections, parent, placements)
     draft = Plan(
@@ -434,6 +435,17 @@ def demand_sentence(world: World) -> str:
     shown = ", ".join(f"{site} {asked[site]:.3g}" for site in most)
     more = f" and {len(asked) - len(most)} more" if len(asked) > len(most) else ""
     return f"Demand: {sum(asked.values()):.3g} rps, measured by the city whose users ask: {shown}{more}."
+
+
+def _calls_sentence(world: World, scale: Scale) -> str:
+    """What each request calls, and where that counts as being."""
+    called = [
+        f"{entry.per_request:g} to {entry.data} "
+        + (f"(as in {world.homes[entry.data]})" if entry.data in world.homes else "(nobody knows where that is)")
+        for entry in scale.calls[:SITES_SHOWN]
+    ]
+    more = f" and {len(scale.calls) - len(called)} more" if len(scale.calls) > len(called) else ""
+    return f"Called for each request: {', '.join(called)}{more}."
 
 
 def _why_nothing(app: App) -> str:
