@@ -7,7 +7,8 @@ from skerry.core.placement.order import fallback_order
 from skerry.core.placement.place import place
 from skerry.core.placement.world import World
 from skerry.core.reconcile.control import share_weight, site_slice_apps
-from skerry.core.types.app import App, Deployment, Share, Version
+from skerry.core.reconcile.site_routes import route_table
+from skerry.core.types.app import App, Deployment, Scale, Share, Version
 from skerry.core.types.ids import DeploymentId, NodeId, SiteId
 from skerry.core.types.place import Site
 from skerry.core.types.plan import Plan, Release
@@ -77,6 +78,14 @@ def test_a_site_gets_its_versions_hosts_and_fallbacks_nearest_first() -> None:
     assert app.hosts == ("hello.acme.localhost",)
     assert app.fallbacks == ("cur", "sin")
     assert app.plan_generation == 1
+
+
+def test_a_sticky_app_has_a_sticky_route() -> None:
+    plan = plan_of(D1, "lhr")
+    for sticky in (True, False):
+        (app,) = slices(release_of(plan), (plan,), app=make_app(scale=Scale(sticky=sticky)))
+        (route,) = route_table(SiteSlice(site=SiteId("lhr"), generation=1, apps=(app,)), (), (), {}).routes
+        assert (app.sticky, route.sticky) == (sticky, sticky)
 
 
 def test_released_sites_follow_the_new_plan_and_the_others_the_previous() -> None:
