@@ -54,6 +54,28 @@ def test_a_city_that_would_be_lost_is_looked_at_for_every_app() -> None:
     play(story)
 
 
+def test_no_word_of_an_operator_brings_a_lost_city_back() -> None:
+    """It was drained, and then it was lost: to end the drain alone changes nothing, and the answer says why."""
+
+    async def story(world: World) -> None:
+        await world.deploy("hello")
+        await world.settled()
+        await world.drain("lhr")
+        await world.settled()
+        back = Change(sites={"lhr": SiteChange(state="up")})
+        (app,) = (await asked(world, back)).apps
+        assert app.gained == ("lhr",)
+        world.lose_site("lhr")
+        await world.clock.sleep_ms(45_000)
+        found = await asked(world, back)
+        assert found.apps == ()
+        assert [remark for remark in found.remarks if remark.startswith("lhr is lost")]
+        assert (await asked(world, Change(sites={"lhr": SiteChange(state="down")}))).remarks == ()
+        assert "lhr" not in {entry.site for entry in (await world.explain("hello")).placements}
+
+    play(story)
+
+
 def test_apps_that_move_together_do_not_get_the_same_room_twice() -> None:
     async def story(world: World) -> None:
         for name in ("a", "b"):

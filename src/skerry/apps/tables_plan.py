@@ -13,6 +13,8 @@ BY = {"demand": ", by its users' demand", "users": ", by internet users", "citie
 
 def print_difference(found: PlanDifference) -> None:
     out = console()
+    for remark in found.remarks:
+        out.print(Text(remark, style="yellow"))
     if not found.apps:
         out.print(f"Nothing would change: {found.looked_at} app(s) were decided again, each as it is.")
     for app in found.apps[:APPS_SHOWN_MAX]:

@@ -83,7 +83,7 @@ class PlatformOperations:
         self._maintenances = maintenances
         self._clock = clock
         self._drains = Drains(mirror)
-        self._dry_run = DryRun(mirror, placer, clock)
+        self._dry_run = DryRun(mirror, observed, placer, clock)
         self._settings = PlacementSettings(store, mirror)
         self._load_catalogue = load_catalogue  # of cities and their users
         self._suffix = suffix

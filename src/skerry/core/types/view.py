@@ -485,8 +485,12 @@ class AppDifference(View):
 
 
 class PlanDifference(View):
-    """Apps that would change, of those looked at; `left_out` were too many to look at."""
+    """Apps that would change, of those looked at; `left_out` were too many to look at.
+
+    `remarks`: sentences about parts of the change that bring about nothing, and why.
+    """
 
     apps: tuple[AppDifference, ...]
     looked_at: int
     left_out: int = 0
+    remarks: tuple[str, ...] = ()

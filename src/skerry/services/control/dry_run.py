@@ -24,6 +24,7 @@ from skerry.ports.clock import Clock
 from skerry.ports.operations import Invalid, NotFound
 from skerry.services.control import keys
 from skerry.services.control.mirror import Mirror
+from skerry.services.control.observed import Observed
 from skerry.services.control.placer import AppKey, Placer, Snapshot
 
 APPS_MAX = 2_000  # that one answer looks at: each is a whole decision
@@ -33,8 +34,9 @@ APPS_MAX = 2_000  # that one answer looks at: each is a whole decision
 class DryRun:
     """Nothing is written. Apps are decided one after the other, by name, each beside what those before it would take."""
 
-    def __init__(self, mirror: Mirror, placer: Placer, clock: Clock) -> None:
+    def __init__(self, mirror: Mirror, observed: Observed, placer: Placer, clock: Clock) -> None:
         self._mirror = mirror
+        self._observed = observed
         self._placer = placer
         self._clock = clock
 
@@ -46,6 +48,7 @@ class DryRun:
         sites = self._changed_sites(change)
         changed = self._changed_apps(account, change, sites)
         wanted = self._concerned(seen, changed, everything=bool(change.sites))
+        lost = frozenset(SiteId(name) for name in change.sites if self._observed.is_lost(SiteId(name)))
         grown: dict[SiteId, Resources] = {}
         found: list[AppDifference] = []
         for key in wanted[:APPS_MAX]:
@@ -54,13 +57,18 @@ class DryRun:
             app = asked or snapshot.app
             if app is None:
                 continue
-            plan = self._decided(snapshot, app, _world(snapshot.world, change, grown))
+            plan = self._decided(snapshot, app, _world(snapshot.world, change, lost, grown))
             entry = difference(snapshot.parent, plan, snapshot.world, snapshot.versions)
             if entry is not None:
                 found.append(entry)
                 _grow(grown, snapshot, plan)
             await anyio.lowlevel.checkpoint()
-        return PlanDifference(apps=tuple(found), looked_at=min(len(wanted), APPS_MAX), left_out=max(0, len(wanted) - APPS_MAX))
+        return PlanDifference(
+            apps=tuple(found),
+            looked_at=min(len(wanted), APPS_MAX),
+            left_out=max(0, len(wanted) - APPS_MAX),
+            remarks=_remarks(change, lost),
+        )
 
     def _decided(self, snapshot: Snapshot, app: App, world: World) -> Plan:
         now_ms = self._clock.now_ms()
@@ -100,15 +108,20 @@ class DryRun:
         return sorted((app.account, app.name) for app in apps if seen in (None, app.account))
 
 
-def _world(world: World, change: Change, grown: Mapping[SiteId, Resources]) -> World:
-    return replace(world, sites=tuple(_view(view, change, grown) for view in world.sites))
+def _world(world: World, change: Change, lost: frozenset[SiteId], grown: Mapping[SiteId, Resources]) -> World:
+    return replace(world, sites=tuple(_view(view, change, lost, grown) for view in world.sites))
 
 
-def _view(view: SiteView, change: Change, grown: Mapping[SiteId, Resources]) -> SiteView:
-    """A state that the change does not name is what control sees: lost, cut off."""
-    wanted = change.sites.get(view.site.id)
+def _view(view: SiteView, change: Change, lost: frozenset[SiteId], grown: Mapping[SiteId, Resources]) -> SiteView:
+    """What the change does not say is as control sees it; and no word of an operator brings a lost city back."""
+    wanted = None if view.site.id in lost else change.sites.get(view.site.id)
     site = replace(view.site, state=wanted.state) if wanted else view.site
     return replace(view, site=site, others=view.others + grown.get(site.id, Resources()))
+
+
+def _remarks(change: Change, lost: frozenset[SiteId]) -> tuple[str, ...]:
+    named = sorted(site for site in lost if change.sites[site].state != "down")
+    return tuple(f"{site} is lost: whatever an operator says of it, nothing is placed there until it reports" for site in named)
 
 
 def _grow(grown: dict[SiteId, Resources], snapshot: Snapshot, plan: Plan) -> None:
