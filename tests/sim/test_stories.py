@@ -1,9 +1,13 @@
 """Stories from the life of a platform, each through the real services of every plane, in virtual time."""
 
 import pytest
+from msgspec.structs import replace
 
 from skerry.core.types.app import Share
-from skerry.testing.world import World
+from skerry.core.types.ids import AppName
+from skerry.kit import record
+from skerry.services.control import keys
+from skerry.testing.world import World, run_world
 from tests.sim.stories import CITIES, play, ways
 
 
@@ -244,3 +248,18 @@ def test_an_app_that_is_made_again_where_it_finds_no_place_spoils_nobodys_slice(
         assert await ways(world) == {site: (200, site, new.id) for site in CITIES}
 
     play(story)
+
+
+def test_explain_names_what_an_isolation_class_needs_of_a_node() -> None:
+    async def story() -> None:
+        async with World({"lhr": 1, "cur": 1}, programs=frozenset({"p"})) as world:
+            await world.settled()
+            version = await world.deploy("p")
+            await world.settled()
+            at = keys.version(world.account.id, AppName("p"), version.id)
+            await world.control.store.put(at, record.encode(replace(version, isolation="gvisor")))
+            await world.clock.sleep_ms(1_000)
+            (node,) = (await world.explain("p", "cur")).nodes
+            assert "needs amd64, gvisor; lacks gvisor" in " ".join(node.reasons)
+
+    run_world(story())

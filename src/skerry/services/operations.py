@@ -132,7 +132,7 @@ class PlatformOperations:
         snapshot = self._placer.preview(key)
         blocked = self._mirror.get(keys.blocked(*key), Blocked)
         terms = site_terms(snapshot.world, record_of_app, snapshot.shares, plan)
-        said = explain(record_of_app, plan, snapshot.world, site, terms)
+        said = explain(record_of_app, plan, snapshot.world, site, terms, versions=tuple(v for v, _ in snapshot.shares))
         undone = self._rolled_back(record_of_app)
         asked = {entry.site: (demand_sentence(entry),) for entry in self._observed.demand(account, app)}
         return replace(

@@ -1,11 +1,12 @@
 """Why an app runs where it does, and what would have to change for it to run elsewhere."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from skerry.core.placement.world import SiteView, World
 from skerry.core.policy.capacity import has_features, nodes_rejection, site_free
+from skerry.core.policy.isolation import needed_features
 from skerry.core.policy.state import node_state_rejection, site_state_rejection
-from skerry.core.types.app import App
+from skerry.core.types.app import App, Version
 from skerry.core.types.ids import SiteId
 from skerry.core.types.place import Node
 from skerry.core.types.plan import REASON_TEXT, Plan, Reason, Rejection
@@ -40,14 +41,18 @@ def explain(
     world: World,
     site: SiteId | None = None,
     terms: Mapping[SiteId, SiteTerms] | None = None,
+    *,
+    versions: Sequence[Version] = (),
 ) -> Explanation:
     """The plan in force in words; with `site`, that site alone and its nodes. Sites and nodes in id order.
 
-    `terms`: what it costs at each site (`core.placement.terms`), for who wants to see that too.
+    `terms`: what it costs at each site (`core.placement.terms`), for who wants to see that too. `versions`: those with traffic;
+    what their isolation asks of nodes is judged besides what the app asks.
 
     `plan` None: nothing was decided yet. A site that joined after the plan has a verdict that says so.
     """
     views = sorted((view for view in world.sites if site in (None, view.site.id)), key=lambda view: view.site.id)
+    needs = _needs(app, versions)
     placements = [entry for entry in plan.placements if site in (None, entry.site)] if plan else []
     rejections = [rejection for rejection in plan.rejections if site in (None, rejection.place)] if plan else []
     return Explanation(
@@ -58,8 +63,8 @@ def explain(
         decided_ms=plan.created_ms if plan else None,
         cause=plan.cause if plan else "",
         placements=tuple(PlacementView(site=entry.site, version=entry.version, count=entry.count) for entry in placements),
-        verdicts=tuple(_verdict(app, plan, view, (terms or {}).get(view.site.id)) for view in views),
-        nodes=tuple(_node_verdict(app, node) for view in views for node in sorted(view.nodes, key=lambda n: n.id))
+        verdicts=tuple(_verdict(app, plan, view, needs, (terms or {}).get(view.site.id)) for view in views),
+        nodes=tuple(_node_verdict(node, needs) for view in views for node in sorted(view.nodes, key=lambda n: n.id))
         if site
         else (),
         rejections=tuple(rejections),
@@ -73,13 +78,21 @@ def reason_sentence(rejection: Rejection) -> str:
     return f"{REASON_TEXT[rejection.reason]}{numbers}; to change that: {CHANGE_TEXT[rejection.reason]}"
 
 
-def _verdict(app: App, plan: Plan | None, view: SiteView, terms: SiteTerms | None) -> SiteVerdict:
+def _needs(app: App, versions: Sequence[Version]) -> tuple[tuple[str, ...], ...]:
+    """What nodes have to offer, each once: of versions that differ, one set each."""
+    found = {needed_features(app.scale.features, version) for version in versions}
+    return tuple(sorted(found)) or (app.scale.features,)
+
+
+def _verdict(
+    app: App, plan: Plan | None, view: SiteView, needs: tuple[tuple[str, ...], ...], terms: SiteTerms | None
+) -> SiteVerdict:
     site = view.site.id
     count = sum(entry.count for entry in plan.placements if entry.site == site) if plan else 0
     reasons: list[str] = []
     if count:
         reasons.append(f"{count} instance(s): the app's policy allows the site, and it had room (now {_room(view)})")
-        since = site_state_rejection(view.site, runs_there=True) or nodes_rejection(view.site, view.nodes, app.scale.features)
+        since = site_state_rejection(view.site, runs_there=True) or _no_nodes(view, needs)
         said = {rejection.reason for rejection in plan.rejections if rejection.place == site} if plan else set[Reason]()
         reasons += [f"since then: {reason_sentence(since)}"] if since and since.reason not in said else []
         if view.site.state == "draining":
@@ -124,10 +137,25 @@ def _room(view: SiteView) -> str:
     return f"{free.cpu_millicores} millicores, {free.memory_mib} MiB memory, {free.disk_mib} MiB disk not held by other apps"
 
 
-def _node_verdict(app: App, node: Node) -> NodeVerdict:
-    rejection = node_state_rejection(node)
-    if rejection is None and not has_features(node, app.scale.features):
-        rejection = Rejection(place=node.id, reason=Reason.MISSING_FEATURE, detail=f"needs {', '.join(app.scale.features)}")
+def _no_nodes(view: SiteView, needs: tuple[tuple[str, ...], ...]) -> Rejection | None:
+    """Why none of the site's nodes takes any version."""
+    found = [nodes_rejection(view.site, view.nodes, each) for each in needs]
+    return found[0] if all(found) else None
+
+
+def _node_verdict(node: Node, needs: tuple[tuple[str, ...], ...]) -> NodeVerdict:
+    rejection = node_state_rejection(node) or _lacks(node, needs)
     free = node.capacity.less(node.reserved)
     room = f"free: {free.cpu_millicores} millicores, {free.memory_mib} MiB memory, {free.disk_mib} MiB disk"
     return NodeVerdict(node=node.id, reasons=(room, reason_sentence(rejection)) if rejection else (room,))
+
+
+def _lacks(node: Node, needs: tuple[tuple[str, ...], ...]) -> Rejection | None:
+    """What some version needs and the node does not offer."""
+    lacking = [each for each in needs if not has_features(node, each)]
+    if not lacking:
+        return None
+    missing = sorted({feature for each in lacking for feature in each} - set(node.features))
+    some = "" if len(lacking) == len(needs) else "a version "
+    detail = f"{some}needs {', '.join(lacking[0])}; lacks {', '.join(missing)}"
+    return Rejection(place=node.id, reason=Reason.MISSING_FEATURE, detail=detail)

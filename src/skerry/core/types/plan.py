@@ -40,7 +40,7 @@ REASON_TEXT: dict[Reason, str] = {
     Reason.NOT_ALLOWED: "the app's allow list does not name this place",
     Reason.DENIED: "the app's deny list names this place",
     Reason.JURISDICTION: "the site is outside the app's jurisdiction",
-    Reason.MISSING_FEATURE: "no node has a feature that the app needs",
+    Reason.MISSING_FEATURE: "it lacks a feature that the app needs",
     Reason.NO_CAPACITY: "not enough free capacity",
     Reason.TOO_LARGE: "one instance is larger than any node",
     Reason.MAX_TOTAL: "the app's maximum number of instances is reached elsewhere",
