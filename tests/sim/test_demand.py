@@ -2,8 +2,13 @@
 
 import pytest
 
+from skerry.adapters.clock import simulated
+from skerry.core.machines.demand import DemandSettings
+from skerry.core.machines.pattern import HOUR_MS
+from skerry.core.types.demand import DailyDemand
 from skerry.core.types.ids import AppName, SiteId
 from skerry.core.types.view import CityDemand, DemandView
+from skerry.services.control import keys, traffic
 from skerry.testing.world import World
 from tests.sim.stories import play
 
@@ -130,5 +135,34 @@ def test_users_of_a_city_that_is_lost_are_asked_for_where_they_come_in_then() ->
         world.return_site("sin")
         await world.clock.sleep_ms(10_000)
         assert asked_of(world)["sin"] > 91
+
+    play(story)
+
+
+def days_of(world: World) -> dict[SiteId, bytes]:
+    return world.control.observed.traffic.days((world.account.id, AppName("hello")), {})
+
+
+def test_what_an_hour_brought_is_known_to_the_next_control_and_goes_with_its_app(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The world begins a minute before the hour is over; so much of it is enough here."""
+    monkeypatch.setattr(simulated, "EPOCH_MS", 472_223 * HOUR_MS - 60_000)
+    monkeypatch.setattr(traffic, "DemandSettings", lambda: DemandSettings(hour_ms_min=20_000))
+
+    async def story(world: World) -> None:
+        await world.deploy("hello")
+        await world.settled()
+        async with world.load("hello", sites=("sin",), every_ms=18):
+            await world.clock.sleep_ms(50_000)
+            assert days_of(world) == {}
+            await world.clock.sleep_ms(20_000)
+            learnt = days_of(world)
+        assert set(learnt) == {"sin"}
+        world.control.kill()
+        world.control.start()
+        await world.clock.sleep_ms(3_000)
+        assert days_of(world) == learnt
+        await world.delete("hello")
+        await world.settled()
+        assert world.checks.held(keys.DAILY_DEMAND, DailyDemand) == []
 
     play(story)

@@ -23,7 +23,7 @@ from skerry.apps.plane import Plane, read_secret, run_plane
 from skerry.apps.serving import bind, serving
 from skerry.apps.tasks import running
 from skerry.core.types.control import SiteIntent
-from skerry.core.types.demand import DecidedDemand
+from skerry.core.types.demand import DailyDemand, DecidedDemand
 from skerry.core.types.ids import Digest, SiteId
 from skerry.core.types.place import Site
 from skerry.core.types.slices import SiteReport, SiteSlice
@@ -115,7 +115,9 @@ async def serve(config: ControlConfig, plane: Plane) -> None:
         await parts.accounts.ensure_admin(Path(config.admin_token_path), account_name=config.default_account)
         await declare_sites(store, config.sites)
         await parts.mirror.load()
-        parts.observed.recall(parts.mirror.select(keys.DECIDED_DEMAND, DecidedDemand))
+        parts.observed.recall(
+            parts.mirror.select(keys.DECIDED_DEMAND, DecidedDemand), parts.mirror.select(keys.DAILY_DEMAND, DailyDemand)
+        )
         async with running(*parts.loops()), serving(_app(config, parts), listener):
             plane.ready()
             await plane.ended()

@@ -15,8 +15,8 @@ import math
 
 from msgspec.structs import replace
 
-from skerry.core.machines.pattern import HOUR_MS, HOURS, UNKNOWN, hour_of_day, learned, usual_rps
-from skerry.core.types.demand import SiteDemand
+from skerry.core.machines.pattern import HOUR_MS, UNKNOWN, hour_of_day, learned, most_rps, usual_rps
+from skerry.core.types.demand import HOURS, SiteDemand
 from skerry.core.types.ids import SiteId
 from skerry.kit.record import Record
 
@@ -107,6 +107,11 @@ def forecast_rps(series: Series, *, now_ms: int, settings: DemandSettings) -> fl
     if usual < settings.forecast_rps_min or not usual / factor <= series.smoothed_rps <= usual * factor:
         return None
     return next_ * series.smoothed_rps / usual
+
+
+def is_habit(day: bytes, settings: DemandSettings) -> bool:
+    """Whether some hour of the day brings enough to be forecast."""
+    return most_rps(day) >= settings.forecast_rps_min
 
 
 def _is_surge(mean: float, rps: float, interval_ms: int, settings: DemandSettings) -> bool:

@@ -5,8 +5,9 @@ Hour 0 begins at midnight UTC.
 
 import math
 
+from skerry.core.types.demand import HOURS
+
 HOUR_MS = 3_600_000
-HOURS = 24
 UNKNOWN = bytes(HOURS)
 NEW_DAY_WEIGHT = 0.3  # of the newest against those before: three days make a habit
 _STEPS = 8  # per doubling: 9 %
@@ -32,6 +33,11 @@ def usual_rps(day: bytes, at_ms: int) -> float | None:
     hour, part = hour_of_day(from_middle_ms), from_middle_ms % HOUR_MS / HOUR_MS
     before, after = _rps(day[hour]), _rps(day[(hour + 1) % HOURS])
     return None if before is None or after is None else before + part * (after - before)
+
+
+def most_rps(day: bytes) -> float:
+    """What its busiest known hour brings."""
+    return _rps(max(day)) or 0.0
 
 
 def _rps(byte: int) -> float | None:

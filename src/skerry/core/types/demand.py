@@ -3,6 +3,8 @@
 from skerry.core.types.ids import AccountId, AppName, SiteId, VersionId
 from skerry.kit.record import Record
 
+HOURS = 24
+
 
 class VersionTraffic(Record):
     """Requests that one version's instances in a site took, of its users and of other sites alike.
@@ -72,3 +74,21 @@ class DecidedDemand(Record):
     account: AccountId
     app: AppName
     rps: dict[SiteId, float]
+
+
+class DailyDemand(Record):
+    """What each hour of the day usually brings the app, by the site that users come in at: one byte an hour, as
+    `skerry.core.machines.pattern` has it, the first of the hour after midnight UTC.
+
+    It is kept so that a control that has just started need not learn it again for days. Cities that no hour brings anything
+    worth a forecast are not there.
+    """
+
+    account: AccountId
+    app: AppName
+    days: dict[SiteId, bytes]
+
+    def __post_init__(self) -> None:
+        wrong = sorted(site for site, day in self.days.items() if len(day) != HOURS)
+        if wrong:
+            raise ValueError(f"the day of {self.app} in {', '.join(wrong)} has not {HOURS} hours")

@@ -16,6 +16,7 @@ RESERVATIONS = "reservations/"
 ACCOUNTS = "accounts/"
 IMAGE_BLOBS = "image-blobs/"
 DECIDED_DEMAND = "decided-demand/"
+DAILY_DEMAND = "daily-demand/"
 SETTINGS = "settings/"
 PRICES = "prices/"
 REBALANCES = "rebalances/"
@@ -59,6 +60,10 @@ def release(account: AccountId, name: AppName) -> str:
 
 def decided_demand(account: AccountId, name: AppName) -> str:
     return f"{DECIDED_DEMAND}{account}/{name}"
+
+
+def daily_demand(account: AccountId, name: AppName) -> str:
+    return f"{DAILY_DEMAND}{account}/{name}"
 
 
 def blocked(account: AccountId, name: AppName) -> str:

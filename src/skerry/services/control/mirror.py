@@ -15,7 +15,7 @@ import structlog
 from skerry.core.types.account import Account
 from skerry.core.types.app import App, Deployment, Version
 from skerry.core.types.control import PlanHead, Rebalance, Reservation, Silence, SiteIntent, SiteLedger, SiteRtts
-from skerry.core.types.demand import DecidedDemand
+from skerry.core.types.demand import DailyDemand, DecidedDemand
 from skerry.core.types.maintenance import Maintenance
 from skerry.core.types.plan import Blocked, Evaluation, Plan, Release
 from skerry.core.types.settings import Settings, SitePrices
@@ -41,6 +41,7 @@ KINDS: dict[str, type[record.Record]] = {
     keys.LEDGERS: SiteLedger,
     keys.RESERVATIONS: Reservation,
     keys.DECIDED_DEMAND: DecidedDemand,
+    keys.DAILY_DEMAND: DailyDemand,
     keys.SETTINGS: Settings,
     keys.PRICES: SitePrices,
     keys.REBALANCES: Rebalance,

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from skerry.core.machines.failure import Detection, Opinion, Watch
 from skerry.core.policy.refill import ALL, Ramp, open_percent
 from skerry.core.types.control import SiteIntent
-from skerry.core.types.demand import DecidedDemand, SiteDemand
+from skerry.core.types.demand import DailyDemand, DecidedDemand, SiteDemand
 from skerry.core.types.ids import AccountId, AppName, NodeId, SiteId
 from skerry.core.types.place import Node, PlaceState
 from skerry.core.types.slices import Refused, SilentNode, SiteInstance, SiteReport
@@ -137,8 +137,12 @@ class Observed:
         """
         return {site: rps for site, rps in self.traffic.asked((account, app)).items() if not self.is_lost(site)}
 
-    def recall(self, asked: Iterable[DecidedDemand]) -> None:
-        """What the plans in force were decided on, as the store has it: until sites tell more, it is asked for still."""
+    def recall(self, asked: Iterable[DecidedDemand], days: Iterable[DailyDemand]) -> None:
+        """What the plans in force were decided on, as the store has it: until sites tell more, it is asked for still.
+
+        `days`: what earlier controls learned of each hour of the day.
+        """
+        self.traffic.recall_days(days)
         self.traffic.recall(asked, now_ms=self._clock.now_ms())
 
     def silent_node(self, site: SiteId, node: NodeId) -> SilentNode | None:

@@ -304,7 +304,7 @@ class Placer:
     def _forget_ops(self, snapshot: Snapshot, plan: Plan, ahead: dict[SiteId, SiteLedger]) -> list[Op]:
         """An app that is gone leaves nothing here; sites let its instances go when it is in no slice."""
         key = (plan.account, plan.app)
-        gone = (keys.plan_head, keys.release, keys.blocked, keys.decided_demand)
+        gone = (keys.plan_head, keys.release, keys.blocked, keys.decided_demand, keys.daily_demand)
         ops: list[Op] = [Delete(key=key_of(*key)) for key_of in gone]
         ops += [Delete(key=keys.plan(*key, old.generation)) for old in self._plans(key)]
         return ops + self._ledger_ops(snapshot, plan, ahead, growing=False)

@@ -1,6 +1,7 @@
 """Sites' counts as they arrive: each app's demand by site, and what each version made of its requests. In memory only.
 
 report ─► hear ─► series (what is measured) ─► asked (what to plan for) ─► moved: apps to decide again, in thought
+                    └► an hour is over ─► learned: apps whose day is another, to be kept (`days`)
 """
 
 import heapq
@@ -12,8 +13,9 @@ from msgspec.structs import replace
 
 from skerry.core.machines import asked as machine
 from skerry.core.machines.asked import Asked, AskedSettings
-from skerry.core.machines.demand import DemandSettings, Series, demand_of, observe
-from skerry.core.types.demand import AppTraffic, DecidedDemand, SiteDemand, SiteTraffic, VersionTraffic
+from skerry.core.machines.demand import DemandSettings, Series, demand_of, is_habit, observe
+from skerry.core.machines.pattern import UNKNOWN
+from skerry.core.types.demand import AppTraffic, DailyDemand, DecidedDemand, SiteDemand, SiteTraffic, VersionTraffic
 from skerry.core.types.gate import VersionFacts
 from skerry.core.types.ids import AccountId, AppName, SiteId, VersionId
 
@@ -42,6 +44,8 @@ class Traffic:
         self._order = count()
         self._raised: dict[AppKey, None] = {}
         self._fallen: dict[AppKey, None] = {}
+        self._learned: dict[AppKey, None] = {}
+        self._days: dict[AppKey, dict[SiteId, bytes]] = {}  # as they were recalled, of sites that have not told of the app yet
 
     def hear(self, site: SiteId, epoch: str, traffic: SiteTraffic, *, now_ms: int) -> bool:
         """Take a site's counts in, as they come (`now_ms`: wall clock). The same counts again change nothing.
@@ -55,14 +59,18 @@ class Traffic:
                     of_app[site].last = None
         rose = False
         for told in traffic.apps:
-            heard = self._apps.setdefault((told.account, told.app), {}).setdefault(site, _Heard())
+            key = (told.account, told.app)
+            heard = self._heard(key, site)
             requests, since_ms = told.new, told.since_ms
             if heard.last is not None and heard.last.at_ms > since_ms:  # told again, as the site does not know that it arrived
                 requests, since_ms = told.requests - heard.last.requests, heard.last.at_ms
             if told.at_ms > since_ms and requests >= 0:
+                day = heard.series.day
                 heard.series = observe(heard.series, requests, told.at_ms - since_ms, now_ms=now_ms, settings=self._settings)
                 heard.last = told
-                rose = self._look((told.account, told.app), site, heard, now_ms) or rose
+                if heard.series.day != day:
+                    self._learned[key] = None
+                rose = self._look(key, site, heard, now_ms) or rose
         return rose
 
     def turn(self, *, now_ms: int) -> None:
@@ -80,10 +88,32 @@ class Traffic:
             key = (entry.account, entry.app)
             for site, rps in entry.rps.items():
                 self._epochs.setdefault(site, "")
-                heard = self._apps.setdefault(key, {}).setdefault(site, _Heard())
+                heard = self._heard(key, site)
                 if rps > heard.asked.rps:
                     heard.asked = machine.recalled(rps, now_ms=now_ms)
                 self._queue(key, site, heard)
+
+    def recall_days(self, known: Iterable[DailyDemand]) -> None:
+        """What each hour of the day brings, as earlier controls learned it; before all else."""
+        for entry in known:
+            self._days[entry.account, entry.app] = dict(entry.days)
+
+    def take_learned(self, limit: int) -> tuple[AppKey, ...]:
+        """Apps whose `days` are others than when they were taken last, at most `limit`."""
+        taken = tuple(self._learned)[:limit]
+        for key in taken:
+            del self._learned[key]
+        return taken
+
+    def give_back(self, learned: Iterable[AppKey]) -> None:
+        """Their days could not be kept: they are to be taken again."""
+        self._learned |= dict.fromkeys(learned)
+
+    def days(self, key: AppKey, held: Mapping[SiteId, bytes]) -> dict[SiteId, bytes]:
+        """What is known of each hour of the day where that is worth a forecast, by site id. `held`: of who told others."""
+        heard = {site: entry.series.day for site, entry in self._apps.get(key, {}).items() if entry.series.day != UNKNOWN}
+        known = {**held, **self._days.get(key, {}), **heard}
+        return {site: day for site, day in sorted(known.items()) if is_habit(day, self._settings)}
 
     def take_moved(self, limit: int) -> tuple[AppKey, ...]:
         """Apps whose asked demand is another than when they were taken last, at most `limit`: those that rose come first."""
@@ -124,12 +154,19 @@ class Traffic:
 
     def keep(self, apps: frozenset[AppKey], sites: frozenset[SiteId]) -> None:
         """Forget apps and sites that are gone."""
-        for key in [key for key in self._apps if key not in apps]:
-            del self._apps[key]
+        for of_key in (self._apps, self._days, self._learned):
+            for key in [key for key in of_key if key not in apps]:
+                del of_key[key]
         for site in [site for site in self._epochs if site not in sites]:
             del self._epochs[site]
             for of_app in self._apps.values():
                 of_app.pop(site, None)
+
+    def _heard(self, key: AppKey, site: SiteId) -> _Heard:
+        of_app = self._apps.setdefault(key, {})
+        if site not in of_app:
+            of_app[site] = _Heard(series=Series(day=self._days.get(key, {}).pop(site, UNKNOWN)))
+        return of_app[site]
 
     def _look(self, key: AppKey, site: SiteId, heard: _Heard, now_ms: int) -> bool:
         """Whether what is asked rose."""

@@ -23,6 +23,7 @@ from skerry.kit.hashing import stable_id
 from skerry.ports.clock import Clock
 from skerry.ports.store import OPS_MAX, Check, Conflict, Put, Store, StoreError
 from skerry.services.control import keys
+from skerry.services.control.days import Days
 from skerry.services.control.drains import Drains
 from skerry.services.control.mirror import Mirror
 from skerry.services.control.observed import Observed
@@ -59,6 +60,7 @@ class Watcher:
         self._more = False
         self._drains = Drains(mirror)
         self._silences = Silences(store, mirror, observed, clock)
+        self._days = Days(store, mirror, observed)
         self._owed: dict[AppKey, Look] = {}  # apps that could not be looked at, as they were being decided
 
     async def run(self) -> None:
@@ -94,6 +96,7 @@ class Watcher:
             self._owed = looks
             raise
         self._seen, self._owed = seen, owed
+        await self._days.step()
         return written
 
     def _looks(self, changed: frozenset[SiteId]) -> dict[AppKey, Look]:

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from skerry.core.placement.executed import executed_plan
 from skerry.core.placement.ledger import reservations
 from skerry.core.placement.place import same_decision
-from skerry.core.types.app import App, Version
+from skerry.core.types.app import App, Deployment, Version
 from skerry.core.types.control import PlanHead, Reservation
+from skerry.core.types.demand import DailyDemand, DecidedDemand
 from skerry.core.types.ids import AccountId, AppName, PlanId, SiteId, VersionId
 from skerry.core.types.plan import Blocked, Evaluation, Plan, Reason, Release
 from skerry.core.types.resources import Resources
@@ -16,6 +17,17 @@ from skerry.services.control import keys
 from skerry.testing.world.estate import Estate
 from skerry.testing.world.ground import main_digest
 from skerry.testing.world.planes import SimNode
+
+OF_APPS = (
+    (keys.VERSIONS, Version),
+    (keys.DEPLOYMENTS, Deployment),
+    (keys.PLANS, Plan),
+    (keys.RELEASES, Release),
+    (keys.BLOCKED, Blocked),
+    (keys.DECIDED_DEMAND, DecidedDemand),
+    (keys.DAILY_DEMAND, DailyDemand),
+)
+"""Records that go with their app."""
 
 Running = Counter[tuple[str, VersionId]]
 """(app, version) -> instances, in one site."""
@@ -56,7 +68,7 @@ def _store(world: Estate) -> Iterator[str]:
         for key in sorted({*kept, *found})
         if kept.get(key) != found.get(key)
     )
-    for prefix, kind in ((keys.VERSIONS, Version), (keys.PLANS, Plan), (keys.RELEASES, Release)):
+    for prefix, kind in OF_APPS:
         gone = {item.app for item in held(prefix, kind) if (item.account, item.app) not in apps}
         yield from (f"{prefix} of {app}, which was deleted" for app in sorted(gone))
     back = _rolled_back(world)

@@ -19,7 +19,7 @@ from skerry.adapters.worlds import load_catalogue
 from skerry.core.geo.users import users_by_site
 from skerry.core.reconcile.site_types import SiteMemory
 from skerry.core.types.app import Version
-from skerry.core.types.demand import DecidedDemand
+from skerry.core.types.demand import DailyDemand, DecidedDemand
 from skerry.core.types.ids import Digest, NodeId, SiteId
 from skerry.core.types.place import Node, Site
 from skerry.core.types.routes import RouteTable
@@ -173,7 +173,9 @@ class SimControl(SimPlane):
             try:
                 await declare_sites(self.store, tuple(make_site(name) for name in ground.plan))
                 await self.mirror.load()
-                self.observed.recall(self.mirror.select(keys.DECIDED_DEMAND, DecidedDemand))
+                self.observed.recall(
+                    self.mirror.select(keys.DECIDED_DEMAND, DecidedDemand), self.mirror.select(keys.DAILY_DEMAND, DailyDemand)
+                )
                 break
             except StoreError as error:
                 ground.note(f"{self.name} cannot start: {error}")
