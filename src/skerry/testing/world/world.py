@@ -367,11 +367,8 @@ class World(Estate):
         self._sample()
 
     def _sample(self) -> None:
-        informed = {
-            plane.id
-            for plane in (*self.sites.values(), *self.nodes.values())
-            if plane.alive and not plane.wire.cut and any(control.alive for control in self.controls)
-        }
+        planes = (*self.sites.values(), *self.nodes.values()) if any(control.alive for control in self.controls) else ()
+        informed = {plane.id for plane in planes if not plane.wire.cut and plane.alive}
         self.checks.follow_store()
         revision = self.engine.history.newest
         if self._sampled[0] != revision:
