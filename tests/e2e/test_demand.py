@@ -30,9 +30,10 @@ async def platform(engines: None) -> AsyncIterator[Platform]:
         yield running
 
 
-async def upload(platform: Platform, text: str, status: int = 200) -> int:
+async def upload(platform: Platform, text: str, status: int = 200, *, slow_ms: int = 0) -> int:
+    wait = f"await new Promise((done) => setTimeout(done, {slow_ms})); " if slow_ms else ""
     return await platform.upload(
-        "hello", f'export default {{ fetch() {{ return new Response("{text}", {{ status: {status} }}); }} }};'
+        "hello", f'export default {{ async fetch() {{ {wait}return new Response("{text}", {{ status: {status} }}); }} }};'
     )
 
 
@@ -41,8 +42,8 @@ async def demand(platform: Platform) -> dict[str, dict[str, Any]]:
     return {city["site"]: city for city in found["cities"]}
 
 
-def load(platform: Platform, site: str) -> Load:
-    return Load(platform.base(site), HOST, clients=2, per_second=RPS)
+def load(platform: Platform, site: str, clients: int = 2) -> Load:
+    return Load(platform.base(site), HOST, clients=clients, per_second=RPS)
 
 
 async def known(platform: Platform, site: str) -> bool:
@@ -80,19 +81,34 @@ async def test_a_version_that_answers_with_errors_goes_back_by_itself(platform: 
     async with Load(platform.base("sin"), HOST, clients=4, per_second=3 * RPS), load(platform, "lhr"):
         await platform.until(lambda: known(platform, "lhr"))
         assert await upload(platform, "broken", 500) == 200
-        path = f"/v1/apps/{await platform.account()}/hello/rollout"
-        seen: list[dict[str, Any]] = []
+        await goes_back(platform, "requests failed")
 
-        async def taken_back() -> bool:
-            seen.append(await platform.api("GET", path))
-            return seen[-1]["rollout"]["detail"].find("requests failed") >= 0
 
-        await platform.until(taken_back, what=lambda: repr(seen[-1:]))
+async def test_a_version_that_is_slow_goes_back_by_itself_though_none_of_its_requests_fails(platform: Platform) -> None:
+    """Enough clients that the slow version is asked as often as the one before."""
+    async with Load(platform.base("sin"), HOST, clients=4, per_second=3 * RPS) as sin, load(platform, "lhr", 60) as lhr:
+        await platform.until(lambda: known(platform, "lhr"))
+        await lhr.requests(200)
+        assert await upload(platform, "slow", slow_ms=400) == 200
+        await goes_back(platform, "answers take")
+    assert (sin.failures, lhr.failures) == ([], [])
 
-        async def all_of_before() -> bool:
-            return {(await platform.get(site, "hello")).text for site in CITIES} == {"v1"}
 
-        await platform.until(all_of_before)
+async def goes_back(platform: Platform, why: str) -> None:
+    """The rollout under way is taken back for this reason, before others than the users of its canary have seen it."""
+    path = f"/v1/apps/{await platform.account()}/hello/rollout"
+    seen: list[dict[str, Any]] = []
+
+    async def taken_back() -> bool:
+        seen.append(await platform.api("GET", path))
+        return seen[-1]["rollout"]["detail"].find(why) >= 0
+
+    await platform.until(taken_back, what=lambda: repr(seen[-1:]))
+
+    async def all_of_before() -> bool:
+        return {(await platform.get(site, "hello")).text for site in CITIES} == {"v1"}
+
+    await platform.until(all_of_before)
     under_way = [rollout for rollout in seen if rollout["gated"] and rollout["rollout"]["state"] == "running"]
     touched = {site["site"] for rollout in under_way for site in rollout["sites"] if site["released"]}
     assert touched <= {"lhr"}, "a few users saw it, and none of the others"

@@ -24,6 +24,7 @@ class Counters:
         self._world = world
         self._seen: dict[tuple[SiteId, VersionId], VersionFacts] = {}
         self.failing: dict[VersionId, float] = {}
+        self.slow_ms: dict[VersionId, float] = {}
         world.counts = self.of
 
     async def run(self) -> None:
@@ -38,7 +39,8 @@ class Counters:
         seen = self._seen.get((site, version), VersionFacts())
         requests = seen.requests + RPS // 10
         errors = int(requests * self.failing.get(version, 0.0))
-        self._seen[(site, version)] = VersionFacts(requests=requests, errors=errors, latency_ms_sum=requests * 20.0)
+        took_ms = requests * self.slow_ms.get(version, 20.0)
+        self._seen[(site, version)] = VersionFacts(requests=requests, errors=errors, latency_ms_sum=took_ms)
 
     def of(self, site: SiteId, account: AccountId, app: AppName) -> Mapping[VersionId, VersionFacts]:
         return {version: facts for (at, version), facts in self._seen.items() if at == site}
@@ -71,6 +73,14 @@ async def until_wave(world: World, wave: int) -> None:
 
 
 async def bad_version_touches_the_canary_alone(world: World) -> None:
+    await _touches_the_canary_alone(world, "requests failed")
+
+
+async def slow_version_touches_the_canary_alone(world: World) -> None:
+    await _touches_the_canary_alone(world, "answers take 400 ms in the mean, before 20 ms")
+
+
+async def _touches_the_canary_alone(world: World, said: str) -> None:
     counters = await begin(world)
     reached: set[str] = set()
 
@@ -80,18 +90,25 @@ async def bad_version_touches_the_canary_alone(world: World) -> None:
             reached.update(touched(world, bad.id))
 
     bad = await world.deploy("hello")
-    counters.failing[bad.id] = 0.3
+    if "failed" in said:
+        counters.failing[bad.id] = 0.3
+    else:
+        counters.slow_ms[bad.id] = 400.0
     world.spawn(look())
     await world.clock.sleep_ms(60_000)
     assert len(reached) == 1, "the canary's share of 40 cities"
     view = await world.view("hello")
     assert view.rollout.state == "rolled_back"
-    assert "requests failed" in view.rollout.detail
+    assert said in view.rollout.detail
     assert touched(world, bad.id) == set()
 
 
 def test_a_version_that_starts_well_and_fails_its_users_touches_one_city_of_forty() -> None:
     play(bad_version_touches_the_canary_alone, MANY)
+
+
+def test_a_version_that_is_slow_touches_one_city_of_forty() -> None:
+    play(slow_version_touches_the_canary_alone, MANY)
 
 
 def test_a_gate_that_never_says_no_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -68,6 +68,36 @@ def test_trouble_that_strikes_the_old_version_elsewhere_as_well_blames_nobody() 
     assert judge(struck, facts(5_000, 1_000), SETTINGS).verdict != "worse"
 
 
+@pytest.mark.parametrize(("old_ms", "new_ms"), [(0.0, 50.0), (2.0, 50.0), (2.0, 300.0), (20.0, 300.0), (200.0, 2_000.0)])
+def test_a_far_slower_version_is_worse_with_its_first_hundred_requests_and_never_good(old_ms: float, new_ms: float) -> None:
+    """Without squares, as ingresses count. It used to take thousands, and the canary was waved on long before."""
+    old = VersionFacts(requests=1_000, latency_ms_sum=1_000 * old_ms)
+    for requests in range(1, 100):
+        new = VersionFacts(requests=requests, latency_ms_sum=requests * new_ms)
+        assert judge([city("lhr", old, new)], NOTHING, SETTINGS).verdict == "open"
+    numbers = judge([city("lhr", old, VersionFacts(requests=100, latency_ms_sum=100 * new_ms))], NOTHING, SETTINGS)
+    assert numbers.verdict == "worse"
+    assert f"answers take {new_ms:.0f} ms in the mean, before {old_ms:.0f} ms" in numbers.detail
+
+
+def test_a_version_is_not_good_before_it_is_known_how_fast_it_is() -> None:
+    """Its errors alone are known to be few enough after some 40 requests."""
+    old = facts(300)
+    found = {requests: judge([city("lhr", old, facts(requests))], NOTHING, SETTINGS).verdict for requests in (60, 99, 100)}
+    assert found == {60: "open", 99: "open", 100: "good"}
+
+
+def test_a_pause_of_the_machine_is_not_blamed_on_a_version_of_few_milliseconds() -> None:
+    old = VersionFacts(requests=1_000, latency_ms_sum=2_000)
+    paused = VersionFacts(requests=100, latency_ms_sum=200 + 4 * 500)  # four requests waited half a second
+    assert judge([city("lhr", old, paused)], NOTHING, SETTINGS).verdict != "worse"
+
+
+def test_where_the_old_version_was_hardly_asked_its_speed_is_no_standard() -> None:
+    cities = [city("lhr", facts(60), facts(2_000, mean_ms=500.0)), city("cur", facts(60), facts(1))]
+    assert judge(cities, facts(5_000), SETTINGS).verdict == "good"
+
+
 def test_the_order_of_cities_changes_nothing() -> None:
     cities = [city(name, facts(1_000 + n, n), facts(100 + n, n)) for n, name in enumerate(("lhr", "cur", "sin"))]
     assert judge(cities, NOTHING, SETTINGS) == judge(cities[::-1], NOTHING, SETTINGS)
@@ -103,6 +133,21 @@ def test_a_version_as_good_as_the_old_one_is_hardly_ever_taken_back_however_ofte
     dice = random.Random(1)
     found = [looked_at_all_the_time(0.01, dice, requests=2_000)[0] for _ in range(100)]
     assert found.count("worse") <= 3, "alpha is 1 %"
+
+
+def test_chance_alone_makes_no_version_slower_however_often_one_looks() -> None:
+    """Heavy tails (deviation twice the mean), and nobody adds up squares."""
+    dice, worse = random.Random(3), 0
+    for _ in range(60):
+        old = VersionFacts(requests=1_000, latency_ms_sum=sum(dice.lognormvariate(2.2, 1.27) for _ in range(1_000)))
+        took_ms = 0.0
+        for requests in range(10, 1_510, 10):
+            took_ms += sum(dice.lognormvariate(2.2, 1.27) for _ in range(10))
+            new = VersionFacts(requests=requests, latency_ms_sum=took_ms)
+            if judge([city("lhr", old, new)], NOTHING, SETTINGS).verdict == "worse":
+                worse += 1
+                break
+    assert worse <= 2, "alpha is 1 %"
 
 
 def test_a_bad_version_is_found_soon() -> None:

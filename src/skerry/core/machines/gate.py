@@ -4,9 +4,10 @@
               A mixture of likelihood ratios over greater rates (Robbins 1970; Johari, Koomen, Pekelis and Walsh,
               "Always valid inference", 2022) is a supermartingale as long as that holds, so by Ville's inequality it ever
               reaches 1/alpha with probability alpha at most, however often somebody looks.
-    latency   means are compared by the same authors' normal mixture, one-sided; exact for many requests only, so it says
-              nothing below `latency_requests_min`.
-    enough    Wald's other boundary (SPRT, 1945): evidence of 1/beta that the rate is not `bad_factor` times what is allowed.
+    latency   means are compared by the same authors' normal mixture, one-sided, over small and great changes alike; exact for
+              many requests only, so it says nothing below `latency_requests_min`.
+    enough    Wald's other boundary (SPRT, 1945): evidence of 1/beta that the rate is not `bad_factor` times what is allowed,
+              and that the mean latency is not `bad_latency_factor` times what is allowed.
 
 What the old version did is known from a sample as well: its rate is taken at the upper end of Wilson's interval, and as bad
 as it is now in cities that still run it, so that trouble that strikes both versions blames neither.
@@ -22,6 +23,9 @@ from skerry.kit.record import Record
 ODDS = (1.5, 2.0, 4.0, 8.0, 16.0, 64.0)
 """The worse worlds that are mixed, as factors on the odds of an error: from hardly to wholly broken."""
 
+CHANGES = (0.25, 1.0, 4.0, 16.0, 64.0)
+"""The slower worlds that are mixed, as parts of the mean latency that is allowed: one scale alone is blind to the others."""
+
 LOG_MAX = 600.0  # of an evidence, so that it stays a number
 
 
@@ -32,7 +36,9 @@ class GateSettings(Record):
     beta: float = 0.05
     error_margin: float = 0.002  # of requests: so much worse than the old version is still well
     latency_factor: float = 1.25  # the mean may grow so far
+    latency_margin_ms: float = 5.0  # and by so much besides: what a machine's pauses make of a few requests blames nobody
     bad_factor: float = 4.0
+    bad_latency_factor: float = 2.0
     base_requests_min: int = 200  # with fewer of its own, a city is judged by what the old version did everywhere
     latency_requests_min: int = 100
     base_z: float = 2.326  # one-sided 99 %
@@ -55,8 +61,8 @@ def judge(cities: Iterable[CityFacts], elsewhere: VersionFacts, settings: GateSe
     facts = sorted((city for city in cities if city.new.requests > 0), key=lambda city: city.site)
     new, old = total(city.new for city in facts), total(city.old for city in facts)
     limits = [(city, _allowed(city.old, old, elsewhere, settings)) for city in facts]
-    errors, enough = _error_evidence(limits), _good_evidence(limits, settings)
-    latency = _latency_evidence(facts, settings)
+    errors, latency = _error_evidence(limits), _latency_evidence(facts, settings)
+    enough = min(_good_evidence(limits, settings), _fast_evidence(facts, settings))
     bound = log(2 / settings.alpha)  # each of both tests gets half
     said: list[str] = []
     if errors >= bound:
@@ -142,22 +148,52 @@ def _good_evidence(limits: list[tuple[CityFacts, float]], settings: GateSettings
 
 
 def _latency_evidence(facts: list[CityFacts], settings: GateSettings) -> float:
-    """Logarithm of the one-sided normal mixture for "the mean grew beyond the factor", over the cities that can say."""
-    known = [c for c in facts if min(c.new.requests, c.old.requests) >= settings.latency_requests_min and _mean(c.old) > 0]
-    weight = sum(city.new.requests for city in known)
-    if not weight:
+    """Logarithm of the one-sided normal mixture for "the mean is above what is allowed", over the cities that can say."""
+    known = _comparable(facts, settings)
+    if not known:
         return 0.0
-    gain = spread = scale = 0.0
-    for city in known:
-        part, factor = city.new.requests / weight, settings.latency_factor
-        gain += part * (_mean(city.new) - factor * _mean(city.old))
-        spread += part**2 * (_error_of_mean(city.new, settings) + factor**2 * _error_of_mean(city.old, settings))
-        scale += part * _mean(city.old)
+    mean, allowed, spread = _means(known, settings)
+    gain = mean - allowed
     if spread <= 0:
         return LOG_MAX if gain > 0 else -LOG_MAX
-    tau2 = (0.25 * scale) ** 2  # the size of a change that matters
+    return _log_mean([_normal_mixture(gain, spread, part * allowed) for part in CHANGES])
+
+
+def _fast_evidence(facts: list[CityFacts], settings: GateSettings) -> float:
+    """Logarithm of the likelihood ratio of "as slow as is allowed" over "so much slower". Nothing to compare with: all of it."""
+    if not any(city.old.requests >= settings.latency_requests_min for city in facts):
+        return LOG_MAX
+    known = _comparable(facts, settings)
+    if not known:
+        return 0.0
+    mean, allowed, spread = _means(known, settings)
+    bad = allowed * settings.bad_latency_factor
+    far = (mean - bad) ** 2 - (mean - allowed) ** 2
+    return LOG_MAX if spread <= 0 and far > 0 else max(-LOG_MAX, min(LOG_MAX, far / (2 * max(spread, 1e-9))))
+
+
+def _comparable(facts: list[CityFacts], settings: GateSettings) -> list[CityFacts]:
+    """Cities with enough requests to both versions."""
+    return [city for city in facts if min(city.new.requests, city.old.requests) >= settings.latency_requests_min]
+
+
+def _means(known: list[CityFacts], settings: GateSettings) -> tuple[float, float, float]:
+    """By the new version's requests: its mean latency, the allowed one, and the variance of their difference."""
+    weight = sum(city.new.requests for city in known)
+    mean = allowed = spread = 0.0
+    for city in known:
+        part, factor = city.new.requests / weight, settings.latency_factor
+        mean += part * _mean(city.new)
+        allowed += part * (factor * _mean(city.old) + settings.latency_margin_ms)
+        spread += part**2 * (_error_of_mean(city.new, settings) + factor**2 * _error_of_mean(city.old, settings))
+    return mean, allowed, spread
+
+
+def _normal_mixture(gain: float, spread: float, change: float) -> float:
+    """Logarithm of the likelihood ratio over means above 0, mixed with half a normal of the deviation `change`."""
+    tau2 = change**2
     exponent = tau2 * gain * gain / (2 * spread * (spread + tau2))
-    side = 1 + erf(sqrt(tau2) * gain / sqrt(2 * spread * (spread + tau2)))
+    side = 1 + erf(change * gain / sqrt(2 * spread * (spread + tau2)))
     if side <= 0:
         return -LOG_MAX
     return max(-LOG_MAX, min(LOG_MAX, 0.5 * log(spread / (spread + tau2)) + exponent + log(side)))
