@@ -13,13 +13,14 @@ from skerry.core.types.ids import AppName, NodeId
 from skerry.core.types.resources import Resources
 from skerry.core.types.slices import NodeSlice
 from skerry.kit import record
-from skerry.ports.store import Delete
+from skerry.ports.store import Delete, Op
 from skerry.services.control import keys, placer, rollouts, worlds
 from skerry.services.node import agent
 from skerry.services.site import controller
 from skerry.testing.world import World, run_world
 
 CITIES = {"lhr": 2, "cur": 1}
+Plant = Callable[[pytest.MonkeyPatch], None]
 
 
 def found_by(story: Callable[[World], Awaitable[None]], words: str, *, memory_mib: int = 1024) -> None:
@@ -97,6 +98,41 @@ def test_a_decision_that_its_guard_stops_is_found(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(controller, "decide_site", greedy)
     found_by(two_versions, "decision_violates")
+
+
+def test_a_node_that_is_asked_for_more_than_it_has_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The controller's own guard is taken away too."""
+    real = controller.decide_site
+
+    def greedy(given: SiteInput) -> SiteDecision:
+        decision = real(given)
+        held = tuple(replace(item, reserve=Resources(memory_mib=1 << 20)) for item in decision.memory.held)
+        return replace(decision, memory=replace(decision.memory, held=held))
+
+    monkeypatch.setattr(controller, "decide_site", greedy)
+    monkeypatch.setattr(controller, "site_violations", lambda given, decision: ())
+    found_by(two_versions, "promise 1 .*(.|\n)*is asked")
+
+
+def test_a_user_who_gets_an_error_while_another_city_could_answer_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = controller.decide_site
+
+    def alone(given: SiteInput) -> SiteDecision:
+        decision = real(given)
+        routes = tuple(replace(route, fallbacks=()) for route in decision.routes.routes)
+        return replace(decision, routes=replace(decision.routes, routes=routes))
+
+    monkeypatch.setattr(controller, "decide_site", alone)
+    monkeypatch.setattr(controller, "site_violations", lambda given, decision: ())
+
+    async def story(world: World) -> None:
+        await world.deploy("hello")
+        await world.scale("hello", pin=["lhr"], max_total=1)
+        await world.settled()
+        async with world.load("hello"):
+            await world.clock.sleep_ms(10_000)
+
+    found_by(story, "promise 4 .*a healthy copy was in reach at lhr")
 
 
 def test_routes_to_what_has_not_started_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -252,5 +288,46 @@ def test_a_rollout_that_does_not_stop_is_found(monkeypatch: pytest.MonkeyPatch) 
         return replace(real(self, *args, **kwargs), ready=True, failed=False)
 
     monkeypatch.setattr(rollouts.Rollouts, "_site_facts", hopeful)
-    broken = [seed for seed in range(1, 31) if any(found.promise == 5 for found in fuzzing.play_one(seed, 1).found)]
-    assert broken
+    assert any(found.promise == 5 for seed in range(1, 31) for found in fuzzing.play_one(seed, 1).found)
+
+
+def _with(name: str, owner: Any, change: Callable[[Any], Any]) -> Plant:
+    """What `owner.name` returns is changed."""
+
+    def plant(monkeypatch: pytest.MonkeyPatch) -> None:
+        real = getattr(owner, name)
+        monkeypatch.setattr(owner, name, lambda *args, **kwargs: change(real(*args, **kwargs)))
+
+    return plant
+
+
+def _silent(monkeypatch: pytest.MonkeyPatch) -> None:
+    _with("decide_site", controller, lambda d: replace(d, refused=tuple(replace(r, rejections=()) for r in d.refused)))(
+        monkeypatch
+    )
+    monkeypatch.setattr(controller, "site_violations", lambda given, decision: ())
+
+
+def _without_plans(ops: list[Op]) -> list[Op]:
+    return [op for op in ops if not op.key.startswith(keys.PLANS)]
+
+
+KINDS: dict[str, tuple[Plant, set[int]]] = {
+    "a reservation is sold twice": (_with("view", worlds.Worlds, lambda view: replace(view, others=Resources())), {1}),
+    "two writers": (_with("_snapshot", placer.Placer, lambda snapshot: replace(snapshot, checks=())), {3}),
+    "a stale executor": (_with("_snapshot", placer.Placer, lambda snapshot: replace(snapshot, parent=None, head=None)), {6}),
+    "a rejection without a reason": (_silent, {8}),
+    "processes that are left": (_with("reconcile_node", agent, lambda actions: replace(actions, stop=())), {4, 9}),
+    "records of what was deleted": (_with("_forget_ops", placer.Placer, _without_plans), {9}),
+}
+"""Each with the promises of which one is broken first."""
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_random_worlds_find_every_kind_of_bug_within_few_seeds(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    """All of these seeds keep every promise without it (`test_fuzz`)."""
+    plant, promises = KINDS[kind]
+    plant(monkeypatch)
+    broken = (fuzzing.play_one(seed, 1).found for seed in range(1, 16))
+    found = {entry.promise for entry in next((found for found in broken if found), ())}
+    assert found & promises, found
