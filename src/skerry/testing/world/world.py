@@ -100,8 +100,10 @@ class World(Estate):
     def judge_failure(self, failure: Failure) -> None:
         """A failed request is a broken promise when a healthy copy was in reach before and after."""
         before = self.copies.in_reach(failure.app, failure.site, since_ms=failure.at_ms)
+        if before is None:
+            return
         self._sample()
-        if before is None or before != self.copies.in_reach(failure.app, failure.site, since_ms=failure.at_ms):
+        if before != self.copies.in_reach(failure.app, failure.site, since_ms=failure.at_ms):
             return
         if "by the instance" in failure.what:
             return  # what it says itself goes to the user, for the moments until its site has heard
