@@ -319,6 +319,16 @@ async def test_a_disk_has_the_image_and_nothing_else(node: Node) -> None:
     assert "gone" not in listed
 
 
+async def test_a_disk_stays_the_same_file_to_who_starts_from_it(node: Node) -> None:
+    """A template of a booted guest is good for the disk that it was booted from: by its place, size and time."""
+    built = build([{"a": File(content=b"a")}])
+    node.blobs |= built.blobs
+    images = await node.open()
+    first = (await images.disk(built.image)).stat()
+    again = (await images.disk(built.image)).stat()
+    assert (again.st_ino, again.st_size, again.st_mtime_ns) == (first.st_ino, first.st_size, first.st_mtime_ns)
+
+
 async def test_killed_half_way_it_is_made_again(node: Node) -> None:
     built = build([{"a": File(content=b"a")}])
     node.blobs |= built.blobs

@@ -93,6 +93,17 @@ async def test_templates_used_longest_ago_give_way(tmp_path: Path) -> None:
     kept.close()
 
 
+def test_on_disk_too_what_is_half_written_or_too_much_goes(tmp_path: Path) -> None:
+    """A killed agent's are found by the next one, which has none of them in memory."""
+    for age, name in enumerate(("one", "two", "three")):
+        templates.save(tmp_path, name, made_template(os.urandom(1 << 19)))
+        os.utime(tmp_path / name, (0, 1_000 - age))
+    (tmp_path / ".four.tmp").mkdir()
+    (tmp_path / "five").mkdir()
+    Templates(tmp_path, mib_max=1).tidy()
+    assert [path.name for path in tmp_path.iterdir()] == ["one"]
+
+
 def test_holes_stay_holes(tmp_path: Path) -> None:
     with (tmp_path / "a").open("w+b") as source, (tmp_path / "b").open("w+b") as target:
         source.truncate(8 << 20)

@@ -100,7 +100,6 @@ class OverlayImages:
             await self.prepare(image)
             if not path.exists():
                 await whole(self._make_disk, image, path)
-        os.utime(path)
         return path
 
     def present(self) -> tuple[ImageUse, ...]:

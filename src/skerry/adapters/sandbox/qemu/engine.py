@@ -81,6 +81,7 @@ class QemuEngine:
         }
         for name in sorted(there - known):
             await remove(self._places, self._tree, name)
+        await asyncio.to_thread(self._templates.tidy)
 
     async def start(self, spec: SandboxSpec, *, snapshot: str | None = None) -> QemuSandbox:
         if not ID.fullmatch(spec.id):
@@ -136,9 +137,12 @@ class QemuEngine:
             await remove(self._places, self._tree, sandbox_id)
 
     async def aclose(self) -> None:
+        """Where nothing runs, no group stays."""
         for held in self._open.values():
             await held.let_go()
         self._open.clear()
+        if not self._tree.names():
+            self._tree.remove()
         for template in self._clones.values():
             template.close()
         self._clones.clear()

@@ -68,6 +68,7 @@ class Templates:
             return kept
         found = await asyncio.to_thread(_load, self._directory / key, about)
         if found is not None:
+            os.utime(self._directory / key)  # last used
             self._keep(key, found)
         return found
 
@@ -76,6 +77,16 @@ class Templates:
         self._keep(key, template)
         with contextlib.suppress(OSError):  # without room on the disk the next agent makes it anew
             await asyncio.to_thread(save, self._directory, key, template)
+
+    def tidy(self) -> None:
+        """On disk: what a killed agent was writing goes, and the longest unused of those above the limit."""
+        there = sorted(self._directory.iterdir(), key=lambda path: path.stat().st_mtime_ns, reverse=True)
+        bytes_left = self._mib_max << 20
+        for path in there:
+            whole = (path / ABOUT).is_file() and not path.name.startswith(".")
+            bytes_left -= disk_usage(path) if whole else 0
+            if not whole or bytes_left < 0:
+                shutil.rmtree(path, ignore_errors=True)
 
     def close(self) -> None:
         for template in self._kept.values():
@@ -96,6 +107,11 @@ def key_of(about: About, disk: str) -> str:
     return stable_id(
         encode(about).decode(), str(Path(disk).resolve()), str(found.st_size), str(found.st_mtime_ns), str(found.st_ino)
     )
+
+
+def disk_usage(directory: Path) -> int:
+    """Bytes that the files in it take."""
+    return sum(path.stat().st_blocks * 512 for path in directory.iterdir())
 
 
 def disk_bytes(disk: str) -> int:
