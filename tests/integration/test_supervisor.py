@@ -12,7 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from skerry.adapters.cgroup.probe import find_tree
 from skerry.adapters.process.detached import find_tagged, open_pid
+from skerry.adapters.runtime.workerd.settings import Places as WorkerdPlaces
+from skerry.apps.config import checks_dir
 from skerry.apps.supervisor import leftovers
 from skerry.apps.supervisor.layout import Options, platform_tag, run_dir_of
 from skerry.kit.record import encode
@@ -282,6 +285,22 @@ async def test_down_removes_what_a_killed_one_left(data: Path) -> None:
         assert "removed what an earlier run left" in await down(data)
         assert not is_running(left)
         assert not (data / "platform.json").exists()
+
+
+@pytest.mark.skipif(find_tree("skerry-probe")[0] is None, reason="groups need root")
+async def test_groups_of_checks_that_were_killed_with_control_are_found_too(data: Path) -> None:
+    (data / "control").mkdir(parents=True)
+    tree, _ = find_tree(f"skerry-{WorkerdPlaces(checks_dir(data / 'control'), data).tag}")
+    assert tree is not None
+    tree.create("check.1")
+    try:
+        assert [group.partition("/")[2] for group in leftovers.find_leftovers(data).groups] == ["check.1"]
+        assert tree.open("check.1").remove()
+        assert leftovers.find_leftovers(data).groups  # what held it is left too
+        assert not await leftovers.remove_leftovers(data)
+        assert not tree.exists()
+    finally:
+        tree.remove()
 
 
 @pytest.fixture

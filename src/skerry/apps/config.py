@@ -5,6 +5,8 @@ All paths are absolute; directories exist (0700) and the join secret is written 
 `host:port` addresses are bound by the plane that has them under `listen`.
 """
 
+from pathlib import Path
+
 from skerry.core.packing.types import DEFAULTS, PackingSettings
 from skerry.core.types.ids import NodeId, SiteId
 from skerry.core.types.place import Node, Site
@@ -41,6 +43,11 @@ class ControlConfig(Record):
     sites: tuple[Site, ...]
     default_account: str = "default"  # made at the first start, so that there is one to deploy to
     engines: Engines = Engines()
+
+
+def checks_dir(control_dir: Path) -> Path:
+    """Of the processes in which control tries new versions, in its data directory."""
+    return control_dir / "checks"
 
 
 class SiteConfig(Record):

@@ -17,7 +17,7 @@ from skerry.adapters.blobs.directory import DirectoryBlobs
 from skerry.adapters.clock.system import SystemClock
 from skerry.adapters.runtime.workerd.checker import WorkerdChecker
 from skerry.adapters.store.sqlite import SqliteStore
-from skerry.apps.config import ControlConfig
+from skerry.apps.config import ControlConfig, checks_dir
 from skerry.apps.logs import configure_logs
 from skerry.apps.plane import Plane, read_secret, run_plane
 from skerry.apps.serving import bind, serving
@@ -146,7 +146,7 @@ def _homes(names: Sequence[str], sites: Sequence[Site]) -> Mapping[str, SiteId]:
 
 def _checker(config: ControlConfig, blobs: Blobs) -> WorkerdChecker:
     return WorkerdChecker(
-        data_dir=Path(config.data_dir) / "checks",
+        data_dir=checks_dir(Path(config.data_dir)),
         run_dir=Path(config.run_dir),
         fetch_blob=blobs.get,
         workerd=config.engines.workerd,

@@ -109,6 +109,10 @@ class Tree(Protocol):
         """A group that may or may not exist."""
         ...
 
+    def exists(self) -> bool:
+        """In any hierarchy, with groups or without."""
+        ...
+
     def weigh(self, cpu_shares: int) -> None:
         """How the whole tree, which exists, weighs against its neighbours, plain processes among them (1024 each)."""
         ...

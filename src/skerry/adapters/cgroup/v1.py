@@ -149,6 +149,9 @@ class V1Tree:
     def open(self, name: str) -> V1Group:
         return self._group(name)
 
+    def exists(self) -> bool:
+        return any(tree.is_dir() for tree in self._trees.values())
+
     def weigh(self, cpu_shares: int) -> None:
         if "cpu" in self._trees:
             write_if_there(self._trees["cpu"] / "cpu.shares", str(cpu_shares))

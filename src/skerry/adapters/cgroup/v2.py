@@ -132,6 +132,9 @@ class V2Tree:
     def open(self, name: str) -> V2Group:
         return V2Group(self._path / name)
 
+    def exists(self) -> bool:
+        return self._path.is_dir()
+
     def weigh(self, cpu_shares: int) -> None:
         write_if_there(self._path / "cpu.weight", _weight(cpu_shares))
 

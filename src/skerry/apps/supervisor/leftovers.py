@@ -17,6 +17,7 @@ from skerry.adapters.cgroup.probe import end_group, find_tree
 from skerry.adapters.cgroup.v1 import ALL
 from skerry.adapters.network.linux import leftovers as networks
 from skerry.adapters.process.detached import attach, find_tagged, kill_tagged, names
+from skerry.apps.config import checks_dir
 from skerry.apps.node_programs import left_by
 from skerry.apps.supervisor.layout import platform_tag, run_dir_of
 from skerry.kit.hashing import stable_id
@@ -89,7 +90,7 @@ def find_leftovers(data: Path) -> Leftovers:
     return Leftovers(
         processes=tuple(sorted({pid for tag in tags for pid in find_tagged(tag)})),
         mounts=mounts_below(data, run, *_program_runs(data)),
-        groups=tuple(f"{group_tree(tag)}/{name}" for tag in tags for name in _groups(tag)),
+        groups=tuple(name for tag in tags for name in _groups(tag)),
         sockets=tuple(str(path) for path in sorted(run.rglob("*")) if path.is_socket()) if run.is_dir() else (),
         swap=("zram",) if swap_record(data).exists() else (),
         networks=tuple(found for node in _nodes_with_networks(data) for found in networks.find(node, run / node.name)),
@@ -97,8 +98,8 @@ def find_leftovers(data: Path) -> Leftovers:
 
 
 def tags_of(data: Path) -> tuple[str, ...]:
-    """The platform's own, and those of every site and node that ever had a directory in `data`."""
-    owners = [path for kind in ("sites", "nodes") for path in sorted((data / kind).glob("*"))]
+    """The platform's own, those of every site and node that ever had a directory in `data`, and that of control's checks."""
+    owners = [checks_dir(data / "control"), *(path for kind in ("sites", "nodes") for path in sorted((data / kind).glob("*")))]
     programs = [tag for node in _nodes_with_programs(data) for tag in left_by(node).tags]
     return (platform_tag(data), *(stable_id(str(path), length=8) for path in owners), *programs)
 
@@ -165,5 +166,8 @@ async def _remove_groups(tag: str) -> None:
 
 
 def _groups(tag: str) -> tuple[str, ...]:
-    tree, _ = find_tree(group_tree(tag), controllers=ALL)
-    return () if tree is None else tree.names()
+    """Those of one owner; the tree alone, where it is empty."""
+    tree, name = find_tree(group_tree(tag), controllers=ALL)[0], group_tree(tag)
+    if tree is None or not tree.exists():
+        return ()
+    return tuple(f"{name}/{group}" for group in tree.names()) or (name,)

@@ -101,9 +101,8 @@ class WorkerdChecker:
             return await self._check(version)
 
     async def aclose(self) -> None:
-        """End checks that run and leave nothing. Idempotent."""
-        if self._opened:
-            await self._remove_leftovers()
+        """End checks that run and leave nothing, also of a process before this one that was killed. Idempotent."""
+        await self._remove_leftovers()
         for path in (self._fleet.places.run, self._fleet.places.data):
             shutil.rmtree(path, ignore_errors=True)
         self._opened = False
