@@ -14,7 +14,6 @@ from skerry.adapters.cgroup.probe import find_tree
 from skerry.adapters.clock.system import SystemClock
 from skerry.adapters.network.linux.probe import probe
 from skerry.adapters.pressure import ProcGauge, SimulatedGauge
-from skerry.adapters.sandbox.oci import runtimes
 from skerry.core.machines.market import MarketSettings
 from skerry.core.types.app import Limits
 from skerry.core.types.ids import InstanceId
@@ -201,7 +200,7 @@ async def check_what_the_kernel_tells(bench: Bench) -> None:
 @pytest.fixture
 async def programs() -> AsyncIterator[ProgramsNode]:
     assert BUSYBOX is not None
-    node = ProgramsNode(runtimes.find("crun"), BUSYBOX.read_bytes())
+    node = ProgramsNode("crun", BUSYBOX.read_bytes())
     try:
         yield node
     finally:

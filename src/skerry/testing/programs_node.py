@@ -1,4 +1,4 @@
-"""A node with real containers, images and network, for tests: its agents one after the other, and a look at what they leave."""
+"""A node with real programs, images and network, for tests: its agents one after the other, and a look at what they leave."""
 
 import asyncio
 import contextlib
@@ -7,6 +7,7 @@ import signal
 import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Literal, get_args
 
 from skerry.adapters.cgroup.probe import end_group, find_tree
 from skerry.adapters.cgroup.v1 import ALL
@@ -19,15 +20,18 @@ from skerry.adapters.probe.sockets import SocketProber
 from skerry.adapters.process import detached
 from skerry.adapters.recordfile import JsonFolder
 from skerry.adapters.rootfs.directory import DirectoryRootFiles
+from skerry.adapters.sandbox.microvm.settings import Places as MicrovmPlaces
+from skerry.adapters.sandbox.oci import runtimes
 from skerry.adapters.sandbox.oci.engine import OciEngine
 from skerry.adapters.sandbox.oci.places import Places
-from skerry.adapters.sandbox.oci.runtimes import Runtime as OciRuntime
+from skerry.adapters.sandbox.qemu.engine import QemuEngine, find_host
 from skerry.core.machines.instance import Backoff
 from skerry.core.types.ids import Digest, InstanceId, NodeId, SiteId
-from skerry.core.types.program import Program
+from skerry.core.types.program import IsolationClass, Program
 from skerry.core.types.slices import NodeInstance
 from skerry.ports.links import Unreachable
 from skerry.ports.runtime import Runtime
+from skerry.ports.sandbox import EngineUnavailable, SandboxEngine
 from skerry.services.node.programs.records import Kept, SnapshotRecord
 from skerry.services.node.programs.runtime import ProgramRuntime
 from skerry.services.node.programs.settings import Ground, ProgramSettings
@@ -38,29 +42,45 @@ from skerry.testing.programs import program_instance
 
 SETTINGS = ProgramSettings(backoff=Backoff(first_ms=100, healthy_after_ms=60_000), look_every_ms=200)
 ANSWER_S_MAX = 60
+Kind = Literal["crun", "runc", "runsc", "microvm"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+ISOLATION: dict[Kind, IsolationClass] = {"crun": "container", "runc": "container", "runsc": "gvisor", "microvm": "microvm"}
 SERVE = ("sh", "-c", "echo hello; exec httpd -f -p 8080 -h /www")
+
+
+def missing(kind: Kind) -> str:
+    """Why this machine cannot run them, for people; empty if it can."""
+    try:
+        _ = find_host() if kind == "microvm" else runtimes.find(kind)
+    except EngineUnavailable as error:
+        return str(error)
+    return ""
 
 
 class ProgramsNode:
     """`root` is below directories that everybody may pass: programs' root file systems are mounted there."""
 
-    def __init__(self, runtime: OciRuntime, busybox: bytes, settings: ProgramSettings = SETTINGS) -> None:
-        self.root = Path(tempfile.mkdtemp(prefix="skp", dir="/run"))
+    def __init__(self, kind: Kind, busybox: bytes, settings: ProgramSettings = SETTINGS, *, root: Path | None = None) -> None:
+        """Raises `EngineUnavailable`. `root` is one that is empty."""
+        self.kind: Kind = kind
+        self.oci = None if kind == "microvm" else runtimes.find(kind)
+        self.root = root or Path(tempfile.mkdtemp(prefix="skp", dir="/run"))
         self.root.chmod(0o711)
         self.data, self.run = self.root / "node", self.root / "run"
         for path in (self.data, self.run):
             path.mkdir(mode=0o700)
-        self.oci = runtime
         self.image: Built = build([{**busybox_tree(busybox), "www/index.html": File(content=b"served\n")}], command=SERVE)
         self._settings = settings
         self._cut_off = False
         self._fetches = 0
         self._runtimes: list[ProgramRuntime] = []
-        self._places = Places(self.data, runtime.name, self.root / "oci")
+        self._places = Places(self.data, kind, self.root / "oci")
+        self._microvms = MicrovmPlaces(self.data / "microvm", self.run / "microvm")
+        self.tag = self._microvms.tag if kind == "microvm" else self._places.tag
 
     async def open(self) -> ProgramRuntime:
-        engine = OciEngine(self.oci, self.data, run_dir=self._places.run)
-        ground = Ground(
+        engine = self._engine()
+        ground = self.ground = Ground(
             site=SiteId("lhr"),
             node=NodeId("lhr-1"),
             engines={engine.facts.isolation: engine},
@@ -78,6 +98,11 @@ class ProgramsNode:
         self._runtimes.append(runtime)
         return runtime
 
+    def _engine(self) -> SandboxEngine:
+        if self.oci is None:
+            return QemuEngine(data=self._microvms.data, run=self._microvms.run)
+        return OciEngine(self.oci, self.data, run_dir=self._places.run)
+
     async def kill_agent(self, runtime: Runtime) -> None:
         await runtime.aclose(stop_instances=False)
 
@@ -90,7 +115,7 @@ class ProgramsNode:
     def instance(self, name: str, **fields: object) -> NodeInstance:
         """Of a program of the image, with the given fields."""
         program = Program(image=self.image.image, port=8080, **fields)  # pyright: ignore[reportArgumentType]
-        return program_instance(name, program, isolation=self.oci.isolation)
+        return program_instance(name, program, isolation=ISOLATION[self.kind])
 
     def cut_off(self, is_so: bool) -> None:
         self._cut_off = is_so
@@ -119,10 +144,10 @@ class ProgramsNode:
 
     async def leftovers(self) -> list[str]:
         """All that is there of instances."""
-        tree, _ = find_tree(f"skerry-{self._places.tag}", controllers=ALL)
+        tree, _ = find_tree(f"skerry-{self.tag}", controllers=ALL)
         found = [f"group {name}" for name in (tree.names() if tree else ())]
-        found += [f"sandbox {name}" for name in sorted(self._places.names())]
-        found += [f"process {pid}" for pid in detached.find_tagged(self._places.tag)]
+        found += [f"sandbox {name}" for name in sorted(self._sandboxes())]
+        found += [f"process {pid}" for pid in detached.find_tagged(self.tag)]
         found += [str(path) for place in ("records", "logs", "writable") for path in sorted((self.data / place).glob("*"))]
         found += [str(path) for path in sorted((self.data / "network" / "instances").glob("*"))]
         found += [line for line in detached.mounts() if str(self.root) in line and "/root/" in line]
@@ -131,8 +156,8 @@ class ProgramsNode:
     async def clean_up(self) -> None:
         for runtime in self._runtimes[-1:]:
             await runtime.aclose(stop_instances=True)
-        await detached.kill_tagged(self._places.tag)
-        tree, _ = find_tree(f"skerry-{self._places.tag}", controllers=ALL)
+        await detached.kill_tagged(self.tag)
+        tree, _ = find_tree(f"skerry-{self.tag}", controllers=ALL)
         for name in tree.names() if tree is not None else ():
             await end_group(tree, name)  # pyright: ignore[reportArgumentType]
         if tree is not None:
@@ -143,6 +168,13 @@ class ProgramsNode:
             if str(self.root) in line:
                 await (await asyncio.create_subprocess_exec("umount", "--lazy", line.split()[1])).wait()
         shutil.rmtree(self.root, ignore_errors=True)
+
+    def _sandboxes(self) -> frozenset[str]:
+        """Ids of which there is anything in the engine's own directories."""
+        if self.oci is not None:
+            return self._places.names()
+        machines = self._microvms.machines.iterdir() if self._microvms.machines.is_dir() else ()
+        return frozenset((*detached.names(self._microvms.processes), *(path.name for path in machines)))
 
     async def _stream(self, digest: Digest) -> AsyncIterator[bytes]:
         self._fetches += 1
