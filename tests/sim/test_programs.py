@@ -249,6 +249,24 @@ def test_who_wakes_one_that_takes_its_time_to_end_does_not_wait_for_that() -> No
     play(story, stop_ms=9000)
 
 
+@pytest.mark.parametrize("turns", range(24))
+def test_who_comes_while_it_is_being_ended_is_answered(turns: int) -> None:
+    """In whatever turn of the agent's loop: the next process is nobody's who ends the one before."""
+
+    async def story(node: Node) -> None:
+        wanted = program_instance("app", Program(image=GOOD, port=8080, asleep_after_s=3600))
+        await node.run(wanted, "running")
+        address = address_of(await becomes(node.runtime, wanted.id, "running"))
+        await node.runtime.drop(wanted.id, "for the room")
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        async with asyncio.timeout(60):
+            while (await node.machine.request(address), find(node.runtime, wanted.id).state) != (200, "running"):  # type: ignore[union-attr]
+                await asyncio.sleep(0.001)
+
+    play(story, stop_ms=9000)
+
+
 def test_one_that_stops_answering_is_restarted_and_nobody_is_led_to_it() -> None:
     async def story(node: Node) -> None:
         health = Health(check=HttpCheck(), interval_ms=1000, failures_max=3)

@@ -159,6 +159,7 @@ class ProgramInstance:
     async def _go_back(self, snapshot: str) -> None:
         self._keep(replace(self.kept, snapshot=snapshot, life=machine.begin(self._ground.clock.now_ms(), self.life.restart)))
         await self._gate.settle("hold")
+        await cancel((self._work,))
         await self._end_process(grace_ms=0)
         self.begin()
 
@@ -326,8 +327,7 @@ class ProgramInstance:
             await self._end_process(grace_ms=0)
 
     async def _end_process(self, *, grace_ms: int) -> None:
-        if self._work is not None and self._work is not asyncio.current_task():
-            await cancel((self._work,))
+        """Whoever stayed with it has been cancelled, or calls this: by now `_work` may be about the next process."""
         sandbox = self.sandbox
         if sandbox is not None:
             await self._stop(sandbox, grace_ms)
