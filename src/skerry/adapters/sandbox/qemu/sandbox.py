@@ -1,15 +1,20 @@
 """A microVM in QEMU as `skerry.ports.sandbox.Sandbox`."""
 
 import asyncio
+import contextlib
+from collections.abc import Generator
 from pathlib import Path
 
-from skerry.adapters.sandbox.microvm.box import MicroVm, Started
-from skerry.adapters.sandbox.microvm.settings import Settings
+from msgspec.structs import replace
+
+from skerry.adapters.cgroup.base import CgroupError
+from skerry.adapters.sandbox.microvm.box import MicroVm, Started, host_limits
+from skerry.adapters.sandbox.microvm.settings import MIB, Settings
 from skerry.adapters.sandbox.qemu.machine import PIDS_MAX, Running
 from skerry.adapters.sandbox.qemu.qmp import Qmp, QmpError, QmpLost
 from skerry.adapters.sandbox.qemu.snapshots import Origin, Snapshots
 from skerry.kit.record import decode
-from skerry.ports.sandbox import Gone, SandboxError, Unsupported
+from skerry.ports.sandbox import Gone, SandboxError, SandboxLimits, Unsupported
 
 
 class QemuSandbox(MicroVm):
@@ -18,7 +23,12 @@ class QemuSandbox(MicroVm):
         self.pids_max = PIDS_MAX
         self._running = running
         self._snapshots = snapshots
+        self._limits = started.limits
         self._turn = asyncio.Lock()  # pause, resume and snapshot exclude each other
+
+    async def resize(self, limits: SandboxLimits) -> None:
+        await super().resize(limits)
+        self._limits = limits
 
     async def pause(self) -> None:
         async with self._turn:
@@ -36,11 +46,23 @@ class QemuSandbox(MicroVm):
             raise Unsupported("memory that may be merged with that of others is in no file that clones could share")
         async with self._turn:
             try:
-                await self._snapshots.take(self._running, self.started, Path(directory))
+                with self._room_for_all_of_it():
+                    await self._snapshots.take(self._running, self.started, Path(directory))
             except QmpLost as error:
                 raise Gone(str(error)) from error
             except (QmpError, OSError, TimeoutError) as error:
                 raise SandboxError(f"no snapshot of {self.id}: {error}") from error
+
+    @contextlib.contextmanager
+    def _room_for_all_of_it(self) -> Generator[None]:
+        """QEMU reads every page of the machine, and to read one that nobody ever wrote takes one, above the program's limit."""
+        group, usual = self.process.group, host_limits(self._limits, self.settings, pids=self.pids_max)
+        try:
+            group.limit(replace(usual, memory_bytes=(usual.memory_bytes or 0) + self.started.guest_mib * MIB))
+            yield
+        finally:
+            with contextlib.suppress(CgroupError):  # what is in use now is not taken away
+                group.limit(replace(usual, memory_bytes=max(usual.memory_bytes or 0, group.usage().memory_bytes)))
 
     def last_words(self) -> str:
         return self._running.said()
