@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from skerry.adapters.files import make_private_directory, replace_durably
+from skerry.adapters.recordfile import JsonFolder
+from skerry.kit.record import Record
 
 REPLACER = """
 import os, sys, pathlib
@@ -69,3 +71,15 @@ def test_private_directories_are_private(tmp_path: Path) -> None:
     make_private_directory(path)
     make_private_directory(path)
     assert {place.stat().st_mode & 0o777 for place in (path, path.parent)} == {0o700}
+
+
+def test_records_of_a_killed_writer_go_when_they_are_read(tmp_path: Path) -> None:
+    folder = JsonFolder(tmp_path, Labels)
+    folder.save("one", Labels())
+    (tmp_path / "two.json.tmp").write_bytes(b'{"secret": ')
+    assert folder.load_all() == {"one": Labels()}
+    assert [path.name for path in tmp_path.iterdir()] == ["one.json"]
+
+
+class Labels(Record):
+    """Any record."""

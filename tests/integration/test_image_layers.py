@@ -337,8 +337,14 @@ async def test_killed_half_way_it_is_made_again(node: Node) -> None:
     layers = node.root / "images/layers"
     name = next(path.name for path in layers.iterdir() if path.is_dir())
     (layers / name).rename(layers / f".{name}.0011")
-    (node.root / "images/blobs/.half").write_bytes(b"x")
+    blobs = node.root / "images/blobs"
+    (blobs / ".half").write_bytes(b"x")
+    for name in ("images", "instances"):
+        (node.root / "images" / name / ".half.tmp").write_bytes(b"x")
+    (blobs / ("ab" * 32)).write_bytes(b"of an image that was being fetched, or removed")
     images = await node.open()
+    assert list((node.root / "images").glob("*/.half*")) == []
+    assert sorted(path.name for path in blobs.iterdir()) == sorted((built.image.manifest, built.image.config))
     root = await images.mount(INSTANCE, built.image, writable_mib=16)
     assert (root / "a").read_bytes() == b"a"
     assert [path.name for path in layers.iterdir() if path.name.startswith(".")] == []

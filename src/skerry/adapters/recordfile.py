@@ -43,6 +43,8 @@ class JsonFolder(Generic[S]):
         self._type = as_type
 
     def load_all(self) -> dict[str, S]:
+        for path in self._path.glob("*.json.tmp"):  # of a writer that was killed, and has secrets in it perhaps
+            path.unlink(missing_ok=True)
         found = {path.stem: JsonFile(path, self._type).load() for path in sorted(self._path.glob("*.json"))}
         for name in [name for name, value in found.items() if value is None]:
             self.remove(name)

@@ -10,7 +10,8 @@ Contract (suite: `skerry.testing.contracts.network`):
 - an address that `publish` gave stays the instance's until `remove`, over restarts of the program and of the agent. Between
   `publish` and `open` connections to it are accepted and wait, and each `ring` says so; after `open` they go straight to the
   program, without passing through the agent, and so they do while the agent is away. `hold` is the way back (the program
-  ended: connections wait again), `refuse` answers at once (HTTP: a 503 with the reason; else a reset).
+  ended: connections wait again, those too that came to it in the moment between), `refuse` answers at once (HTTP: a 503 with
+  the reason; else a reset).
 - names are resolved by the node's own resolver, which answers what the policy allows and lets the addresses of allowed names
   through for as long as the answer is valid.
 - `remove` is idempotent, safe without a create and after half of one: no namespace, device, rule, address or socket is left.

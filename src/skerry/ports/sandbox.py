@@ -200,6 +200,10 @@ class Sandbox(Protocol):
         """Returns when it has ended by itself or by others."""
         ...
 
+    async def gone(self) -> None:
+        """Returns as soon as nothing in it answers any more: no later than `wait`, which also learns how it ended."""
+        ...
+
     async def stop(self, *, grace_ms: int) -> None:
         """The stop signal, after `grace_ms` the end. The rest is `remove`'s."""
         ...

@@ -126,14 +126,17 @@ class OverlayImages:
         for name in ("blobs", "layers", "images", "disks", "instances"):
             (self._data / name).mkdir(mode=0o700, parents=True, exist_ok=True)
         self._roots.prepare()
+        for name in ("blobs", "disks", "images", "instances"):
+            for path in (self._data / name).glob(".*"):  # half made
+                kernel.unmount(path)
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
         for path in (self._data / "instances").iterdir():
             self._used[path.name] = Digest(path.read_text())
         for name in sorted((self._roots.names() | self._used.keys()) - known):
             self._unmount(name)
-        for path in (*(self._data / "blobs").glob(".*"), *self._disks.glob(".*")):
-            kernel.unmount(path)
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-        self._layers.remove_all_but(names_of(layer for known in self._all() for layer in known.image.layers))
+        known_images = [one.image for one in self._all()]
+        self._layers.remove_all_but(names_of(layer for image in known_images for layer in image.layers))
+        self._blobs.keep_only(frozenset(digest for image in known_images for digest in image.blobs()))
 
     def _unmount(self, instance_id: str) -> None:
         self._roots.unmount(instance_id)

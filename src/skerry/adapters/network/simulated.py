@@ -19,6 +19,7 @@ from skerry.ports.network import InstanceNetwork, NetworkError, NetworkUnavailab
 from skerry.ports.sandbox import GuestNetwork
 
 FIRST_PORT = 20_000
+KNOCK_AGAIN_S = 0.05  # at a program that is not there any more
 
 
 class Published(Record):
@@ -59,6 +60,8 @@ class SimulatedWires:
         wire = next((one for one in self.wires.values() if one.published and one.published.address == address), None)
         if wire is None or (not wire.is_open and self.agent is None):
             raise ConnectionRefusedError(address)
+        while wire.is_open and wire.published is not None and wire.published.port not in wire.programs:
+            await asyncio.sleep(KNOCK_AGAIN_S)
         if not wire.is_open:
             assert self.agent is not None
             refusal = await self.agent.wait_at(wire)

@@ -210,6 +210,9 @@ class SimulatedSandbox:
     def pid(self) -> int:
         return self._box.pid
 
+    async def gone(self) -> None:
+        await self.wait()
+
     async def wait(self) -> Exit:
         code = await asyncio.shield(self._box.script.code)
         await self._box.logger

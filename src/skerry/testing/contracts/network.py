@@ -141,6 +141,19 @@ class NetworkContract:
         async with asyncio.timeout(DEADLINE_S):
             assert await waiting == (200, A)
 
+    async def test_who_knocks_where_a_program_has_just_died_waits(self, network: Network, harness: NetworkHarness) -> None:
+        made = await network.create(want())
+        address = await network.publish(A, port=PORT, protocol="http")
+        await network.open(A)  # as if it had died since
+        knocking = asyncio.create_task(harness.request(address))
+        await asyncio.wait((knocking,), timeout=0.1)  # there is no event of a packet that comes to nobody
+        await network.hold(A)
+        async with asyncio.timeout(DEADLINE_S):
+            assert await rung(network) == A
+            await harness.serve(made, "back")
+            await network.open(A)
+            assert await knocking == (200, "back")
+
     async def test_refusals_come_at_once_with_their_reason(self, network: Network, harness: NetworkHarness) -> None:
         await network.create(want())
         address = await network.publish(A, port=PORT, protocol="http")

@@ -84,6 +84,9 @@ class SimSandbox:
     def pid(self) -> int:
         return self._box.pid
 
+    async def gone(self) -> None:
+        await self.wait()
+
     async def wait(self) -> Exit:
         while self._box.ended is None:
             await self._box.changed.wait()

@@ -22,7 +22,7 @@ class Limits(Record):
     idle_ms_max: int = 30_000  # between two requests of a client
     client_ms_max: int = 60_000  # a client that neither sends nor reads
     first_byte_ms_max: int = 60_000  # an instance may wake, start and think
-    connect_ms_max: int = 1_000
+    connect_ms_max: int = 1_500  # a first packet that was lost, to a program that had just died, is repeated after 1 s
     stream_ms_max: int = 3_600_000  # a silent WebSocket or event stream
     idle_target_ms_max: int = 2_000  # after about three times this an unused connection to a target is closed
     retries: int = 3

@@ -16,7 +16,7 @@ from pathlib import Path
 import structlog
 from msgspec.structs import replace
 
-from skerry.adapters.network.linux import rules, steps
+from skerry.adapters.network.linux import flows, rules, steps
 from skerry.adapters.network.linux.addresses import Slot, free_slot, slot_at, slots_of
 from skerry.adapters.network.linux.doors import Door
 from skerry.adapters.network.linux.kernel import Hands, Kernel
@@ -122,12 +122,14 @@ class LinuxNetwork:
             record, published = self._published(instance_id)
             self._doors[instance_id].hold()
             await self._nft(rules.unpublish(self._places.tag, published.address, self._slot(record), published.port))
+            await self._lead_anew(published.address)
 
     async def refuse(self, instance_id: str, reason: str) -> None:
         async with self._turn(instance_id):
             record, published = self._published(instance_id)
             self._doors[instance_id].refuse(reason)
             await self._nft(rules.unpublish(self._places.tag, published.address, self._slot(record), published.port))
+            await self._lead_anew(published.address)
             self._ringing.pop(instance_id, None)
 
     async def rings(self) -> AsyncIterator[str]:
@@ -276,6 +278,13 @@ class LinuxNetwork:
 
     async def _lead_questions_to(self, address: str) -> None:
         await self._nft(rules.resolver(self._places.tag, address))
+
+    async def _lead_anew(self, address: str) -> None:
+        """Whoever knocked at a program that had just died comes to the door. Where the kernel cannot, he knocks in vain."""
+        try:
+            await self._kernel.run(lambda _: flows.forget_unanswered(address))
+        except NetworkError as error:
+            log.warning("unanswered_connections_stay", address=address, error=str(error))
 
     async def _nft(self, commands: str) -> None:
         await self._kernel.run(lambda hands: hands.nft.run(commands))

@@ -129,7 +129,15 @@ def _base_chains(facts: Base, mine: str, ours: str) -> dict[str, tuple[str, tupl
         ),
         "from_instances": (
             "type filter hook prerouting priority mangle; policy accept;",
-            (f"iifname != {mine} accept", "meta nfproto != ipv4 drop", "iifname . ip saddr vmap @instances", "counter drop"),
+            (
+                f"iifname != {mine} accept",
+                "meta nfproto != ipv4 drop",
+                # Nobody takes a connection to a published address: its program has just died. Who is not told so knocks
+                # again after a second, and comes to the door. (A sequence number of 0: the answer to a first packet.)
+                "ct status dnat tcp flags & (syn | rst | ack) == rst | ack tcp sequence 0 drop",
+                "iifname . ip saddr vmap @instances",
+                "counter drop",
+            ),
         ),
         "forward": (
             "type filter hook forward priority filter; policy accept;",

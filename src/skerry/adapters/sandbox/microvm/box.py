@@ -70,6 +70,9 @@ class MicroVm(ABC):
     async def wait(self) -> Exit:
         return await asyncio.shield(self._end)
 
+    async def gone(self) -> None:
+        await self.process.gone()
+
     async def stop(self, *, grace_ms: int) -> None:
         if self._end.done():
             return

@@ -66,6 +66,11 @@ class Monitor:
                 await self._outer.wait()
         return self.alive()
 
+    async def gone(self) -> None:
+        """Until the monitor itself has ended; what is around it may take a moment more."""
+        process = self._process()
+        await (process or self._outer).wait()
+
     async def ended(self) -> int | None:
         """Its exit status, if this process started it."""
         return await self._outer.wait()

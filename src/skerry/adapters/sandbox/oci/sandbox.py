@@ -95,6 +95,10 @@ class OciSandbox:
             self._exit = self._exit or self._judge()
         return self._exit
 
+    async def gone(self) -> None:
+        if self._first is not None:
+            await self._first.wait()
+
     async def stop(self, *, grace_ms: int) -> None:
         if not self.alive():
             return

@@ -273,7 +273,7 @@ class ProgramInstance:
     async def _ready(self, sandbox: Sandbox) -> None:
         """Healthy, and open to whoever waits. Raises `EndedEarly` and `NeverReady`."""
         doctor = self._doctor()
-        ended, ready = asyncio.ensure_future(sandbox.wait()), asyncio.ensure_future(doctor.ready(sandbox))
+        ended, ready = asyncio.ensure_future(self._end_of(sandbox)), asyncio.ensure_future(doctor.ready(sandbox))
         try:
             await asyncio.wait((ended, ready), return_when=asyncio.FIRST_COMPLETED)
             if not ready.done():
@@ -294,13 +294,19 @@ class ProgramInstance:
     async def _stay(self, sandbox: Sandbox) -> None:
         """Until it ends by itself, or is ended since it is not healthy."""
         sick = asyncio.ensure_future(self._doctor().sick(sandbox, awake=lambda: self.life.state in ("running", "asleep")))
-        ended = asyncio.ensure_future(sandbox.wait())
+        ended = asyncio.ensure_future(self._end_of(sandbox))
         try:
             await asyncio.wait((ended, sick), return_when=asyncio.FIRST_COMPLETED)
             verdict = self._ended(ended.result()) if ended.done() else machine.Exited(reason=sick.result())
         finally:
             await cancel((ended, sick))
         await self._over(verdict)
+
+    async def _end_of(self, sandbox: Sandbox) -> Exit:
+        """Who comes from the first moment on waits, while it is being learnt how it ended."""
+        await sandbox.gone()
+        self._gate.wish("hold")
+        return await sandbox.wait()
 
     async def _over(self, verdict: machine.Exited | machine.Lacking) -> None:
         """Nobody is led to it any more, nothing of it is left, and then its life goes on."""
