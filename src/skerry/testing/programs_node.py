@@ -61,14 +61,14 @@ class ProgramsNode:
     """`root` is below directories that everybody may pass: programs' root file systems are mounted there."""
 
     def __init__(self, kind: Kind, busybox: bytes, settings: ProgramSettings = SETTINGS, *, root: Path | None = None) -> None:
-        """Raises `EngineUnavailable`. `root` is one that is empty."""
+        """Raises `EngineUnavailable`. `root`: a directory, of an earlier one perhaps."""
         self.kind: Kind = kind
         self.oci = None if kind == "microvm" else runtimes.find(kind)
         self.root = root or Path(tempfile.mkdtemp(prefix="skp", dir="/run"))
         self.root.chmod(0o711)
         self.data, self.run = self.root / "node", self.root / "run"
         for path in (self.data, self.run):
-            path.mkdir(mode=0o700)
+            path.mkdir(mode=0o700, exist_ok=True)
         self.image: Built = build([{**busybox_tree(busybox), "www/index.html": File(content=b"served\n")}], command=SERVE)
         self._settings = settings
         self._cut_off = False

@@ -60,8 +60,8 @@ class SimulatedWires:
         wire = next((one for one in self.wires.values() if one.published and one.published.address == address), None)
         if wire is None or (not wire.is_open and self.agent is None):
             raise ConnectionRefusedError(address)
-        while wire.is_open and wire.published is not None and wire.published.port not in wire.programs:
-            await asyncio.sleep(KNOCK_AGAIN_S)
+        while wire.is_open and wire.published is not None and wire.published.port not in wire.programs:  # noqa: ASYNC110
+            await asyncio.sleep(KNOCK_AGAIN_S)  # as a client does: there is no event of nobody
         if not wire.is_open:
             assert self.agent is not None
             refusal = await self.agent.wait_at(wire)
