@@ -17,7 +17,9 @@ from skerry.core.types.routes import Route
 from skerry.ports.ingress import Ingress
 from skerry.testing.backends import Backend, Mode, fetch
 from skerry.testing.contracts.ingress import IngressContract
-from skerry.testing.haproxy_site import HAProxySite, route
+from skerry.testing.contracts.ingress_tcp import IngressTcpContract
+from skerry.testing.haproxy_site import HAProxySite, route, tcp_route
+from skerry.testing.lines import Lines, ask_once, proxy_header
 
 
 class Counted(Backend):
@@ -122,6 +124,74 @@ class HAProxyHarness:
         for backend in self.backends:
             await backend.stop()
         self.site.remove()
+
+
+class SimulatedTcpHarness(SimulatedHarness):
+    async def far(self, name: str) -> SimulatedTarget:
+        return await self.target(name)
+
+    def route(self, app, port, *targets, fallbacks=()) -> Route:
+        return tcp_route(app, port, *targets, fallbacks=fallbacks)
+
+    async def ask(self, port: int, *, peer: bool = False) -> str:
+        return await self._ingress.connect(port, peer=peer)
+
+
+class HAProxyTcpHarness:
+    def __init__(self, directory: Path) -> None:
+        self.site = HAProxySite(directory)
+        self.opened: list[HAProxyIngress] = []
+        self.servers: list[Lines] = []
+
+    async def open(self) -> Ingress:
+        self.opened.append(await self.site.open())
+        return self.opened[-1]
+
+    async def target(self, name: str) -> Lines:
+        self.servers.append(await Lines(name).start())
+        return self.servers[-1]
+
+    async def far(self, name: str) -> Lines:
+        self.servers.append(await Lines(name, proxy=True).start())
+        return self.servers[-1]
+
+    def route(self, app, port, *targets, fallbacks=()) -> Route:
+        return tcp_route(app, port, *targets, fallbacks=fallbacks)
+
+    async def ask(self, port: int, *, peer: bool = False) -> str:
+        if peer:
+            return await ask_once(self.site.settings.site.peer_tcp_address, header=proxy_header("127.0.0.9", port))
+        return await ask_once(self.site.at(port))
+
+    def kill(self, ingress: Ingress) -> None:
+        os.kill(ingress.pid, signal.SIGKILL)
+
+    def leftovers(self) -> list[str]:
+        return self.site.leftovers()
+
+    async def close(self) -> None:
+        for ingress in self.opened:
+            await ingress.aclose(stop=True)
+        for server in self.servers:
+            await server.stop()
+        self.site.remove()
+
+
+class TestSimulatedIngressTcp(IngressTcpContract):
+    @pytest.fixture
+    async def harness(self) -> AsyncIterator[SimulatedTcpHarness]:
+        yield SimulatedTcpHarness()
+
+
+@pytest.mark.skipif(not tools.find_haproxy().usable, reason=f"haproxy: {tools.find_haproxy().problem}")
+class TestHAProxyIngressTcp(IngressTcpContract):
+    @pytest.fixture
+    async def harness(self, tmp_path: Path) -> AsyncIterator[HAProxyTcpHarness]:
+        harness = HAProxyTcpHarness(tmp_path)
+        try:
+            yield harness
+        finally:
+            await harness.close()
 
 
 class TestSimulatedIngress(IngressContract):

@@ -420,7 +420,7 @@ async def test_an_app_reaches_nothing_of_the_platform_and_of_its_neighbourhood(p
     async with Service("127.0.0.1") as forbidden, Service(ALLOWED) as allowed:
         names = ["127.0.0.1", "localhost", "2130706433", "0x7f.1", "0.0.0.0", "[::1]", "[::ffff:127.0.0.1]", "[64:ff9b::7f00:1]"]
         urls = [f"http://{name}:{forbidden.port}/" for name in names]
-        urls += [f"http://127.0.{site}.1:{port + offset}/" for site in (1, 2, 3) for offset in (0, 1, 2)]
+        urls += [f"http://127.0.{site}.1:{port + offset}/" for site in (1, 2, 3) for offset in (0, 1, 2, 3)]
         urls += [f"http://127.0.0.1:{port}/", f"http://caller.default.localhost:{port}/"]
         urls += [f"http://127.0.0.1:{platform.api_port}/healthz", f"http://localhost:{platform.api_port}/v1/status"]
         urls += ["http://169.254.169.254/latest/meta-data/", "http://10.0.0.1/", "http://172.16.0.1/", "http://192.168.0.1/"]

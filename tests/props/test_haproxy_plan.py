@@ -21,14 +21,16 @@ def routes(draw: st.DrawFn, app: str) -> Route:
         Target(instance=InstanceId(f"{app}{name}"), address=draw(ADDRESSES), weight=draw(st.sampled_from([0, 1, 128, 256])))
         for name in names
     )
+    public_port = draw(st.sampled_from([None, None, 30_001, 30_002, 30_003]))
     sites = draw(st.lists(st.sampled_from(["cur", "sin", "nrt"]), unique=True, max_size=3))
     return Route(
         account=AccountId("a"),
         app=AppName(app),
-        hosts=tuple(f"{host}.{app}.test" for host in draw(st.lists(st.sampled_from("xy"), unique=True))),
+        hosts=() if public_port else tuple(f"{host}.{app}.test" for host in draw(st.lists(st.sampled_from("xy"), unique=True))),
         targets=targets,
         fallbacks=tuple((SiteId(site), draw(ADDRESSES)) for site in sites),
         sticky=draw(st.booleans()),
+        public_port=public_port,
     )
 
 
@@ -59,6 +61,9 @@ def check_step(state: Loaded, old: Layout, new: Layout) -> None:
     assert (old.hosts.keys() & new.hosts.keys()) <= state.hosts.keys()
     for instance, backend in state.seats.items():
         assert instance in able(state, backend), "a user is sent back to who takes nobody"
+    for name, door in new.doors.items():
+        if name in state.doors:
+            assert all(server[0] == door.app for server in state.servers.get(name, {})), "a port leads to another app"
     for backends in state.fallbacks.values():
         assert all(state.servers.get(peer) for peer in backends.split("/"))
 
@@ -81,7 +86,8 @@ def test_every_step_of_every_change_serves(story: list[RouteTable], data: st.Dat
             check_step(state, layout, new)
         wanted = loaded(new)
         assert {backend: servers for backend, servers in state.servers.items() if servers} == wanted.servers
-        assert (state.hosts, state.fallbacks, state.seats) == (wanted.hosts, wanted.fallbacks, wanted.seats)
+        found = (state.hosts, state.fallbacks, state.seats, state.doors)
+        assert found == (wanted.hosts, wanted.fallbacks, wanted.seats, wanted.doors)
         assert plan(state, new) == Plan()
         assignment, layout = new_assignment, new
 
@@ -93,7 +99,7 @@ def test_slots_belong_to_one_app_each(first: RouteTable, second: RouteTable) -> 
     after, _ = next_layout(before, second, cooled=False)
     slots = [*after.apps.values(), *after.cooling]
     assert len(slots) == len(set(slots))
-    assert set(after.apps) == {f"{route.account}/{route.app}" for route in second.routes}
+    assert set(after.apps) == {f"{route.account}/{route.app}" for route in second.routes if route.public_port is None}
     assert not {slot for owner, slot in after.apps.items() if owner not in before.apps} & set(before.apps.values())
 
 

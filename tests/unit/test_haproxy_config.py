@@ -4,9 +4,9 @@ import msgspec
 import pytest
 
 from skerry.adapters.ingress.haproxy.config import connections, render, render_map
-from skerry.adapters.ingress.haproxy.layout import Layout, Server
+from skerry.adapters.ingress.haproxy.layout import Door, Layout, Server, door_name
 from skerry.adapters.ingress.haproxy.settings import Limits, Settings
-from skerry.core.types.ids import SiteId
+from skerry.core.types.ids import AccountId, AppName, SiteId
 from skerry.core.types.place import Site
 
 SITE = Site(
@@ -30,6 +30,20 @@ def test_every_slot_is_there_with_its_servers() -> None:
     assert "(txn.seat) eq 0 }\n  server i1 127.0.0.1:1 weight 7 check " in text
     assert "uid " not in text
     assert "  uid 65534\n" in render(SETTINGS, LAYOUT, descriptors=20_000, root=True)
+
+
+def test_every_public_port_is_bound_at_the_sites_own_address_alone() -> None:
+    door = Door(port=30_001, account=AccountId("a"), app=AppName("db"))
+    settings = msgspec.structs.replace(SETTINGS, shared=("127.0.0.1:80",))
+    layout = msgspec.structs.replace(LAYOUT, doors={door_name(door): door})
+    text = render(settings, layout, descriptors=20_000, root=False)
+    assert [line.strip() for line in text.splitlines() if ":30001" in line] == ["bind 127.0.1.1:30001"]
+    assert "accept-proxy" not in text.split("frontend tcpagain")[0]
+    assert "frontend tcppeers" not in text, "it has no address for that"
+    site = msgspec.structs.replace(SITE, peer_tcp_address="127.0.1.1:83")
+    assert "bind 127.0.1.1:83 accept-proxy" in render(
+        msgspec.structs.replace(settings, site=site), LAYOUT, descriptors=20_000, root=False
+    )
 
 
 def test_a_city_may_be_called_anything() -> None:

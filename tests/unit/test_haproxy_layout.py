@@ -12,6 +12,7 @@ from skerry.adapters.ingress.haproxy.layout import (
     lay_out,
     once,
     peer_backend,
+    peer_tcp_backend,
     scaled,
 )
 from skerry.adapters.ingress.haproxy.settings import Limits
@@ -55,10 +56,12 @@ def test_a_slot_that_was_given_up_is_given_out_only_after_it_cooled() -> None:
     assert (cooled.apps["a/next"], cooled.cooling) == (0, ())
 
 
-def test_a_peer_slot_cools_in_both_its_backends() -> None:
+def test_a_peer_slot_cools_in_all_its_backends() -> None:
     gone = assigned(route("app"), before=assigned(route("app", sites=("cur",))))
     assert assigned(before=gone, cooled=frozenset({peer_backend(0)})).peers_cooling == (0,)
-    assert assigned(before=gone, cooled=frozenset({peer_backend(0), once(peer_backend(0))})).peers_cooling == ()
+    assert assigned(before=gone, cooled=frozenset({peer_backend(0), once(peer_backend(0))})).peers_cooling == (0,)
+    all_of_it = frozenset({peer_backend(0), once(peer_backend(0)), peer_tcp_backend(0)})
+    assert assigned(before=gone, cooled=all_of_it).peers_cooling == ()
 
 
 def test_the_pool_doubles_before_it_is_empty_and_never_shrinks() -> None:

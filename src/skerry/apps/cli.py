@@ -68,7 +68,7 @@ def up(
         str, typer.Option(metavar="CODE:NODES,…", help="Cities by IATA code, each with its number of nodes.")
     ] = "lhr:3,cur:3,sin:2",
     data_dir: DataDirOption = None,
-    port: Annotated[int, typer.Option(help="Where apps answer; the two ports after it are used too.")] = 8080,
+    port: Annotated[int, typer.Option(help="Where apps answer; the three ports after it are used too.")] = 8080,
     api_port: Annotated[int, typer.Option(help="Where the API answers.")] = 8787,
     suffix: Annotated[str, typer.Option(help="Apps answer at <app>.<account>.<suffix>.")] = "localhost",
     example: Annotated[bool, typer.Option("--example/--no-example", help="Deploy examples/hello-edge first.")] = True,
@@ -87,6 +87,9 @@ def up(
     allow_egress: Annotated[
         list[str] | None, typer.Option(metavar="CIDR", help="A network that apps may reach besides the public internet.")
     ] = None,
+    public_ports: Annotated[
+        str, typer.Option(metavar="PORT-PORT,…", help="Ports of every city's address that TCP programs may have.")
+    ] = "30000-30999",
     answer_seconds: Annotated[
         int, typer.Option(metavar="N", help="How long an app may take to begin its answer; one that is stuck is ended sooner.")
     ] = 60,
@@ -121,6 +124,7 @@ def up(
         overcommit_cpu=overcommit_cpu,
         overcommit_memory=overcommit_memory,
         egress_allow=tuple(allow_egress or ()),
+        public_ports=public_ports,
         answer_s_max=answer_seconds,
         resting=Resting(sleep_after_ms=_ms(sleep_after), dead_after_ms=_ms(dead_after)),
         hooks=tuple(_hook(text) for text in hook or ()),

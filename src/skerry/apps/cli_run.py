@@ -9,8 +9,11 @@ import typer
 from skerry.apps.cli_base import AccountOption, DataDirOption, JsonOption, chosen_account, connect, print_json
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from skerry.apps.client import Client
     from skerry.apps.programs.spec import ProgramSpec
+    from skerry.core.types.view import AppView, SiteView
 
 WAIT_S = 120.0
 
@@ -36,7 +39,13 @@ def run(
     cpu: Annotated[str | None, typer.Option(metavar="CORES", help="Reserved for each instance: 0.5, 250m.")] = None,
     memory: Annotated[str | None, typer.Option(metavar="SIZE", help="Of each instance: 256M, 1G.")] = None,
     disk: Annotated[str | None, typer.Option(metavar="SIZE", help="What each instance may write, besides its image.")] = None,
-    port: Annotated[int | None, typer.Option(help="Where it listens; without one it serves nobody.")] = None,
+    port: Annotated[
+        str | None,
+        typer.Option(metavar="PORT[/tcp]", help="Where it listens for HTTP, or with /tcp for anything; none: it serves nobody."),
+    ] = None,
+    public_port: Annotated[
+        int | None, typer.Option(metavar="PORT", help="Of every city, with /tcp (default: a free one).")
+    ] = None,
     env: Annotated[Words, typer.Option(metavar="NAME=value", help="A variable; NAME alone takes yours.")] = None,
     secret: Annotated[Words, typer.Option(metavar="NAME", help="A variable that is shown nowhere; its value is yours.")] = None,
     health: Annotated[str | None, typer.Option(metavar="PATH", help="A GET of this path says whether it is well.")] = None,
@@ -67,6 +76,7 @@ def run(
             args=tuple(args) if args else None,
             user=user,
             port=port,
+            public_port=public_port,
             cpu=cpu,
             memory=memory,
             disk=disk,
@@ -208,11 +218,21 @@ def _tell(client: "Client", account: str, made: list[dict[str, Any]], *, wait: b
             wait_until_served(client, account, version["app"], version["version"], seconds=WAIT_S, quiet=json)
     if json:
         return print_json(made[0] if len(made) == 1 else made)
-    urls = {item.app: item.url for item in client.apps() if item.account == account}
+    status = client.status()
+    found = {item.app: item for item in status.apps if item.account == account}
     for version in made:
-        where = f" at {urls.get(version['app'])}" if version["port"] else "; it serves nobody, since no port was named (--port)"
+        where = "; it serves nobody, since no port was named (--port)"
+        if version["port"] and version["app"] in found:
+            where = f" at {_answers_at(found[version['app']], status.sites)}"
         print(f"{version['app']}: version {version['number']} ({version['isolation']}){where}")
     return None
+
+
+def _answers_at(app: "AppView", sites: "Sequence[SiteView]") -> str:
+    if app.public_port is None:
+        return app.url
+    cities = ", ".join(f"{site.address.rpartition(':')[0]}:{app.public_port} ({site.site})" for site in sites)
+    return f"TCP port {app.public_port} of every city: {cities}"
 
 
 class _typed:

@@ -10,6 +10,7 @@ from pathlib import Path
 from skerry.core.packing.types import DEFAULTS, PackingSettings
 from skerry.core.types.ids import NodeId, SiteId
 from skerry.core.types.place import Node, Site
+from skerry.core.types.public_port import PUBLIC_PORTS, PortRange
 from skerry.kit.record import Record
 
 
@@ -41,6 +42,7 @@ class ControlConfig(Record):
     suffix: str
     public_port: int
     sites: tuple[Site, ...]
+    public_ports: tuple[PortRange, ...] = PUBLIC_PORTS  # of every city, for apps that speak TCP
     default_account: str = "default"  # made at the first start, so that there is one to deploy to
     engines: Engines = Engines()
 

@@ -165,6 +165,7 @@ def _app(config: ControlConfig, parts: Parts) -> Starlette:
         checker=parts.checker,
         assets=assets,
         random_bytes=random_bytes,
+        public_ports=config.public_ports,
     )
     talk = TalkApi(parts.operations, parts.accounts, parts.exchange, Ids(random_bytes))
     addresses = Addresses(suffix=config.suffix, port=config.public_port)

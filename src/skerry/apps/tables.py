@@ -48,6 +48,9 @@ def print_sites(sites: Sequence[SiteView]) -> None:
         nodes = f"{site.nodes_up}/{site.nodes}"
         table.add_row(site.site, site.city, _health(site), site.address, nodes, _pid(site.pid), _pid(site.ingress_pid))
     console().print(table)
+    for site in sites:
+        for problem in site.problems:
+            console().print(f"{site.site}: {problem}", markup=False)
 
 
 def print_nodes(nodes: Sequence[NodeView]) -> None:

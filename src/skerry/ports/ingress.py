@@ -1,4 +1,4 @@
-"""The ingress of one site: from a host name to an instance.
+"""The ingress of one site: from a host name or a public TCP port to an instance.
 
 Contract (suite: `skerry.testing.contracts.ingress`):
 
@@ -15,6 +15,10 @@ Contract (suite: `skerry.testing.contracts.ingress`):
   WebSocket is one). What reaches an instance is counted by instance, from users and other sites alike. `take_counts` hands
   out each count once, over applies, reloads and takeovers; an engine that is killed takes with it what was not yet
   taken, and so does a controller that is.
+- a public port belongs to its app alone: it is bound at the site's own address as long as the table has it, and leads to the
+  app's instance with the fewest connections; when all refuse, to the first fallback that is up. Connections outlive every
+  `apply`, but for those of an instance that ends. One counts as a request when it begins, and once more for each ten
+  seconds that it stays open. A port that somebody else holds is left out until it is free.
 - an unknown host gets a 404 page that says so; a known one with nothing to serve it gets a 503.
 """
 
@@ -82,6 +86,11 @@ class Ingress(Protocol):
     @property
     def pid(self) -> int:
         """Of the engine's main process; 0 while it is down."""
+        ...
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """What of the table is not in force, and why: public ports that somebody else holds."""
         ...
 
     async def aclose(self, *, stop: bool) -> None:

@@ -89,16 +89,20 @@ class PlatformOperations:
         self._suffix = suffix
         self._port = public_port
 
-    def url(self, account_name: str, app: str) -> str:
+    def url(self, account_name: str, app: App) -> str:
+        """Where users find it; of a program that speaks TCP the first site's address, as it has one in each."""
+        if app.public_port is not None:
+            address = next((intent.site.address for intent in self._mirror.select(keys.SITES, SiteIntent)), "")
+            return f"tcp://{address.rpartition(':')[0]}:{app.public_port}"
         port = "" if self._port == 80 else f":{self._port}"
-        return f"http://{app}.{account_name}.{self._suffix}{port}"
+        return f"http://{app.name}.{account_name}.{self._suffix}{port}"
 
     async def status(self, account: AccountId | None) -> Status:
         intents = tuple(self._mirror.select(keys.SITES, SiteIntent))
         held = [(intent.site.id, item) for intent in intents for item in self._observed.instances(intent.site.id)]
         visible = [pair for pair in held if account in (None, pair[1].instance.account)]
         return Status(
-            sites=tuple(self._site_view(intent) for intent in intents),
+            sites=tuple(self._site_view(intent, operator=account is None) for intent in intents),
             nodes=self._node_views(intents) if account is None else (),
             instances=tuple(self._instance_view(site, item) for site, item in visible),
             apps=tuple(self._app_views(account, visible)),
@@ -190,7 +194,7 @@ class PlatformOperations:
         # Imported at the first map, as NumPy is slow to import.
         from skerry.services.app_map import copies_of, make_app_map
 
-        self._app(account, app)
+        found = self._app(account, app)
         intents = [i for i in self._mirror.select(keys.SITES, SiteIntent) if not self._observed.is_lost(i.site.id)]
         held = {intent.site.id: self._observed.instances(intent.site.id) for intent in intents}
         name = self._account_name(account)
@@ -198,7 +202,7 @@ class PlatformOperations:
             account=account,
             account_name=name,
             app=app,
-            url=self.url(name, app),
+            url=self.url(name, found),
             copies=copies_of(account, app, held),
             sites={intent.site.id: intent.site for intent in intents},
             catalogue=self._load_catalogue(),
@@ -244,7 +248,7 @@ class PlatformOperations:
             raise Missing(f"there is no app {app} in this account", hint="`skerry apps` lists them")
         return found
 
-    def _site_view(self, intent: SiteIntent) -> SiteView:
+    def _site_view(self, intent: SiteIntent, *, operator: bool) -> SiteView:
         site = intent.site
         report = self._observed.report(site.id)
         opinion = self._observed.opinion(site.id)
@@ -267,6 +271,7 @@ class PlatformOperations:
             seen_ms=self._observed.seen_at_ms(site.id),
             suspected=opinion.state == "suspected",
             phi=opinion.phi,
+            problems=report.problems if report and operator else (),
         )
 
     def _node_views(self, intents: tuple[SiteIntent, ...]) -> tuple[NodeView, ...]:
@@ -335,12 +340,13 @@ class PlatformOperations:
                     account_name=name,
                     app=app.name,
                     version=self._newest_version(app),
-                    url=self.url(name, app.name),
+                    url=self.url(name, app),
                     rollout=self._rollout(app),
                     sites=tuple(sorted({site for site, _ in serving})),
                     instances=len(own),
                     serving=len(serving),
                     modified_ms=app.modified_ms,
+                    public_port=app.public_port,
                 )
             )
         return views

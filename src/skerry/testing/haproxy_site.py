@@ -3,6 +3,7 @@
 import os
 import signal
 from pathlib import Path
+from typing import Protocol
 
 import msgspec
 
@@ -16,6 +17,13 @@ from skerry.kit.hashing import stable_id
 from skerry.testing.backends import Backend, free_addresses
 
 ACCOUNT = AccountId("a" * 32)
+
+
+class Served(Protocol):
+    """What a route leads to."""
+
+    name: str
+    address: str
 
 
 def table(site: str, *routes: Route) -> RouteTable:
@@ -41,16 +49,39 @@ def route(
     )
 
 
+def tcp_route(
+    app: str, port: int, *targets: Served | tuple[Served, int], fallbacks: tuple[Served, ...] = (), account: AccountId = ACCOUNT
+) -> Route:
+    """Answers at a public port; the rest as `route`."""
+    weighed = [target if isinstance(target, tuple) else (target, 256) for target in targets]
+    return Route(
+        account=account,
+        app=AppName(app),
+        hosts=(),
+        targets=tuple(Target(instance=InstanceId(one.name), address=one.address, weight=weight) for one, weight in weighed),
+        fallbacks=tuple((SiteId(one.name), one.address) for one in fallbacks),
+        public_port=port,
+    )
+
+
 class HAProxySite:
     """`open` it again for the next controller of the same site. `remove` ends what is left."""
 
     def __init__(self, directory: Path, *, name: str = "lhr", limits: Limits | None = None, shared: tuple[str, ...] = ()) -> None:
-        users, peers = free_addresses(2)
+        users, peers, tcp = free_addresses(3)
         run_dir = directory / "run"
         if len(str(run_dir)) > 60:  # pytest's own directories are too long for a socket
             run_dir = Path("/tmp") / f"skerry-test-{stable_id(str(directory), length=12)}"  # noqa: S108
         site = Site(
-            id=SiteId(name), city="London", country="GB", region="weur", lat=51.47, lon=-0.45, address=users, peer_address=peers
+            id=SiteId(name),
+            city="London",
+            country="GB",
+            region="weur",
+            lat=51.47,
+            lon=-0.45,
+            address=users,
+            peer_address=peers,
+            peer_tcp_address=tcp,
         )
         self.settings = Settings(
             site=site,
@@ -70,6 +101,10 @@ class HAProxySite:
     @property
     def peers(self) -> str:
         return self.settings.site.peer_address
+
+    def at(self, port: int) -> str:
+        """host:port of a public port."""
+        return f"{self.users.rpartition(':')[0]}:{port}"
 
     async def open(self, **changes: object) -> HAProxyIngress:
         self.settings = msgspec.structs.replace(self.settings, **changes)

@@ -21,6 +21,7 @@ from skerry.core.types.change import Change
 from skerry.core.types.ids import AccountId, AppName, InstanceId, NodeId, SiteId, VersionId
 from skerry.core.types.maintenance import JobState
 from skerry.core.types.place import PlaceState, Site
+from skerry.core.types.public_port import PUBLIC_PORTS, PortRange
 from skerry.core.types.resources import Resources
 from skerry.core.types.view import (
     Amounts,
@@ -335,12 +336,22 @@ class OwnPlatform:
         return httpx.AsyncClient(transport=transport, base_url="http://skerry.test", headers=headers)
 
 
-async def make_own_platform(cities: Mapping[str, int] = CITIES, *, app: str = "hello") -> OwnPlatform:
+async def make_own_platform(
+    cities: Mapping[str, int] = CITIES, *, app: str = "hello", public_ports: tuple[PortRange, ...] = PUBLIC_PORTS
+) -> OwnPlatform:
     store, clock, random_bytes = SimulatedStore(), SystemClock(), seeded(11)
     accounts = Accounts(store, clock, random_bytes)
     blobs = SimulatedBlobs()
     assets = AssetSessions(store, blobs, clock, random_bytes)
-    apps = Apps(store=store, blobs=blobs, clock=clock, checker=SimulatedChecker(blobs), assets=assets, random_bytes=random_bytes)
+    apps = Apps(
+        store=store,
+        blobs=blobs,
+        clock=clock,
+        checker=SimulatedChecker(blobs),
+        assets=assets,
+        random_bytes=random_bytes,
+        public_ports=public_ports,
+    )
     await declare_sites(store, SITES)
     account, other = await accounts.create_account("default"), await accounts.create_account("other")
     operations, exchange = FakeOperations((account, other), cities, app=app), Exchange()

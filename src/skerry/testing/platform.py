@@ -277,7 +277,7 @@ def program() -> list[str]:
 
 
 def free_ports() -> tuple[int, int]:
-    """A port whose two successors are free too on every address that a small platform uses, and one for the API."""
+    """A port whose three successors are free too on every address that a small platform uses, and one for the API."""
     for _ in range(200):
         with ExitStack() as stack:
             first = stack.enter_context(socket.socket())
@@ -293,7 +293,7 @@ def free_ports() -> tuple[int, int]:
 
 def _all_free(port: int, stack: ExitStack) -> bool:
     for address in ADDRESSES:
-        for number in (port, port + 1, port + 2):
+        for number in range(port, port + 4):
             probe = stack.enter_context(socket.socket())
             try:
                 probe.bind((address, number))

@@ -358,7 +358,11 @@ class Scenario:
         after = replace(
             sim.slice,
             apps=apps,
-            peers=tuple(Peer(site=site.id, address=site.peer_address) for site in sites if site.id != sim.site.id),
+            peers=tuple(
+                Peer(site=site.id, address=site.peer_address, tcp_address=site.peer_tcp_address)
+                for site in sites
+                if site.id != sim.site.id
+            ),
             draining_nodes=tuple(sorted(name for name, node in sim.nodes.items() if node.state == "draining")),
         )
         if after == sim.slice:

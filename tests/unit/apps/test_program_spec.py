@@ -141,10 +141,30 @@ def test_what_means_nothing_is_refused_before_anything_is_sent(fields: dict[str,
         ("[app.web]\nimage = 'x'", "unknown key 'app'"),
         ("[apps.web]\nport = 1", "apps.web: .*image"),
         ("[apps.web]\nimage = 'x'\nports = 1", "apps.web: .*ports"),
-        ("[apps.web]\nimage = 'x'\nport = '1'", "apps.web: .*port"),
+        ("[apps.web]\nimage = 'x'\nport = []", "apps.web: .*port"),
     ],
 )
 def test_a_file_that_is_wrong_is_refused_with_the_place(text: str, said: str, tmp_path: Path) -> None:
     (tmp_path / "skerry.toml").write_text(text)
     with pytest.raises(ClientError, match=said):
         read_apps(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("port", "fields"),
+    [
+        (8080, {"port": 8080, "protocol": "http"}),
+        ("8080", {"port": 8080, "protocol": "http"}),
+        ("6379/tcp", {"port": 6379, "protocol": "tcp"}),
+    ],
+)
+def test_a_port_says_what_is_spoken_at_it(port: int | str, fields: dict[str, object]) -> None:
+    assert words.port(port) == fields
+    body = body_of(ProgramSpec(image="x", port=port, public_port=30_001), environment={}, base=Path(), new=False)
+    assert {name: body[name] for name in ("port", "protocol", "public_port")} == {**fields, "public_port": 30_001}
+
+
+@pytest.mark.parametrize("port", ["", "x", "80/udp", "80/", "-1", "1234567"])
+def test_what_is_no_port_is_refused(port: str) -> None:
+    with pytest.raises(BadWord, match="is no port"):
+        words.port(port)

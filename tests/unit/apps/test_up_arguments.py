@@ -86,7 +86,7 @@ def test_every_site_and_node_has_an_address_of_its_own() -> None:
         ("sin-2", "127.0.3.12"),
     ]
     wanted = [(one.host, one.port) for one in wanted_ports(planned)]
-    assert len(set(wanted)) == len(wanted) == 2 + 3 * 3
+    assert len(set(wanted)) == len(wanted) == 2 + 3 * 4
 
 
 def test_nodes_share_the_machine_and_leave_room_for_the_platform() -> None:

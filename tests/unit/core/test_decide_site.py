@@ -1,7 +1,7 @@
 """The site controller's decision: make before break, drains, lost nodes, restarts, weights."""
 
 from msgspec.structs import replace
-from tests.unit.core.site_at_once import V1, V2, Site, app_slice, decided, weights
+from tests.unit.core.site_at_once import PEERS, V1, V2, Site, app_slice, decided, weights
 
 from skerry.core.checks.site import site_violations
 from skerry.core.reconcile.site import decide_site, remember
@@ -78,6 +78,14 @@ def test_versions_of_one_app_need_different_nodes() -> None:
     assert {(r.place, r.reason, r.detail) for r in refused.rejections} == {
         (f"lhr-{n}", "missing_feature", "needs amd64, gvisor") for n in (1, 2, 3)
     }
+
+
+def test_a_public_port_leads_to_other_sites_where_they_take_connections() -> None:
+    site = Site()
+    site.slice = replace(site.slice, peers=(PEERS[0], replace(PEERS[1], tcp_address="sin.test:8083")))
+    site.ask(replace(app_slice((V1, 1, 256)), hosts=(), public_port=30_001))
+    (route,) = site.decide().routes
+    assert (route.public_port, route.hosts, route.fallbacks) == (30_001, (), (("sin", "sin.test:8083"),))
 
 
 def test_fallbacks_are_always_listed_and_alone_where_only_others_run_the_app() -> None:

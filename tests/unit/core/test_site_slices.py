@@ -9,7 +9,7 @@ from skerry.core.placement.world import World
 from skerry.core.reconcile.control import share_weight, site_slice_apps
 from skerry.core.reconcile.site_routes import route_table
 from skerry.core.types.app import App, Deployment, Scale, Share, Version
-from skerry.core.types.ids import DeploymentId, NodeId, SiteId
+from skerry.core.types.ids import AppName, DeploymentId, NodeId, SiteId
 from skerry.core.types.place import Site
 from skerry.core.types.plan import Plan, Release
 from skerry.core.types.slices import NodeInstance, NodeSlice, SiteSlice, SliceApp
@@ -69,6 +69,18 @@ def release_of(plan: Plan, previous: Plan | None = None, *waves: tuple[str, ...]
         wave=wave,
         wave_since_ms=0,
     )
+
+
+def test_an_app_with_a_public_port_answers_there_in_place_of_a_host_name_as_long_as_it_is_enabled() -> None:
+    plan = plan_of(D1, "cur")
+    spoken = replace(make_app(), public_port=30_001)
+    (app,) = slices(release_of(plan), (plan,), app=spoken)
+    assert (app.hosts, app.public_port, app.versions, app.fallbacks) == ((), 30_001, (), ("cur",))
+    assert slices(release_of(plan), (plan,), app=replace(spoken, enabled=False)) == ()
+    (off,) = slices(release_of(plan), (plan,), site="cur", app=replace(spoken, enabled=False))
+    assert (off.hosts, off.public_port, len(off.versions)) == ((), None, 1)
+    twice = SiteSlice(site=SiteId("lhr"), generation=1, apps=(app, replace(app, app=AppName("other"))))
+    assert slice_violations(None, twice) == ("public port 30001 has two apps",)
 
 
 def test_a_site_gets_its_versions_hosts_and_fallbacks_nearest_first() -> None:

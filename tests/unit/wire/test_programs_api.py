@@ -1,5 +1,6 @@
 """Images and programs by the own API: what is taken, what is refused and with which words."""
 
+import asyncio
 import json
 from collections.abc import Mapping
 from hashlib import sha256
@@ -7,6 +8,7 @@ from hashlib import sha256
 import pytest
 
 from skerry.core.types.app import SecretBinding, TextBinding
+from skerry.core.types.public_port import PortRange
 from skerry.services.intents.errors import IntentError
 from skerry.testing.own import OwnPlatform, make_own_platform
 
@@ -146,7 +148,9 @@ async def test_an_image_that_cannot_be_run_is_refused(platform: OwnPlatform, mad
         ({"isolation": "chroot"}, "isolation"),
         ({"cpu_millicores": 0}, "cpu is 0 millicores"),
         ({"port": 0}, "port is 0"),
-        ({"protocol": "tcp"}, "not led through a city's ingress yet"),
+        ({"protocol": "tcp", "port": None}, "tcp needs a port"),
+        ({"public_port": 30_000}, "for programs that speak TCP"),
+        ({"protocol": "tcp", "public_port": 22}, "none that apps may have: there are 30000-30999, and an operator"),
         ({"port": None, "asleep_after_s": 60}, "needs a port"),
         ({"command": []}, "command is empty"),
         ({"command": ["a\0b"]}, "NUL"),
@@ -210,3 +214,64 @@ async def test_an_app_is_deleted_by_its_name(platform: OwnPlatform) -> None:
     async with platform.client() as client:
         assert (await client.delete("/v1/apps/default/web")).json() == {"deleted": "web"}
         assert (await client.delete("/v1/apps/default/web")).status_code == 404
+
+
+async def port_of(platform: OwnPlatform, app: str, **fields: object) -> int:
+    """The public port of a TCP program that is deployed now."""
+    await send(platform, LAYER, CONFIG, manifest())
+    status, answer = await deploy(platform, {"image": digest(manifest()), "port": 6379, "protocol": "tcp", **fields}, app=app)
+    assert status == 200, answer
+    port = (await platform.apps.app(platform.account.id, app)).public_port
+    assert port is not None
+    return port
+
+
+async def test_every_tcp_program_has_a_public_port_of_its_own_and_keeps_it(platform: OwnPlatform) -> None:
+    first, second = await port_of(platform, "one"), await port_of(platform, "two")
+    assert first != second
+    assert {first, second} <= set(range(30_000, 31_000))
+    assert await port_of(platform, "one") == first
+
+
+async def test_a_public_port_that_is_asked_for_is_given_unless_another_app_has_it(platform: OwnPlatform) -> None:
+    assert await port_of(platform, "one", public_port=30_007) == 30_007
+    status, answer = await deploy_good(platform, protocol="tcp", public_port=30_007)
+    assert (status, answer["error"]["code"]) == (409, "port_taken")
+    assert "30007 is taken by the app one" in answer["error"]["message"]
+    assert await names(platform) == ["one"]
+    assert await port_of(platform, "one", public_port=30_008) == 30_008, "it moves"
+    assert await port_of(platform, "two", public_port=30_007) == 30_007, "the old one is free"
+
+
+async def test_a_version_that_only_waits_moves_no_port(platform: OwnPlatform) -> None:
+    await port_of(platform, "web", public_port=30_007)
+    body = {"image": digest(manifest()), "port": 6379, "protocol": "tcp", "public_port": 30_008}
+    async with platform.client() as client:
+        answer = await client.put("/v1/apps/default/web/program?deploy=false", json=body)
+    assert (answer.status_code, "changes with what is deployed" in answer.text) == (400, True)
+
+
+async def test_a_deleted_app_frees_its_public_port(platform: OwnPlatform) -> None:
+    port = await port_of(platform, "one")
+    await platform.apps.delete(platform.account.id, "one")
+    assert await port_of(platform, "two", public_port=port) == port
+
+
+async def test_two_who_ask_for_one_port_at_once_do_not_both_get_it(platform: OwnPlatform) -> None:
+    await send(platform, LAYER, CONFIG, manifest())
+    body = {"image": digest(manifest()), "port": 6379, "protocol": "tcp", "public_port": 30_001}
+    answers = await asyncio.gather(*(deploy(platform, body, app=f"app-{number}") for number in range(4)))
+    assert sorted(status for status, _ in answers) == [200, 409, 409, 409]
+
+
+async def test_an_app_stays_with_what_it_speaks(platform: OwnPlatform) -> None:
+    await port_of(platform, "web")
+    assert "web speaks tcp, not http" in await message(platform)
+
+
+async def test_where_no_port_is_free_that_is_said(platform: OwnPlatform) -> None:
+    few = await make_own_platform(public_ports=(PortRange(first=7, last=8),))
+    assert {await port_of(few, "one"), await port_of(few, "two")} == {7, 8}
+    assert "No public port is free: there are 7-8" in await message(few, protocol="tcp")
+    none = await make_own_platform(public_ports=())
+    assert "No public port is free: there are none" in await message(none, protocol="tcp")

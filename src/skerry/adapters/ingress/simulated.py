@@ -12,6 +12,7 @@ from skerry.kit.record import Record
 from skerry.ports.ingress import AppCount, Counts, InstanceCount, TargetStats, Unavailable
 
 IDEMPOTENT = frozenset(("GET", "HEAD", "OPTIONS", "PUT", "DELETE"))
+CONNECT = "connect"  # in place of a method, to a public port
 NOT_HERE = 425  # between sites: nothing was done, ask the next one
 UNKNOWN_HOST, BROKEN, NO_COPY = 404, 502, 503
 
@@ -28,7 +29,8 @@ class Answer(Record):
 
 
 Reach = Callable[[str, str, str], Awaitable[int]]
-"""(address, method, host) -> status. Raises `ConnectionRefusedError` (nothing was sent) or `BrokenOff`."""
+"""(address, method, host) -> status; of a connection to a public port (address, "connect", port). Raises
+`ConnectionRefusedError` (nothing was sent) or `BrokenOff`."""
 
 
 async def nobody(address: str, method: str, host: str) -> int:
@@ -78,6 +80,10 @@ class SimulatedIngress:
     def pid(self) -> int:
         return self._pid
 
+    @property
+    def problems(self) -> tuple[str, ...]:
+        return ()
+
     async def aclose(self, *, stop: bool) -> None:
         if stop:
             self.crash()
@@ -111,6 +117,23 @@ class SimulatedIngress:
         if answer.status >= 500:
             self._count(route, requests=0, errors=1)
         return answer
+
+    async def connect(self, port: int, *, peer: bool = False) -> str:
+        """The name of the instance or site that takes a connection to a public port. Raises `OSError` when nobody does."""
+        route = next((route for route in self.table.routes if route.public_port == port), None)
+        if not self._pid or route is None:
+            raise ConnectionRefusedError(f"port {port}")
+        if not peer:
+            self._count(route, requests=1, errors=0)
+        for name, address, own in self._tries(route, fallbacks=not peer):
+            try:
+                await self._ask(name if own else None, address, CONNECT, str(port))
+            except ConnectionRefusedError:
+                continue
+            return name
+        if not peer:
+            self._count(route, requests=0, errors=1)
+        raise ConnectionResetError(f"nobody serves at port {port}")
 
     def _count(self, route: Route, *, requests: int, errors: int) -> None:
         key = (route.account, route.app)

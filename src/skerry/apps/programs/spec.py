@@ -50,7 +50,8 @@ class NetworkWanted(Record):
 
 
 class ProgramSpec(Record):
-    """`cities`: how many, or which. Sizes and times as people write them (256M, 0.5, 30s)."""
+    """`cities`: how many, or which. `port`: 8080, or "6379/tcp" for what speaks no HTTP. Sizes and times as people write
+    them (256M, 0.5, 30s)."""
 
     image: str
     isolation: str | None = None
@@ -58,8 +59,8 @@ class ProgramSpec(Record):
     args: tuple[str, ...] | None = None
     working_dir: str | None = None
     user: str | None = None
-    port: int | None = None
-    protocol: str | None = None
+    port: int | str | None = None
+    public_port: int | None = None
     cpu: str | float | int | None = None
     memory: str | int | None = None
     disk: str | int | None = None
@@ -98,11 +99,12 @@ def body_of(spec: ProgramSpec, *, environment: Mapping[str, str], base: Path, ne
     plain: dict[str, object] = {
         name: getattr(spec, name)
         for name in (
-            "isolation", "command", "args", "working_dir", "user", "port", "protocol", "read_only", "restart", "message",
+            "isolation", "command", "args", "working_dir", "user", "public_port", "read_only", "restart", "message",
         )
     }  # fmt: skip
     made: dict[str, object] = {
         **plain,
+        **({} if spec.port is None else words.port(spec.port)),
         **amounts,
         "env": {name: _text(value) for name, value in spec.env.items()},
         "secrets": words.secrets(spec.secrets, environment=environment),

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 
 _SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([KMGT]?)(i?B?)", re.IGNORECASE)
 _TIME = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*(ms|s|m|h|d)?")
+_PORT = re.compile(r"([0-9]{1,5})(/tcp)?")
 _MIB_OF = {"": 1 / (1 << 20), "K": 1 / 1024, "M": 1.0, "G": 1024.0, "T": 1024.0 * 1024.0}
 _MS_OF = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000, None: 1000}
 
@@ -50,6 +51,14 @@ def milliseconds(text: object) -> int:
 def seconds(text: object) -> int:
     """As `milliseconds`, at least one second."""
     return max(1, round(milliseconds(text) / 1000))
+
+
+def port(text: object) -> dict[str, object]:
+    """8080 is for HTTP, 6379/tcp for anything else: the fields of the program."""
+    found = _PORT.fullmatch(str(text).strip())
+    if found is None:
+        raise BadWord(f"{str(text)[:40]!r} is no port: 8080 is one for HTTP, 6379/tcp one for what speaks something else")
+    return {"port": int(found.group(1)), "protocol": "tcp" if found.group(2) else "http"}
 
 
 def names(words: Iterable[str]) -> tuple[str, ...]:

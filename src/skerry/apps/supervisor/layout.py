@@ -15,14 +15,16 @@ from skerry.apps.config import ControlConfig, EgressRules, Engines, HookConfig, 
 from skerry.apps.supervisor.cities import DEFAULT_CITIES, CityAsk
 from skerry.apps.supervisor.errors import UpError
 from skerry.apps.supervisor.ports import Wanted
+from skerry.core.policy.public_ports import holds, parse_ports, shown
 from skerry.core.types.ids import NodeId, SiteId
 from skerry.core.types.place import Node, Overcommit, Site
+from skerry.core.types.public_port import PUBLIC_PORTS, PortRange
 from skerry.core.types.resources import Resources
 from skerry.kit.hashing import stable_id
 from skerry.kit.record import Record
 
 SHARED_HOST = "127.0.0.1"  # every site binds it: the machine's "anycast" address
-PORTS_PER_SITE = 3  # users, peers, the controller's API
+PORTS_PER_SITE = 4  # users, peers, the controller's API, peers' TCP connections
 PLATFORM_MEMORY_PERCENT = 20  # of the machine: planes, HAProxy, page cache
 CPU_OVERCOMMIT = 8.0  # an idle worker reserves 10 millicores and uses none; busy ones share by weight
 OVERCOMMIT_MIN, OVERCOMMIT_MAX = 0.1, 64.0  # of what a node has
@@ -51,6 +53,7 @@ class Options(Record):
     overcommit_cpu: float | None = None  # None: `CPU_OVERCOMMIT`, but 1 of what was given
     overcommit_memory: float = 1.0
     egress_allow: tuple[str, ...] = ()
+    public_ports: str = shown(PUBLIC_PORTS)
     answer_s_max: int = 60
     resting: Resting = Resting()
     hooks: tuple[HookConfig, ...] = ()
@@ -140,6 +143,9 @@ def _check(options: Options) -> None:
         raise UpError(f"--port and --api-port are both {options.port}", hint="they are two listeners on one address", code=2)
     if not options.suffix or len(options.suffix) > 200 or not _is_host(options.suffix):
         raise UpError(f"--suffix {options.suffix[:60]!r} is not a host name", hint="an example: --suffix localhost", code=2)
+    if any(holds(_public_ports(options), options.port + offset) for offset in range(PORTS_PER_SITE)):
+        said = f"--public-ports {options.public_ports} has a port that --port {options.port} uses"
+        raise UpError(said, hint=f"--port takes {options.port} and the {PORTS_PER_SITE - 1} after it", code=2)
     for network in options.egress_allow:
         try:
             ipaddress.ip_network(network)
@@ -156,6 +162,13 @@ def _check(options: Options) -> None:
     for hook in options.hooks:
         _check_hook(hook)
     _check_nodes(options)
+
+
+def _public_ports(options: Options) -> tuple[PortRange, ...]:
+    try:
+        return parse_ports(options.public_ports)
+    except ValueError as error:
+        raise UpError(f"--public-ports: {error}", hint="an example: --public-ports 5432,30000-30999", code=2) from None
 
 
 def _check_nodes(options: Options) -> None:
@@ -209,6 +222,7 @@ def _site(options: Options, ask: CityAsk, *, host: str) -> Site:
         lon=ask.city.lon,
         address=f"{host}:{options.port}",
         peer_address=f"{host}:{options.port + 1}",
+        peer_tcp_address=f"{host}:{options.port + 3}",
     )
 
 
@@ -228,7 +242,7 @@ def wanted_ports(layout: Layout) -> tuple[Wanted, ...]:
         Wanted(host=SHARED_HOST, port=options.api_port, use="the API", option="--api-port"),
         Wanted(host=SHARED_HOST, port=options.port, use="apps in every city", option="--port"),
     ]
-    uses = ("apps", "other cities' requests", "its nodes")
+    uses = ("apps", "other cities' requests", "its nodes", "other cities' connections")
     for site in layout.sites:
         host = site.address.rpartition(":")[0]
         for offset, use in enumerate(uses):
@@ -245,6 +259,7 @@ def control_config(layout: Layout, engines: Engines) -> ControlConfig:
         join_secret_path=str(layout.join_secret),
         suffix=layout.options.suffix,
         public_port=layout.options.port,
+        public_ports=_public_ports(layout.options),
         sites=layout.sites,
         engines=engines,
     )

@@ -6,6 +6,8 @@ from skerry.core.types.view import AppView
 
 def urls_of(layout: Layout, app: AppView) -> list[tuple[str, str]]:
     """(city code, how to reach the app there) for every city."""
+    if app.public_port is not None:
+        return [(site.id, f"tcp://{site.address.rpartition(':')[0]}:{app.public_port}") for site in layout.sites]
     host = app.url.removeprefix("http://").rpartition(":")[0] or app.url.removeprefix("http://")
     port = layout.options.port
     return [(site.id, f"curl --connect-to ::{site.address} http://{host}:{port}/") for site in layout.sites]

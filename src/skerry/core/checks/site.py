@@ -170,9 +170,11 @@ class _Checker:
                 yield f"{held.app}: {held.instance} could stay on {held.node}, and another one is started"
 
     def routes(self) -> Iterator[str]:
-        """Traffic only to what can serve, at its own address; each host and each instance in one route."""
+        """Traffic only to what can serve, at its own address; each host, port and instance in one route."""
         hosts = Counter(host for route in self.decision.routes.routes for host in route.hosts)
         yield from (f"host {name} has {count} routes" for name, count in sorted(hosts.items()) if count > 1)
+        ports = Counter(route.public_port for route in self.decision.routes.routes if route.public_port is not None)
+        yield from (f"public port {port} has {count} routes" for port, count in sorted(ports.items()) if count > 1)
         targets = Counter(target.instance for route in self.decision.routes.routes for target in route.targets)
         yield from (f"instance {name} has {count} routes" for name, count in sorted(targets.items()) if count > 1)
         for route in self.decision.routes.routes:

@@ -31,6 +31,8 @@ def _inside(slice_: Slice) -> list[str]:
     hosts = [host for app in slice_.apps for host in app.hosts]
     found = [f"app {name} stands twice" for name in _repeated(names)]
     found += [f"host {name} has two apps" for name in _repeated(hosts)]
+    ports = [str(app.public_port) for app in slice_.apps if app.public_port is not None]
+    found += [f"public port {port} has two apps" for port in _repeated(ports)]
     for app in slice_.apps:
         found += [f"version {name} stands twice in {app.app}" for name in _repeated([e.version.id for e in app.versions])]
         if slice_.site in app.fallbacks:

@@ -83,8 +83,8 @@ def _words(field: str, words: tuple[str, ...] | None) -> Iterator[str]:
 def _port(program: Program) -> Iterator[str]:
     if program.port is not None and not 1 <= program.port <= 65_535:
         yield f"port is {program.port}; it is 1 to 65,535"
-    if program.protocol == "tcp":
-        yield "protocol tcp is not led through a city's ingress yet: http, with WebSocket, is"
+    if program.protocol == "tcp" and program.port is None:
+        yield "protocol tcp needs a port: the one that the program listens on"
     if program.port is None and program.asleep_after_s is not None:
         yield "asleep_after_s needs a port: nothing else wakes it"
 

@@ -56,19 +56,21 @@ def site_slice_app(  # noqa: PLR0917
 ) -> SliceApp | None:
     """One app of `site_slice_apps`; `order` is the site's fallback order. None: it is not in the slice."""
     executed = _executed(release, site, plans)
+    enabled = app.enabled and bool(account_name)
     entry = SliceApp(
         account=release.account,
         account_name=account_name,
         app=release.app,
         plan_generation=executed.generation if executed else 0,
         versions=_slice_versions(site, executed, versions, deployments) if executed else (),
-        hosts=(f"{release.app}.{account_name}.{suffix}",) if app.enabled and account_name else (),
+        hosts=(f"{release.app}.{account_name}.{suffix}",) if enabled and app.public_port is None else (),
         fallbacks=tuple(other for other in order if _runs(_executed(release, other, plans), other)),
         features=app.scale.features,
         priority=app.scale.priority,
         sticky=app.scale.sticky,
+        public_port=app.public_port if enabled else None,
     )
-    return entry if entry.hosts or entry.versions else None
+    return entry if entry.hosts or entry.public_port or entry.versions else None
 
 
 def _executed(release: Release, site: SiteId, plans: Mapping[PlanId, Plan]) -> Plan | None:

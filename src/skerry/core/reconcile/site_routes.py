@@ -5,9 +5,9 @@ from fractions import Fraction
 
 from skerry.core.packing.types import Held
 from skerry.core.reconcile.site_types import Retiring
-from skerry.core.types.ids import AccountId, AppName, InstanceId
+from skerry.core.types.ids import AccountId, AppName, InstanceId, SiteId
 from skerry.core.types.routes import Route, RouteTable, Target
-from skerry.core.types.slices import SiteSlice, SliceApp
+from skerry.core.types.slices import Peer, SiteSlice, SliceApp
 
 WEIGHT_MAX = 256  # HAProxy's greatest server weight
 AppKey = tuple[AccountId, AppName]
@@ -26,15 +26,31 @@ def route_table(
     retiring_of: dict[AppKey, list[Retiring]] = {}
     for entry in retiring:
         retiring_of.setdefault((entry.held.account, entry.held.app), []).append(entry)
-    peers = {peer.site: peer.address for peer in slice_.peers}
+    peers = {peer.site: peer for peer in slice_.peers}
     routes: list[Route] = []
     for account, name in sorted(apps.keys() | retiring_of.keys()):
         app = apps.get((account, name))
         targets = _targets(app, wanted_of.get((account, name), []), retiring_of.get((account, name), []), serving)
-        fallbacks = tuple((site, peers[site]) for site in app.fallbacks if site in peers) if app else ()
-        hosts, sticky = (app.hosts, app.sticky) if app else ((), False)
-        routes.append(Route(account=account, app=name, hosts=hosts, targets=targets, fallbacks=fallbacks, sticky=sticky))
+        routes.append(
+            Route(
+                account=account,
+                app=name,
+                hosts=app.hosts if app else (),
+                targets=targets,
+                fallbacks=_fallbacks(app, peers) if app else (),
+                sticky=app.sticky if app else False,
+                public_port=app.public_port if app else None,
+            )
+        )
     return RouteTable(site=slice_.site, routes=tuple(routes))
+
+
+def _fallbacks(app: SliceApp, peers: dict[SiteId, Peer]) -> tuple[tuple[SiteId, str], ...]:
+    """Those that take what the app speaks."""
+    reached = [(site, peers[site]) for site in app.fallbacks if site in peers]
+    if app.public_port is None:
+        return tuple((site, peer.address) for site, peer in reached)
+    return tuple((site, peer.tcp_address) for site, peer in reached if peer.tcp_address)
 
 
 def _by_app(instances: tuple[Held, ...]) -> dict[AppKey, list[Held]]:

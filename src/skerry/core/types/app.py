@@ -230,3 +230,4 @@ class App(Record):
     observability: bool = False
     tags: tuple[str, ...] = ()
     next_number: int = 1
+    public_port: int | None = None  # of a program that speaks TCP: where every city answers for it, in place of a host name

@@ -25,6 +25,7 @@ class Site(Record):
     peer_address: str  # ingress for other sites' overflow, never forwarded twice
     state: PlaceState = "up"
     jurisdictions: tuple[str, ...] = ()
+    peer_tcp_address: str = ""  # the same for connections to public ports; empty: none are taken
 
 
 class Overcommit(Record):

@@ -13,14 +13,15 @@ class Target(Record):
 
 
 class Route(Record):
-    """One app's way in: its host names, its own instances, then other sites, nearest first."""
+    """One app's way in: its host names or its public TCP port, its own instances, then other sites, nearest first."""
 
     account: AccountId
     app: AppName
     hosts: tuple[str, ...]
     targets: tuple[Target, ...] = ()
-    fallbacks: tuple[tuple[SiteId, str], ...] = ()  # (site, host:port of its peer frontend)
+    fallbacks: tuple[tuple[SiteId, str], ...] = ()  # (site, host:port of its peer frontend, for TCP if that is spoken)
     sticky: bool = False  # a user stays with the instance that answered first
+    public_port: int | None = None
 
 
 class RouteTable(Record):

@@ -22,8 +22,8 @@ class SliceVersion(Record):
 class SliceApp(Record):
     """One app as a site has to run and route it.
 
-    `hosts` are the names it answers at. `fallbacks` are other sites that run it, nearest first:
-    where this site sends a request when it has no healthy instance of its own. An app that only
+    `hosts` are the names it answers at, `public_port` is where it does if it speaks TCP instead. `fallbacks` are other sites
+    that run it, nearest first: where this site sends a request when it has no healthy instance of its own. An app that only
     other sites run is here too, with no versions.
     """
 
@@ -37,6 +37,7 @@ class SliceApp(Record):
     features: tuple[str, ...] = ()  # only nodes that have all of them may run it
     priority: int = PRIORITY_NEUTRAL  # where room is short, a lower one gives way
     sticky: bool = False  # a user stays with the instance that answered first
+    public_port: int | None = None
 
 
 class Peer(Record):
@@ -44,6 +45,7 @@ class Peer(Record):
 
     site: SiteId
     address: str  # host:port of its peer frontend
+    tcp_address: str = ""  # host:port at which it takes other sites' TCP connections; empty: it takes none
 
 
 class SiteSlice(Record):
@@ -159,4 +161,5 @@ class SiteReport(Record):
     tasks: tuple[NodeTaskReport, ...] = ()
     pid: int = 0
     ingress_pid: int = 0
+    problems: tuple[str, ...] = ()  # what its ingress cannot do, and why
     traffic: SiteTraffic | None = None

@@ -13,7 +13,7 @@ from skerry.core.types.ids import AccountId, AppName, Digest, InstanceId, NodeId
 from skerry.core.types.maintenance import JobState, WorkPhase
 from skerry.core.types.place import PlaceState
 from skerry.core.types.plan import Rejection
-from skerry.core.types.program import IsolationClass
+from skerry.core.types.program import IsolationClass, Protocol
 from skerry.core.types.resources import Resources
 from skerry.core.types.slices import InstanceState
 from skerry.core.types.view_placing import SiteTerms
@@ -46,6 +46,7 @@ class SiteView(View):
     seen_ms: int | None = None  # its last report
     suspected: bool = False
     phi: float = 0.0
+    problems: tuple[str, ...] = ()  # what its ingress cannot do, and why; for operators
 
 
 class Amounts(View):
@@ -116,6 +117,7 @@ class VersionView(View):
     image: str | None = None
     image_digest: Digest | None = None
     port: int | None = None
+    protocol: Protocol | None = None
 
 
 RolloutState = Literal["none", "pending", "running", "paused", "done", "rolled_back", "blocked"]
@@ -171,7 +173,10 @@ class RolloutDetail(View):
 
 
 class AppView(View):
-    """`version` is the newest one that takes traffic; `sites` are those with a serving instance."""
+    """`version` is the newest one that takes traffic; `sites` are those with a serving instance.
+
+    With a `public_port` it speaks TCP at that port of every site's address; `url` is one of them.
+    """
 
     account: AccountId
     account_name: str
@@ -183,6 +188,7 @@ class AppView(View):
     instances: int = 0
     serving: int = 0
     modified_ms: int = 0
+    public_port: int | None = None
 
 
 class Status(View):

@@ -15,6 +15,7 @@ LEDGERS = "site-ledgers/"
 RESERVATIONS = "reservations/"
 ACCOUNTS = "accounts/"
 IMAGE_BLOBS = "image-blobs/"
+PUBLIC_PORTS = "public-ports/"
 DECIDED_DEMAND = "decided-demand/"
 DAILY_DEMAND = "daily-demand/"
 SETTINGS = "settings/"
@@ -96,6 +97,11 @@ def rtts(site_id: SiteId) -> str:
 
 def site_of_node(node: NodeId) -> SiteId:
     return SiteId(node.rpartition("-")[0])
+
+
+def public_port(port: int) -> str:
+    """In the order of the numbers."""
+    return f"{PUBLIC_PORTS}{port:05d}"
 
 
 def image_blob(account: AccountId, digest: Digest) -> str:

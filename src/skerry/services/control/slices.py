@@ -92,7 +92,11 @@ class Slices:
             generation=mirror.revision,
             state="draining" if intent.site.state == "draining" else "up",
             apps=tuple(entry.made for entry in after.values() if entry.made is not None),
-            peers=tuple(Peer(site=i.site.id, address=i.site.peer_address) for i in intents if i.site.id != site),
+            peers=tuple(
+                Peer(site=i.site.id, address=i.site.peer_address, tcp_address=i.site.peer_tcp_address)
+                for i in intents
+                if i.site.id != site
+            ),
             draining_nodes=self._drains.of(intent),
             tasks=self._drains.tasks(site),
         )

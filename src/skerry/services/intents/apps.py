@@ -9,6 +9,7 @@ import msgspec
 from skerry.core.policy.scale import instance_limits
 from skerry.core.types.app import App, Binding, BlobBinding, Deployment, Module, Scale, Share, Version, Worker
 from skerry.core.types.ids import AccountId, AppName, Digest
+from skerry.core.types.public_port import PUBLIC_PORTS, PortRange
 from skerry.ports import blobs as blobs_port
 from skerry.ports import runtime as runtime_port
 from skerry.ports import store as store_port
@@ -48,6 +49,7 @@ class Apps:
         checker: Checker,
         assets: AssetSessions,
         random_bytes: RandomBytes,
+        public_ports: tuple[PortRange, ...] = PUBLIC_PORTS,
     ) -> None:
         self._blobs = blobs
         self._clock = clock
@@ -56,7 +58,8 @@ class Apps:
         self._repository = Repository(store, clock, Ids(random_bytes))
         self._commits = Commits(self._repository, clock)
         self.scales = Scales(self._repository, clock)
-        self.programs = Programs(Images(store, blobs, clock), self._repository, self._commits, self.scales)
+        images = Images(store, blobs, clock)
+        self.programs = Programs(images, self._repository, self._commits, self.scales, ports=public_ports)
 
     async def list_apps(self, account: AccountId) -> tuple[App, ...]:
         """By name."""

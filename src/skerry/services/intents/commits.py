@@ -11,6 +11,7 @@ from skerry.ports.store import Delete, Op
 from skerry.services.control import keys
 from skerry.services.intents import limits
 from skerry.services.intents.errors import IntentError, Refusal
+from skerry.services.intents.public_ports import Claim
 from skerry.services.intents.repository import AppState, Held, Repository, changed_app, now_after, put_deployment, put_version
 
 PRUNED_AT_ONCE = 64  # far below the store's limit; the rest goes with the next change
@@ -23,15 +24,25 @@ class Commits:
         self._clock = clock
 
     async def version(
-        self, held: Held, state: AppState | None, version: Version, *, deploy: bool, changes: dict[str, Any] | None = None
+        self,
+        held: Held,
+        state: AppState | None,
+        version: Version,
+        *,
+        deploy: bool,
+        changes: dict[str, Any] | None = None,
+        claim: Claim | None = None,
     ) -> None:
         """Version, app and (with `deploy`) deployment and evaluation: all or nothing. Raises `Conflict`.
 
-        `changes`: fields of the app that change with it.
+        `changes`: fields of the app that change with it. `claim`: the public port that it has then.
         """
         app = held.app or self._repository.new_app(version.account, version.app, now_ms=version.created_ms)
         app = msgspec.structs.replace(app, **(changes or {}))
         ops: list[Op] = [put_version(version)]
+        if claim is not None:
+            app = msgspec.structs.replace(app, public_port=claim.port)
+            ops += claim.ops
         if deploy:
             made = self.deployment(
                 app,
@@ -47,7 +58,7 @@ class Commits:
         if state is not None:
             ops += prune(state, keep=frozenset((version.id,)), new_versions=1)
         proof = keys.version(version.account, version.app, version.id)
-        await self._repository.commit(app, held.revision, ops, proof=proof)
+        await self._repository.commit(app, held.revision, ops, proof=proof, checks=claim.checks if claim else ())
 
     async def make_room(self, account: AccountId, name: AppName) -> None:
         """Before an app is made: within the account's number, and without remains of one that was deleted."""

@@ -17,6 +17,7 @@ class Refusal(StrEnum):
     SCRIPT_TOO_LARGE = "script_too_large"
     TOO_LARGE = "too_large"
     TOO_MANY = "too_many"
+    PORT_TAKEN = "port_taken"  # by another app
     STARTUP = "startup"  # the engine refused the code; the text is the engine's
     ASSETS_TOKEN = "assets_token"  # noqa: S105
     ASSETS_INCOMPLETE = "assets_incomplete"

@@ -32,6 +32,7 @@ WORKER_FIRST_RULE_CHARS_MAX = 100  # Cloudflare's
 APPS_MAX = 500  # of one account; Cloudflare's paid plan
 VERSIONS_KEPT = 100  # Cloudflare's: rollback reaches the 100 newest
 DEPLOYMENTS_KEPT = 20  # their versions are kept too
+PUBLIC_PORTS_MAX = 100  # of one account, so that no one has all of them
 SHARES_MAX = 2  # Cloudflare's: a deployment splits traffic between two versions at most
 ATTEMPTS_MAX = 10  # of a transaction that others got in between
 

@@ -6,8 +6,8 @@ import msgspec
 
 from skerry.core.policy.isolation import OVERHEAD_MIB
 from skerry.core.policy.program_fields import program_faults
-from skerry.core.types.app import Binding, Limits, Scale, SecretBinding, TextBinding, Version
-from skerry.core.types.ids import AccountId, Digest
+from skerry.core.types.app import App, Binding, Limits, Scale, SecretBinding, TextBinding, Version
+from skerry.core.types.ids import AccountId, AppName, Digest
 from skerry.core.types.program import (
     Health,
     IsolationClass,
@@ -17,12 +17,14 @@ from skerry.core.types.program import (
     SecretFile,
 )
 from skerry.core.types.program import Protocol as TrafficProtocol
+from skerry.core.types.public_port import PortRange
 from skerry.core.types.resources import Resources
 from skerry.kit.record import Record
 from skerry.services.intents import draft, limits
 from skerry.services.intents.commits import Commits
 from skerry.services.intents.errors import IntentError, Refusal
 from skerry.services.intents.images import Images
+from skerry.services.intents.public_ports import Claim, PublicPorts
 from skerry.services.intents.repository import AppState, Held, Repository
 from skerry.services.intents.scales import Scales
 
@@ -32,6 +34,8 @@ CPU_BURST_MILLICORES = 1000  # an instance may use a whole core, when it is free
 
 class ProgramUpload(Record):
     """A new version as its author describes it, of `Program`'s fields and its surroundings.
+
+    `public_port` is the app's, with `protocol` "tcp": the port of every city that leads to it; None: the one that it has, or any.
 
     `cpu_millicores` and `memory_mib` are reserved for each instance; the memory is its limit too. `env` and `secrets` are all
     of them; with `keep_secrets`, secrets of the version before that are not named stay.
@@ -46,6 +50,7 @@ class ProgramUpload(Record):
     user: str | None = None
     port: int | None = None
     protocol: TrafficProtocol = "http"
+    public_port: int | None = None
     health: Health | None = None
     restart: RestartPolicy = "always"
     stop_grace_ms: int = 10_000
@@ -72,8 +77,11 @@ PROGRAM_FIELDS = tuple(field.name for field in msgspec.structs.fields(Program) i
 class Programs:
     """Every method raises `IntentError` when it refuses, and the ports' `Unavailable` when the platform cannot."""
 
-    def __init__(self, images: Images, repository: Repository, commits: Commits, scales: Scales) -> None:
+    def __init__(
+        self, images: Images, repository: Repository, commits: Commits, scales: Scales, *, ports: tuple[PortRange, ...]
+    ) -> None:
         self.images = images
+        self._ports = PublicPorts(repository, ports)
         self._repository = repository
         self._commits = commits
         self._scales = scales
@@ -94,7 +102,7 @@ class Programs:
             else:
                 state = await self._repository.state(account, app_name)
                 held = Held(app=state.app, revision=state.revision)
-                _check_kind(state)
+                _check_kind(state, program)
             before = held.app.scale if held.app else Scale()
             scale = await self._scales.changed(before, upload.scale)
             version = draft.sealed(
@@ -116,10 +124,24 @@ class Programs:
                     tag=upload.tag,
                 )
             )
-            await self._commits.version(held, state, version, deploy=deploy, changes={"scale": scale} if deploy else None)
+            changes = {"scale": scale} if deploy else None
+            claim = await self._claim(account, app_name, held.app, program, upload.public_port, deploy=deploy)
+            await self._commits.version(held, state, version, deploy=deploy, changes=changes, claim=claim)
             return version
 
         return await self._repository.until_committed(attempt)
+
+    async def _claim(
+        self, account: AccountId, name: AppName, app: App | None, program: Program, wish: int | None, *, deploy: bool
+    ) -> Claim | None:
+        """The port that the app has from then on; None for one that speaks HTTP or nothing."""
+        if program.protocol != "tcp":
+            if wish is not None:
+                raise draft.invalid("A public port is for programs that speak TCP; HTTP is found by its host name.")
+            return None
+        if not deploy and app is not None and app.public_port is not None and wish not in {None, app.public_port}:
+            raise draft.invalid("The public port changes with what is deployed, not with a version that only waits.")
+        return await self._ports.claim(account, name, app, wish)
 
     async def _program(self, account: AccountId, upload: ProgramUpload) -> tuple[Program, Limits]:
         name = upload.image_name or upload.image
@@ -147,8 +169,11 @@ def program_limits(upload: ProgramUpload) -> Limits:
     )
 
 
-def _check_kind(state: AppState) -> None:
+def _check_kind(state: AppState, program: Program) -> None:
     latest = state.latest
+    if latest is not None and latest.program is not None and latest.program.protocol != program.protocol:
+        was, asked = latest.program.protocol, program.protocol
+        raise draft.invalid(f"{state.app.name} speaks {was}, not {asked}; deploy this under another name, or delete it first.")
     if latest is not None and latest.program is None:
         raise IntentError(
             Refusal.INVALID, f"{state.app.name} is a Worker; deploy the image under another name, or delete it first."

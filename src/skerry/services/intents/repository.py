@@ -9,6 +9,7 @@ import msgspec
 from skerry.core.types.app import App, Deployment, Version
 from skerry.core.types.ids import AccountId, AppName, DeploymentId, EvaluationId, VersionId
 from skerry.core.types.plan import Evaluation, EvaluationCause
+from skerry.core.types.public_port import PublicPort
 from skerry.kit import record
 from skerry.kit.record import Record
 from skerry.ports.clock import Clock
@@ -99,6 +100,11 @@ class Repository:
     async def keys_under(self, prefix: str) -> list[str]:
         return [entry.key async for entry in entries_under(self._store, prefix)]
 
+    async def public_ports(self) -> dict[int, PublicPort]:
+        """Those that are taken, with whose they are."""
+        found = {entry.key: entry.value async for entry in entries_under(self._store, keys.PUBLIC_PORTS)}
+        return {int(key.removeprefix(keys.PUBLIC_PORTS)): record.decode(value, PublicPort) for key, value in found.items()}
+
     async def until_committed(self, attempt: Callable[[], Awaitable[T]]) -> T:
         """Run `attempt` again after each `Conflict`; raises `IntentError` when it never gets through."""
         for number in range(1, limits.ATTEMPTS_MAX + 1):
@@ -108,14 +114,15 @@ class Repository:
                 await self._clock.sleep_ms(RETRY_DELAY_MS * number)
         raise IntentError(Refusal.BUSY, "Others keep changing this Worker; nothing was changed. Try again.")
 
-    async def commit(self, app: App, revision: int, ops: list[Op], *, proof: str) -> None:
-        """Write the app and `ops` if the app is still at `revision`. Raises `Conflict`.
+    async def commit(self, app: App, revision: int, ops: list[Op], *, proof: str, checks: tuple[Check, ...] = ()) -> None:
+        """Write the app and `ops` if the app is still at `revision` and `checks` hold. Raises `Conflict`.
 
         When the store's answer is lost, the key `proof`, which only this transaction writes, tells whether it was done.
         """
         key = keys.app(app.account, app.name)
         try:
-            await self._store.transact([Check(key=key, revision=revision)], [Put(key=key, value=record.encode(app)), *ops])
+            written = Put(key=key, value=record.encode(app))
+            await self._store.transact([Check(key=key, revision=revision), *checks], [written, *ops])
         except Unavailable:
             if await self._store.get(proof) is None:
                 raise
@@ -127,11 +134,14 @@ class Repository:
     async def remove(self, app: App, revision: int, also: list[Op]) -> None:
         """The app and a recorded reason to take it down, in one transaction; then what is left of it. Raises `Conflict`.
 
-        Its release goes with it: one of the same name that is made at once must not seem to have been released.
+        Its release goes with it: one of the same name that is made at once must not seem to have been released. Its public
+        port is free from then on.
         """
         key = keys.app(app.account, app.name)
         evaluation = self.evaluation(app.account, app.name, "delete", at_ms=self._clock.now_ms())
         ops = [Delete(key=key), Delete(key=keys.release(app.account, app.name)), evaluation, *also]
+        if app.public_port is not None:
+            ops.append(Delete(key=keys.public_port(app.public_port)))
         await self._store.transact([Check(key=key, revision=revision)], ops)
         await self.sweep(app.account, app.name)
 

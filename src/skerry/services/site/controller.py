@@ -195,6 +195,7 @@ class SiteController:
             ),
             pid=self._pid,
             ingress_pid=self._ingress.pid,
+            problems=self._ingress.problems,
             traffic=self._traffic.report(),
         )
 

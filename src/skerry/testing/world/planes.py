@@ -233,6 +233,10 @@ class WatchedIngress:
     def pid(self) -> int:
         return self.real.pid
 
+    @property
+    def problems(self) -> tuple[str, ...]:
+        return self.real.problems
+
     async def aclose(self, *, stop: bool) -> None:
         await self.real.aclose(stop=stop)
 

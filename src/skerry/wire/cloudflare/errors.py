@@ -59,6 +59,7 @@ REFUSALS: dict[Refusal, tuple[int, int]] = {
     Refusal.SCRIPT_TOO_LARGE: (413, SCRIPT_TOO_LARGE),
     Refusal.TOO_LARGE: (413, BODY_TOO_LARGE),
     Refusal.TOO_MANY: (400, 10037),
+    Refusal.PORT_TAKEN: (409, INVALID_CONTENT),
     Refusal.STARTUP: (400, INVALID_CONTENT),
     Refusal.ASSETS_TOKEN: (401, ASSETS_TOKEN),
     Refusal.ASSETS_INCOMPLETE: (400, INVALID_CONTENT),

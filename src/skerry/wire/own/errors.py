@@ -49,6 +49,7 @@ _BY_TYPE: tuple[tuple[type[Exception], int, str, str], ...] = (
 _OF_INTENTS: dict[IntentRefusal, tuple[int, str, str]] = {
     IntentRefusal.APP_NOT_FOUND: (404, "not_found", "`skerry apps` lists them"),
     IntentRefusal.TOO_LARGE: (413, "too_large", ""),
+    IntentRefusal.PORT_TAKEN: (409, "port_taken", "ask for another one, or for none"),
     IntentRefusal.BUSY: (409, "conflict", "try again"),
     IntentRefusal.UNAVAILABLE: (503, "unavailable", "try again in a moment"),
 }

@@ -74,6 +74,7 @@ def version_view(version: Version) -> VersionView:
         image=program.image.name if program else None,
         image_digest=program.image.manifest if program else None,
         port=program.port if program else None,
+        protocol=program.protocol if program else None,
     )
 
 

@@ -25,10 +25,10 @@ A worker that is stopping after a reload has an old table; it hands new requests
 
 import json
 
-from skerry.adapters.ingress.haproxy import counting, pages
-from skerry.adapters.ingress.haproxy.layout import LOOP, WEIGHT_MAX, Layout, Server, app_backend, once, peer_backend
+from skerry.adapters.ingress.haproxy import counting, pages, tcp
+from skerry.adapters.ingress.haproxy.layout import LOOP, Layout, app_backend, once, peer_backend
+from skerry.adapters.ingress.haproxy.servers import abstract, loop, server_line
 from skerry.adapters.ingress.haproxy.settings import Limits, Settings
-from skerry.kit.hashing import stable_id
 
 IDEMPOTENT = "{ method GET HEAD OPTIONS PUT DELETE }"
 CF_HEADER = "x-skerry-cf"  # the JSON for request.cf; workerd takes it away as its cfBlobHeader
@@ -71,29 +71,16 @@ def render(settings: Settings, layout: Layout, *, descriptors: int, root: bool) 
         _fresh(settings),
         _again(settings),
         _metrics(settings),
-        "backend loop from base\n  server " + _loop(settings, "fresh", 1),
+        "backend loop from base\n  server " + loop(settings, "fresh", 1),
         *counting.tables(settings.limits),
         *_slots(settings, layout),
+        *tcp.sections(settings, layout, maxconn),
     ]
     return "\n".join(parts) + "\n"
 
 
 def render_map(entries: dict[str, str]) -> str:
     return "".join(f"{key} {value}\n" for key, value in sorted(entries.items()))
-
-
-def server_options(settings: Settings, backend: str) -> str:
-    """Of a server line, in the file and at run time alike (a dynamic server inherits nothing)."""
-    limits = settings.limits
-    often = f"fastinter {limits.breaker_ms}ms downinter {limits.breaker_ms}ms rise 1"
-    common = f"{often} observe layer4 error-limit 1 on-error mark-down pool-purge-delay {limits.idle_target_ms_max}ms"
-    if backend.startswith("peer"):
-        return f"check inter {limits.peer_check_ms}ms fall 2 {common}"
-    return f"check addr {settings.site.peer_address} inter 1h fall 3 {common}"
-
-
-def server_line(settings: Settings, backend: str, server: Server) -> str:
-    return f"{server.name} {server.address} weight {server.weight} {server_options(settings, backend)}"
 
 
 def cf_json(settings: Settings) -> dict[str, object]:
@@ -291,7 +278,7 @@ def _fresh(settings: Settings) -> str:
     return "\n  ".join(
         [
             "\nfrontend fresh from base",
-            f"bind {_abstract(settings, 'fresh')}",
+            f"bind {abstract(settings, 'fresh')}",
             "http-request set-var(txn.ray) req.hdr(cf-ray)",
             *_reader(),
             *_lookup(settings),
@@ -308,7 +295,7 @@ def _again(settings: Settings) -> str:
     hopped = f"{{ req.hdr({HOP_HEADER}) -m found }} !{{ req.hdr({HOP_HEADER}) -m str {settings.site.id} }}"
     lines = [
         "\nfrontend again from base",
-        f"bind {_abstract(settings, 'again')}",
+        f"bind {abstract(settings, 'again')}",
         "http-request set-var(txn.ray) req.hdr(cf-ray)",
         *_reader(),
         *_lookup(settings),
@@ -361,7 +348,7 @@ def _metrics(settings: Settings) -> str:
 
 
 def _slots(settings: Settings, layout: Layout) -> list[str]:
-    loops = "".join(f"\n  server {_loop(settings, 'again', number)}" for number in range(1, LOOPS + 1))
+    loops = "".join(f"\n  server {loop(settings, 'again', number)}" for number in range(1, LOOPS + 1))
     sections: list[tuple[str, str]] = [(app_backend(slot), "app") for slot in range(layout.app_slots)]
     for slot in range(layout.peer_slots):
         sections += [(peer_backend(slot), "peer"), (once(peer_backend(slot)), "peeronce")]
@@ -412,14 +399,3 @@ def _request_headers(settings: Settings) -> list[str]:
 def _up(backend: str) -> str:
     """A condition: somebody besides the loop servers is up in it."""
     return f"{{ {backend},nbsrv -m int gt {LOOPS} }}"
-
-
-def _loop(settings: Settings, frontend: str, number: int) -> str:
-    assert 0 < number < WEIGHT_MAX
-    idle = f"pool-purge-delay {settings.limits.idle_target_ms_max}ms"  # a worker that is stopping waits for these as well
-    return f"{LOOP}{number} {_abstract(settings, frontend)} weight 1 {idle}"
-
-
-def _abstract(settings: Settings, frontend: str) -> str:
-    """An abstract unix address: a worker without root reaches it, other network namespaces do not."""
-    return f"abns@skerry-{stable_id(settings.run_dir, length=12)}-{frontend}"

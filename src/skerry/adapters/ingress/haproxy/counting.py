@@ -166,6 +166,14 @@ class Counting:
                 _sum(self._of(name), (answers + broken, errors + broken))
         self.begin_anew()
 
+    def more(self, owner: tuple[AccountId, AppName], requests: int, errors: int) -> None:
+        """Of an app, counted elsewhere."""
+        _sum(self._apps.setdefault(owner, [0, 0]), (requests, errors))
+
+    def more_of(self, instance: str, requests: int, errors: int) -> None:
+        """Of an instance, counted elsewhere."""
+        _sum(self._of(instance), (requests, errors))
+
     def take(self) -> Counts:
         """Everything summed up since the last call."""
         apps, self._apps = self._apps, {}

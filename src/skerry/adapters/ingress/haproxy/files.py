@@ -5,9 +5,10 @@ import resource
 from pathlib import Path
 
 from skerry.adapters.ingress.haproxy.config import render, render_map
-from skerry.adapters.ingress.haproxy.layout import Assignment, Layout
+from skerry.adapters.ingress.haproxy.layout import Assignment, Door, Layout, door_name
 from skerry.adapters.ingress.haproxy.plan import MAPS
 from skerry.adapters.ingress.haproxy.settings import Settings
+from skerry.core.types.ids import AccountId, AppName
 from skerry.kit.hashing import content_digest
 from skerry.kit.record import Record, decode, encode
 
@@ -38,12 +39,15 @@ def write_derived(settings: Settings, layout: Layout) -> None:
     """The maps before the configuration that names them."""
     for name in MAPS:
         _replace(Path(settings.map_file(name)), render_map(getattr(layout, name)).encode(), sync=False)
+    doors = {str(door.port): name for name, door in layout.doors.items()}
+    _replace(Path(settings.map_file("doors")), render_map(doors).encode(), sync=False)
     _replace(Path(settings.config_file), _config(settings, layout).encode(), sync=False)
 
 
 def fixed_digest(settings: Settings) -> str:
     """Changes when anything but the table does: then a running HAProxy has to read its file anew."""
-    return content_digest(_config(settings, Layout(app_slots=1, peer_slots=1)).encode())
+    one = Door(port=1, account=AccountId(""), app=AppName(""))
+    return content_digest(_config(settings, Layout(app_slots=1, peer_slots=1, doors={door_name(one): one})).encode())
 
 
 def make_directories(settings: Settings) -> None:
@@ -58,7 +62,7 @@ def make_directories(settings: Settings) -> None:
 
 def remove_derived(settings: Settings) -> None:
     """All that only a running HAProxy needs."""
-    for name in (settings.config_file, *map(settings.map_file, MAPS)):
+    for name in (settings.config_file, settings.map_file("doors"), *map(settings.map_file, MAPS)):
         Path(name).unlink(missing_ok=True)
     remove_sockets(settings)
 

@@ -10,7 +10,9 @@ import re
 import msgspec
 
 from skerry.adapters.ingress.haproxy.settings import Limits
+from skerry.core.types.ids import AccountId, AppName
 from skerry.core.types.routes import Route, RouteTable, Target
+from skerry.kit.hashing import stable_id
 from skerry.kit.record import Record
 
 WEIGHT_MAX = 256
@@ -45,8 +47,17 @@ class Assignment(Record):
     peers_cooling: tuple[int, ...] = ()
 
 
+class Door(Record):
+    """A public port and whose it is."""
+
+    port: int
+    account: AccountId
+    app: AppName
+
+
 class Layout(Record):
-    """The content of HAProxy: `servers` by backend (only those with any), hosts to backends, backends to peers.
+    """The content of HAProxy: `servers` by backend (only those with any), hosts to backends, backends to peers, and public ports
+    by the names of their sections.
 
     `seats`: instances that keep their users, to their backend; not those that take nothing new.
     """
@@ -57,6 +68,7 @@ class Layout(Record):
     hosts: dict[str, str] = msgspec.field(default_factory=dict[str, str])
     fallbacks: dict[str, str] = msgspec.field(default_factory=dict[str, str])
     seats: dict[str, str] = msgspec.field(default_factory=dict[str, str])
+    doors: dict[str, Door] = msgspec.field(default_factory=dict[str, Door])
 
 
 def app_backend(slot: int) -> str:
@@ -65,6 +77,15 @@ def app_backend(slot: int) -> str:
 
 def peer_backend(slot: int) -> str:
     return f"peer{slot:02d}"
+
+
+def peer_tcp_backend(slot: int) -> str:
+    """Where another site takes connections to public ports."""
+    return f"{peer_backend(slot)}tcp"
+
+
+def door_name(door: Door) -> str:
+    return f"tcp{door.port:05d}-{stable_id(f'{door.account}/{door.app}', length=8)}"
 
 
 def once(backend: str) -> str:
@@ -81,7 +102,7 @@ def assign(before: Assignment, table: RouteTable, *, cooled: frozenset[str], lim
 
     A slot given up here is not given out here, so during the change no host can lead to another app's servers.
     """
-    owners = sorted({_owner(route) for route in table.routes})
+    owners = sorted({_owner(route) for route in table.routes if route.public_port is None})
     sites = sorted({site for route in table.routes for site, _ in route.fallbacks[: limits.fallbacks_max]})
     apps, cooling, app_slots = _share(
         before.apps, owners, before.cooling, {i for i in before.cooling if app_backend(i) in cooled}, before.app_slots
@@ -90,7 +111,7 @@ def assign(before: Assignment, table: RouteTable, *, cooled: frozenset[str], lim
         before.peers,
         [str(site) for site in sites],
         before.peers_cooling,
-        {i for i in before.peers_cooling if {peer_backend(i), once(peer_backend(i))} <= cooled},
+        {i for i in before.peers_cooling if {peer_backend(i), once(peer_backend(i)), peer_tcp_backend(i)} <= cooled},
         before.peer_slots,
     )
     if app_slots > limits.slots_max:
@@ -103,13 +124,17 @@ def assign(before: Assignment, table: RouteTable, *, cooled: frozenset[str], lim
 def lay_out(assignment: Assignment, table: RouteTable, *, limits: Limits) -> Layout:
     """What HAProxy has to hold. Raises `ValueError` for a name or address that is none.
 
-    Of two routes with one host the first in (account, app) order has it; of two fallbacks to one site the first.
+    Of two routes with one host or port the first in (account, app) order has it; of two fallbacks to one site the first.
     """
     servers: dict[str, tuple[Server, ...]] = {}
     hosts: dict[str, str] = {}
     fallbacks: dict[str, str] = {}
     seats: dict[str, str] = {}
+    doors = _doors(table)
     for route in sorted(table.routes, key=_owner):
+        if route.public_port is not None:
+            _lay_out_door(assignment, route, doors, servers, fallbacks, limits=limits)
+            continue
         backend = app_backend(assignment.apps[_owner(route)])
         servers[backend] = scaled(route.targets)
         if route.sticky:
@@ -131,7 +156,52 @@ def lay_out(assignment: Assignment, table: RouteTable, *, limits: Limits) -> Lay
         hosts=hosts,
         fallbacks=fallbacks,
         seats=seats,
+        doors=doors,
     )
+
+
+def without_doors(layout: Layout, names: frozenset[str]) -> Layout:
+    """But for the public ports of these names."""
+    if not names:
+        return layout
+    return msgspec.structs.replace(
+        layout,
+        servers={backend: found for backend, found in layout.servers.items() if backend not in names},
+        fallbacks={backend: peers for backend, peers in layout.fallbacks.items() if backend not in names},
+        doors={name: door for name, door in layout.doors.items() if name not in names},
+    )
+
+
+def _doors(table: RouteTable) -> dict[str, Door]:
+    by_port: dict[int, Door] = {}
+    for route in sorted(table.routes, key=_owner):
+        if route.public_port is not None:
+            if not 1 <= route.public_port <= 65_535:
+                raise ValueError(f"not a port: {route.public_port}")
+            by_port.setdefault(route.public_port, Door(port=route.public_port, account=route.account, app=route.app))
+    return {door_name(door): door for _, door in sorted(by_port.items())}
+
+
+def _lay_out_door(
+    assignment: Assignment,
+    route: Route,
+    doors: dict[str, Door],
+    servers: dict[str, tuple[Server, ...]],
+    fallbacks: dict[str, str],
+    *,
+    limits: Limits,
+) -> None:
+    assert route.public_port is not None
+    name = door_name(Door(port=route.public_port, account=route.account, app=route.app))
+    if name not in doors:
+        return
+    servers[name] = scaled(route.targets)
+    chosen = route.fallbacks[: limits.fallbacks_max]
+    if chosen:
+        fallbacks[name] = "/".join(dict.fromkeys(peer_tcp_backend(assignment.peers[site]) for site, _ in chosen))
+    for site, address in chosen:
+        peer = Server(name=_checked(_NAME, site, "site"), address=_checked(_ADDRESS, address, "address"), weight=WEIGHT_MAX)
+        servers.setdefault(peer_tcp_backend(assignment.peers[site]), (peer,))
 
 
 def scaled(targets: tuple[Target, ...]) -> tuple[Server, ...]:

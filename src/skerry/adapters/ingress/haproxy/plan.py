@@ -24,6 +24,7 @@ class Loaded(Record):
     hosts: dict[str, str] = msgspec.field(default_factory=dict[str, str])
     fallbacks: dict[str, str] = msgspec.field(default_factory=dict[str, str])
     seats: dict[str, str] = msgspec.field(default_factory=dict[str, str])
+    doors: frozenset[str] = frozenset()  # public ports that it has bound, by their sections' names
 
 
 class AddServer(Record):
@@ -91,7 +92,8 @@ class Plan(Record):
 
 def plan(current: Loaded, desired: Layout) -> Plan:
     """Idempotent: of what is as desired already, nothing is touched."""
-    if current.app_slots < desired.app_slots or current.peer_slots < desired.peer_slots:
+    grows = current.app_slots < desired.app_slots or current.peer_slots < desired.peer_slots
+    if grows or current.doors != desired.doors.keys():
         return Plan(reload=True)
     return Plan(
         commands=(
@@ -124,6 +126,7 @@ def loaded(layout: Layout) -> Loaded:
         hosts=dict(layout.hosts),
         fallbacks=dict(layout.fallbacks),
         seats=dict(layout.seats),
+        doors=frozenset(layout.doors),
     )
 
 

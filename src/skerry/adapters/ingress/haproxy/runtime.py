@@ -6,8 +6,7 @@ import re
 from collections.abc import AsyncGenerator, Iterable
 from contextlib import asynccontextmanager
 
-from skerry.adapters.ingress.haproxy.config import server_options
-from skerry.adapters.ingress.haproxy.layout import LOOP, Layout, Server
+from skerry.adapters.ingress.haproxy.layout import LOOP, Server
 from skerry.adapters.ingress.haproxy.plan import (
     MAPS,
     AddServer,
@@ -20,7 +19,9 @@ from skerry.adapters.ingress.haproxy.plan import (
     SetAddress,
     SetWeight,
 )
+from skerry.adapters.ingress.haproxy.servers import server_options
 from skerry.adapters.ingress.haproxy.settings import Settings
+from skerry.adapters.ingress.haproxy.tcp import is_door, parse_open
 from skerry.kit.record import Record
 
 REPLY_MS_MAX = 10_000
@@ -189,7 +190,13 @@ async def read_loaded(worker: Session, settings: Settings) -> Loaded:
         servers=servers,
         leaving=leaving,
         **{name: await _read_map(worker, settings.map_file(name)) for name in MAPS},
+        doors=await read_doors(worker),
     )
+
+
+async def read_doors(worker: Session) -> frozenset[str]:
+    """The public ports that the worker has bound, by their sections' names."""
+    return frozenset(parse_open(await worker.ask("show stat -1 1 -1")))
 
 
 async def _read_map(worker: Session, path: str) -> dict[str, str]:
@@ -197,10 +204,9 @@ async def _read_map(worker: Session, path: str) -> dict[str, str]:
     return {row[1]: row[2] for row in rows if len(row) == 3}
 
 
-async def traffic(worker: Session, layout: Layout) -> tuple[Traffic, ...]:
-    """Of all app servers of the current worker."""
-    backends = [backend for backend in layout.servers if backend.startswith("app")]
-    answers = await worker.ask_all([f"show stat {backend} 4 -1" for backend in backends])
+async def traffic(worker: Session, backends: Iterable[str]) -> tuple[Traffic, ...]:
+    """Of all apps' servers in `backends` of the current worker."""
+    answers = await worker.ask_all([f"show stat {backend} 4 -1" for backend in sorted(backends) if _is_app(backend)])
     return tuple(row for answer in answers for row in _parse_stat(answer))
 
 
@@ -217,7 +223,21 @@ async def old_traffic(master: str) -> tuple[Traffic, ...]:
     for pid in await old_workers(master):
         with contextlib.suppress(Refused):  # it ended meanwhile
             found += _parse_stat(await ask_master(master, f"@!{pid} show stat -1 4 -1"))
-    return tuple(row for row in found if row.in_flight and row.backend.startswith("app"))
+    return tuple(row for row in found if row.in_flight and _is_app(row.backend))
+
+
+async def old_open(master: str) -> dict[str, int]:
+    """Users' connections to public ports in the workers that a reload left behind."""
+    found: dict[str, int] = {}
+    for pid in await old_workers(master):
+        with contextlib.suppress(Refused):  # it ended meanwhile
+            for name, count in parse_open(await ask_master(master, f"@!{pid} show stat -1 1 -1")).items():
+                found[name] = found.get(name, 0) + count
+    return found
+
+
+def _is_app(backend: str) -> bool:
+    return backend.startswith("app") or is_door(backend)
 
 
 async def quiet(worker: Session, backends: Iterable[str]) -> frozenset[str]:

@@ -30,7 +30,11 @@ class Limits(Record):
     slots_max: int = 32_768
     peer_slots: int = 8
     fallbacks_max: int = 3  # a request that kills what answers it must not tour all cities
-    old_workers_max: int = 8  # reloads that a long-lived connection outlives
+    tcp_share_percent: int = 25  # of the connections: what all public ports can hold, so that they cannot starve HTTP
+    tcp_app_share_percent: int = 40  # of that: what one of them can
+    tcp_connect_ms_max: int = 300  # to an instance; HAProxy waits as long before a retry, which has to be less than the breaker's
+    tcp_idle_ms_max: int = 3_600_000  # a connection to a public port on which nothing is said
+    old_workers_max: int = 32  # reloads that a long-lived connection outlives: each public port that comes or goes is one
     old_worker_hours_max: int = 24
     peer_check_ms: int = 1_000
     breaker_ms: int = 1_000  # how long a target that refused a connection is left alone
@@ -41,7 +45,8 @@ class Limits(Record):
 class Settings(Record):
     """`run_dir` holds sockets and generated files (private, short, gone after a boot), `state_file` survives.
 
-    `site.address` and `site.peer_address` are bound, besides `shared` (host:port, SO_REUSEPORT with other sites).
+    `site.address` and `site.peer_address` are bound, besides `shared` (host:port, SO_REUSEPORT with other sites); where apps have
+    public ports, these of `site.address` and `site.peer_tcp_address` too.
     `join` are `cgroup.procs` files HAProxy is born in. `tag` marks its processes: whatever else
     carries it is ended with them. Workers
     give up root for `uid` and `gid`; the master needs it to bind and to reload.
@@ -64,7 +69,8 @@ class Settings(Record):
     def __post_init__(self) -> None:
         if not _SAFE_PATH.fullmatch(self.run_dir) or len(self.run_dir) > RUN_DIR_CHARS_MAX:
             raise ValueError(f"run_dir has to be a short path of plain characters: {self.run_dir!r}")
-        for address in (self.site.address, self.site.peer_address, *self.shared):
+        tcp = (self.site.peer_tcp_address,) if self.site.peer_tcp_address else ()
+        for address in (self.site.address, self.site.peer_address, *tcp, *self.shared):
             if not _SAFE_ADDRESS.fullmatch(address):
                 raise ValueError(f"not an IP address with a port: {address!r}")
         if not re.fullmatch(r"[a-z0-9]{1,16}", self.site.id):
