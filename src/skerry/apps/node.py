@@ -17,6 +17,7 @@ from skerry.adapters.link.http import HttpSiteLink
 from skerry.adapters.nodetasks.programs import Hook, ProgramTasks
 from skerry.adapters.pressure import ProcGauge
 from skerry.adapters.recordfile import JsonFile
+from skerry.adapters.runtime.workerd.gvisor import GvisorWorkers
 from skerry.adapters.runtime.workerd.runtime import WorkerdRuntime
 from skerry.adapters.runtime.workerd.settings import Settings
 from skerry.apps.config import NodeConfig
@@ -54,8 +55,9 @@ async def serve(config: NodeConfig, plane: Plane) -> None:
         workerd=config.engines.workerd,
         bwrap=config.engines.bwrap,
     )
-    programs, no_programs = open_programs(config, link)
-    runtime = CompositeRuntime(workers, programs, no_programs=no_programs)
+    walled = GvisorWorkers(workers)
+    programs, no_programs = open_programs(config, link, walled)
+    runtime = CompositeRuntime(workers, programs, no_programs=no_programs, translated=walled)
     epoch = secrets.token_hex(8)
     tasks = ProgramTasks(
         config.node.id,

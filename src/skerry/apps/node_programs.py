@@ -4,9 +4,10 @@
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
+from skerry.adapters.blobs.kept import Stream
 from skerry.adapters.clock.system import SystemClock
 from skerry.adapters.images.overlay import OverlayImages
 from skerry.adapters.instancefiles.directory import DirectoryFiles
@@ -16,6 +17,7 @@ from skerry.adapters.network.linux.settings import Settings as NetworkSettings
 from skerry.adapters.probe.sockets import SocketProber
 from skerry.adapters.recordfile import JsonFolder
 from skerry.adapters.rootfs.directory import DirectoryRootFiles
+from skerry.adapters.runtime.workerd.gvisor import GvisorWorkers
 from skerry.adapters.sandbox.microvm import kvm
 from skerry.adapters.sandbox.microvm.settings import Places as MicrovmPlaces
 from skerry.adapters.sandbox.oci import runtimes
@@ -24,6 +26,7 @@ from skerry.adapters.sandbox.oci.places import RUN
 from skerry.adapters.sandbox.oci.places import Places as ContainerPlaces
 from skerry.adapters.sandbox.qemu.engine import QemuEngine
 from skerry.apps.config import NodeConfig
+from skerry.core.types.ids import Digest
 from skerry.core.types.program import IsolationClass
 from skerry.kit.hashing import stable_id
 from skerry.kit.record import Record
@@ -35,8 +38,8 @@ from skerry.services.node.programs.settings import Ground, ProgramSettings
 CONTAINER_RUNTIMES: tuple[runtimes.Name, ...] = ("crun", "runc")  # the first that is here: crun starts in half the time
 
 
-def open_programs(config: NodeConfig, link: HttpSiteLink) -> tuple[ProgramRuntime | None, str]:
-    """The runtime of this node's programs, or None and why there is none."""
+def open_programs(config: NodeConfig, link: HttpSiteLink, walled: GvisorWorkers) -> tuple[ProgramRuntime | None, str]:
+    """The runtime of this node's programs, or None and why there is none. `walled`: Workers among them."""
     if os.geteuid() != 0:
         return None, "programs need root, for networks, mounts and user ids of their own: sudo skerry up"
     base = programs_dir(Path(config.data_dir))
@@ -48,7 +51,7 @@ def open_programs(config: NodeConfig, link: HttpSiteLink) -> tuple[ProgramRuntim
         site=config.node.site,
         node=config.node.id,
         engines=engines,
-        images=OverlayImages(base, link.stream, run_dir=images_run_dir(base)),
+        images=OverlayImages(base, _own_first(walled, link), run_dir=images_run_dir(base)),
         network=LinuxNetwork(
             address=config.node.address,
             data_dir=Path(config.data_dir),
@@ -60,9 +63,21 @@ def open_programs(config: NodeConfig, link: HttpSiteLink) -> tuple[ProgramRuntim
         files=DirectoryFiles(base),
         clock=SystemClock(),
         settings=ProgramSettings(images_mib_max=config.programs.images_mib_max),
+        sockets=walled.mounts,
     )
     records = JsonFolder(base / "records", Kept)
     return ProgramRuntime(ground, records, JsonFolder(base / "snapshots-made", SnapshotRecord), missing=missing), ""
+
+
+def _own_first(walled: GvisorWorkers, link: HttpSiteLink) -> Stream:
+    """Blobs of the engine's image are here; all others come from the site."""
+
+    async def stream(digest: Digest) -> AsyncIterator[bytes]:
+        own = await walled.image.stream(digest)
+        async for chunk in own if own is not None else link.stream(digest):
+            yield chunk
+
+    return stream
 
 
 def find_engines(base: Path, run: Path) -> tuple[dict[IsolationClass, SandboxEngine], tuple[tuple[IsolationClass, str], ...]]:

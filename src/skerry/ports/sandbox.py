@@ -96,6 +96,7 @@ class SandboxSpec(Record):
     `netns` is the path of its network namespace, set up already; `network.device` the name of a tap in it for microVMs.
     `merge_memory`: equal pages of such microVMs may become one. Who shares pages with another can find out by timing what
     the other has in memory, so it is only for instances of one account on a node where no other account has the same.
+    `host_sockets`: the program may connect to Unix sockets in `mounts`, where the wall (gVisor's) would keep them from it.
     """
 
     id: str
@@ -119,6 +120,7 @@ class SandboxSpec(Record):
     log_bytes_max: int = 1 << 20
     stop_signal: str = "SIGTERM"
     merge_memory: bool = False
+    host_sockets: bool = False
 
 
 class GuestNetwork(Record):

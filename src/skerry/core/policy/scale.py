@@ -5,13 +5,17 @@ Whoever takes a scale from outside refuses it for its faults; warnings are told,
 
 from collections.abc import Callable, Iterator, Sequence
 
+from msgspec.structs import replace
+
 from skerry.core.policy.jurisdiction import jurisdictions_of, of_country
 from skerry.core.policy.places import allowed_sites, names_site, place_rejection
 from skerry.core.policy.scale_fields import LIMITS, field_faults, places, quoted
 from skerry.core.types.app import Limits, Scale
 from skerry.core.types.place import Site
+from skerry.core.types.program import IsolationClass
 from skerry.core.types.resources import Resources
 
+GVISOR_WORKER_MIB, GVISOR_WORKER_DISK_MIB = 192, 16  # of a Worker in gVisor, at rest (docs/howto/worker-runtime.md)
 SHOWN_MAX = 5  # names in one sentence; the rest is counted
 
 RttMs = Callable[[Site, Site], float]
@@ -61,6 +65,15 @@ def instance_limits(scale: Scale) -> Limits:
         disk_mib=own.disk_mib,
     )
     return Limits(memory_mib_max=LIMITS.memory_mib_max, cpu_millicores_max=LIMITS.cpu_millicores_max, reserve=reserve)
+
+
+def worker_limits(scale: Scale, isolation: IsolationClass) -> Limits:
+    """Of a Worker's version. gVisor's wall and what it keeps in memory are reserved besides, and nothing sleeps in it."""
+    limits = instance_limits(scale)
+    if isolation == "sandbox":
+        return limits
+    wall = Resources(memory_mib=GVISOR_WORKER_MIB, disk_mib=GVISOR_WORKER_DISK_MIB)
+    return replace(limits, reserve=limits.reserve + wall)
 
 
 def _numbers(scale: Scale) -> Iterator[str]:

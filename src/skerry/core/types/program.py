@@ -72,11 +72,16 @@ class Health(Record):
 
 
 class SecretFile(Record):
-    """A file that only the program reads, in memory and never on disk. `path` is absolute, inside the instance."""
+    """A file that only the program reads, in memory and never on disk. `path` is absolute, inside the instance; it holds `text`,
+    or `data` if there is any."""
 
     path: str
-    text: str
+    text: str = ""
     mode: int = 0o400
+    data: bytes = b""
+
+    def content(self) -> bytes:
+        return self.data or self.text.encode()
 
 
 class NetworkPolicy(Record):

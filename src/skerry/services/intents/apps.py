@@ -6,7 +6,7 @@ from typing import Any, TypeVar, final
 import anyio.to_thread
 import msgspec
 
-from skerry.core.policy.scale import instance_limits
+from skerry.core.policy.scale import worker_limits
 from skerry.core.types.app import App, Binding, BlobBinding, Deployment, Module, Scale, Share, Version, Worker
 from skerry.core.types.ids import AccountId, AppName, Digest
 from skerry.core.types.public_port import PUBLIC_PORTS, PortRange
@@ -280,6 +280,8 @@ class Apps:
         if upload.assets is not None and upload.assets.token is None:
             check_config(upload.assets)
             stored = msgspec.structs.replace(stored, assets=previous.assets if previous else None)
+        if upload.isolation != "sandbox" and stored.assets is not None:
+            raise draft.invalid("A Worker in gVisor has no static assets yet; deploy them as an app of their own.")
         if stored.worker is None and stored.assets is None:
             raise draft.invalid("The upload has neither a main module nor assets.")
         return draft.sealed(
@@ -295,7 +297,8 @@ class Apps:
                 worker=stored.worker,
                 assets=stored.assets,
                 bindings=draft.merge_bindings(upload, stored, previous),
-                limits=instance_limits(scale),
+                isolation=upload.isolation,
+                limits=worker_limits(scale, upload.isolation),
                 etag=stored.etag,
                 source=source,
                 author=author,

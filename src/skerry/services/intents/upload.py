@@ -63,6 +63,7 @@ class Upload(Record):
     observability: bool | None = None
     tags: tuple[str, ...] | None = None
     scale: dict[str, Any] | None = None  # changes of the app's, by field; None: none
+    isolation: Literal["sandbox", "gvisor"] = "sandbox"
     recorded: str = ""
     message: str = ""
     tag: str = ""

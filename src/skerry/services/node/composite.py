@@ -1,6 +1,7 @@
 """One runtime for a node that has several: each instance goes to the one that its version is for.
 
-A worker in isolation class `sandbox` is workerd's; a program, whatever its class, is the program runtime's. Where a machine
+A worker in isolation class `sandbox` is workerd's; a program, whatever its class, is the program runtime's, and so is a worker
+in class `gvisor`, which becomes a program for it. Where a machine
 cannot run programs at all, its workers go on, and the reason is told (`Capabilities.missing`, and to whoever asks for one).
 """
 
@@ -12,19 +13,22 @@ from msgspec.structs import replace
 
 from skerry.core.types.app import Version
 from skerry.core.types.slices import NodeInstance, ObservedInstance
-from skerry.ports.runtime import Capabilities, NoSuchInstance, Runtime, RuntimeFault, Unavailable
+from skerry.ports.runtime import Capabilities, NoSuchInstance, Runtime, RuntimeFault, Unavailable, WorkerPrograms
 from skerry.ports.sandbox import ExecSession, ExecSpec, SandboxLimits, SandboxStats
 
 log = structlog.get_logger()
 
-NOT_IN_GVISOR = "a Worker runs in isolation class sandbox here; in gvisor it cannot run yet"
+NO_STRONGER_WALL = "a Worker runs in isolation class sandbox here, and in no other"
 
 
 class CompositeRuntime:
     """See the port for the contract. `programs` None: this node has none, for the reason `no_programs`."""
 
-    def __init__(self, workers: Runtime, programs: Runtime | None, *, no_programs: str = "") -> None:
+    def __init__(
+        self, workers: Runtime, programs: Runtime | None, *, no_programs: str = "", translated: WorkerPrograms | None = None
+    ) -> None:
         self._workers = workers
+        self._translated = translated
         self._programs = programs
         self._no_programs = no_programs
 
@@ -48,7 +52,13 @@ class CompositeRuntime:
             self._programs, self._no_programs = None, str(fault)
 
     async def start(self, instance: NodeInstance) -> ObservedInstance:
-        return await self._for(instance.version).start(instance)
+        runtime = self._for(instance.version)
+        if _behind_a_wall(instance.version):
+            if self._translated is None:
+                raise Unavailable(NO_STRONGER_WALL)
+            if all(seen.id != instance.id for seen in runtime.observe()):
+                instance = await self._translated.as_program(instance)
+        return await runtime.start(instance)
 
     async def stop(self, instance_id: str, *, grace_ms: int) -> None:
         for runtime in self._all():
@@ -134,9 +144,7 @@ class CompositeRuntime:
 
     def _for(self, version: Version) -> Runtime:
         """Raises `Unavailable`."""
-        if version.program is None:
-            if version.isolation != "sandbox":
-                raise Unavailable(NOT_IN_GVISOR)
+        if version.program is None and not _behind_a_wall(version):
             return self._workers
         if self._programs is None:
             raise Unavailable(f"this node runs no programs: {self._no_programs}")
@@ -148,3 +156,8 @@ class CompositeRuntime:
             if any(seen.id == instance_id for seen in runtime.observe()):
                 return runtime
         raise NoSuchInstance(f"{instance_id} is not on this node")
+
+
+def _behind_a_wall(version: Version) -> bool:
+    """A Worker in another class than its own."""
+    return version.program is None and version.isolation != "sandbox"

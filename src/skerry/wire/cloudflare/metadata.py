@@ -1,7 +1,7 @@
 """The `metadata` part of an upload, and the parts beside it, as an `Upload`."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -71,6 +71,7 @@ class SkerryIn(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The platform's own section: what Cloudflare has no word for."""
 
     scale: dict[str, Any] | None = None  # changes, by field
+    isolation: Literal["sandbox", "gvisor"] | None = None  # the wall around it; without a word the platform's own, sandbox
 
 
 class Metadata(msgspec.Struct, frozen=True):
@@ -128,6 +129,7 @@ def read_upload(parts: Sequence[Part]) -> Upload:
         observability=None if metadata.observability is None else bool(metadata.observability.enabled),
         tags=None if metadata.tags is None else tuple(metadata.tags),
         scale=with_placement(metadata.skerry.scale if metadata.skerry else None, metadata.placement),
+        isolation=(metadata.skerry.isolation if metadata.skerry else None) or "sandbox",
         recorded=recorded(metadata),
         message=annotation(metadata.annotations, "workers/message"),
         tag=annotation(metadata.annotations, "workers/tag"),

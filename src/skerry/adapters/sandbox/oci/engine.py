@@ -23,7 +23,7 @@ from skerry.adapters.threads import whole
 from skerry.kit.record import decode, encode
 from skerry.ports.sandbox import EngineFacts, EngineUnavailable, GuestNetwork, SandboxSpec, StartError
 
-MEMORY_FILES_MIB = 64  # of all bundles and secrets of the node
+MEMORY_FILES_MIB = 256  # of all bundles and secrets of the node, at most
 LOG_FACTOR = 2
 START_S_MAX = 60.0
 NO_FILE_LIMIT = 1 << 50  # the log has its own file system; a limit on files would be one on the program's
@@ -246,7 +246,8 @@ class OciEngine:
     def _spawn(self, spec: SandboxSpec, snapshot: str | None) -> Detached:
         bundle = self._places.bundle(spec.id)
         verb = ("run",) if snapshot is None else ("restore", f"--image-path={snapshot}")
-        command = self._runtime.command(
+        runtime = self._runtime.with_host_sockets() if spec.host_sockets else self._runtime
+        command = runtime.command(
             self._places.state, bundle / "runtime.log", *verb,
             f"--bundle={bundle}", f"--pid-file={bundle / 'pid'}", spec.id,
         )  # fmt: skip

@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
+from msgspec.structs import replace
+
 from skerry.adapters import tools
 from skerry.core.types.program import IsolationClass
 from skerry.kit.record import Record
@@ -17,6 +19,7 @@ BOTH: frozenset[Ability] = frozenset(("exec", "terminal", "files", "pause", "res
 CLONES = ("--restore-spec-validation=ignore",)  # a clone has files, users and a network of its own; builds of 2026 know it
 _STATES: frozenset[Ability] = frozenset(("snapshot", "clone"))
 GVISOR = BOTH | _STATES
+NO_HOST_SOCKETS, HOST_SOCKETS = "--host-uds=none", "--host-uds=open"
 GVISOR_PIDS_MIN = 512  # threads of the sentry and its stubs are processes of the host; its own are not
 
 
@@ -35,6 +38,10 @@ class Runtime(Record):
     @property
     def is_gvisor(self) -> bool:
         return self.isolation == "gvisor"
+
+    def with_host_sockets(self) -> "Runtime":
+        """For a sandbox that may connect to sockets bound for it; it cannot make any that the host sees."""
+        return replace(self, options=tuple(HOST_SOCKETS if option == NO_HOST_SOCKETS else option for option in self.options))
 
     def command(self, state: Path, log: Path | None, *arguments: str) -> tuple[str, ...]:
         told = () if log is None else (f"--log={log}", "--log-format=json")
@@ -93,7 +100,7 @@ def runc(path: str, version: str) -> Runtime:
 def runsc(path: str, version: str) -> Runtime:
     return Runtime(
         name="runsc", path=path, version=version, isolation="gvisor", abilities=GVISOR, overhead_mib=48,
-        options=("--platform=systrap", "--network=sandbox", "--overlay2=none", "--host-uds=none", *CLONES),
+        options=("--platform=systrap", "--network=sandbox", "--overlay2=none", NO_HOST_SOCKETS, *CLONES),
     )  # fmt: skip
 
 

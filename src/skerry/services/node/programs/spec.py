@@ -81,6 +81,7 @@ def sandbox_spec(
 ) -> SandboxSpec:
     """Raises `BadProgram`."""
     program, version = kept.program(), kept.instance.version
+    sockets = ground.sockets(version)
     return SandboxSpec(
         id=kept.instance.id,
         rootfs=rootfs,
@@ -100,8 +101,10 @@ def sandbox_spec(
         mounts=(
             Mount(source=network.resolv_conf, target="/etc/resolv.conf"),
             Mount(source=network.hosts, target="/etc/hosts"),
+            *sockets,
         ),
-        files=tuple(SandboxFile(path=file.path, content=file.text.encode(), mode=file.mode) for file in program.files),
+        host_sockets=bool(sockets),
+        files=tuple(SandboxFile(path=file.path, content=file.content(), mode=file.mode) for file in program.files),
         log=ground.files.log_path(kept.instance.id),
         log_bytes_max=ground.settings.log_bytes_max,
         stop_signal=config.stop_signal,
