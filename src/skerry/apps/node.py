@@ -55,9 +55,9 @@ async def serve(config: NodeConfig, plane: Plane) -> None:
         workerd=config.engines.workerd,
         bwrap=config.engines.bwrap,
     )
-    walled = GvisorWorkers(workers)
+    walled = GvisorWorkers(workers, link.blob)
     programs, no_programs = open_programs(config, link, walled)
-    runtime = CompositeRuntime(workers, programs, no_programs=no_programs, translated=walled)
+    runtime = CompositeRuntime(workers, programs, no_programs=no_programs, walled=walled)
     epoch = secrets.token_hex(8)
     tasks = ProgramTasks(
         config.node.id,

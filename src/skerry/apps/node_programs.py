@@ -63,7 +63,7 @@ def open_programs(config: NodeConfig, link: HttpSiteLink, walled: GvisorWorkers)
         files=DirectoryFiles(base),
         clock=SystemClock(),
         settings=ProgramSettings(images_mib_max=config.programs.images_mib_max),
-        sockets=walled.mounts,
+        walled=walled,
     )
     records = JsonFolder(base / "records", Kept)
     return ProgramRuntime(ground, records, JsonFolder(base / "snapshots-made", SnapshotRecord), missing=missing), ""

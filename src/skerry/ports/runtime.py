@@ -63,14 +63,6 @@ class Capabilities(Record):
     classes: tuple[tuple[IsolationClass, EngineFacts], ...] = ()
 
 
-class WorkerPrograms(Protocol):
-    """Workers as programs, for a wall that the program runtime has and the worker runtime has not."""
-
-    async def as_program(self, instance: NodeInstance) -> NodeInstance:
-        """The same instance with a program in its version that serves as the Worker does. Raises `Unavailable`."""
-        ...
-
-
 class Runtime(Protocol):
     @property
     def capabilities(self) -> Capabilities: ...

@@ -29,9 +29,11 @@ from skerry.core.machines.instance import Backoff
 from skerry.core.types.ids import Digest, InstanceId, NodeId, SiteId
 from skerry.core.types.program import IsolationClass, Program
 from skerry.core.types.slices import NodeInstance
+from skerry.ports.images import Images
 from skerry.ports.links import Unreachable
 from skerry.ports.runtime import Runtime
 from skerry.ports.sandbox import EngineUnavailable, SandboxEngine
+from skerry.ports.walled import NoWalled, Walled
 from skerry.services.node.programs.records import Kept, SnapshotRecord
 from skerry.services.node.programs.runtime import ProgramRuntime
 from skerry.services.node.programs.settings import Ground, ProgramSettings
@@ -78,24 +80,34 @@ class ProgramsNode:
         self._microvms = MicrovmPlaces(self.data / "microvm", self.run / "microvm")
         self.tag = self._microvms.tag if kind == "microvm" else self._places.tag
 
-    async def open(self) -> ProgramRuntime:
+    def stand(self, *, images: Images | None = None, walled: Walled | None = None) -> Ground:
+        """What the next agent stands on."""
         engine = self._engine()
-        ground = self.ground = Ground(
+        self.ground = Ground(
             site=SiteId("lhr"),
             node=NodeId("lhr-1"),
             engines={engine.facts.isolation: engine},
-            images=OverlayImages(self.data, self._stream, run_dir=self.root / "images"),
+            images=images or OverlayImages(self.data, self._stream, run_dir=self.root / "images"),
             network=LinuxNetwork(address="127.0.0.1", data_dir=self.data, run_dir=self.run),
             prober=SocketProber(),
             rootfs=DirectoryRootFiles(),
             files=DirectoryFiles(self.data),
             clock=SystemClock(),
             settings=self._settings,
+            walled=walled or NoWalled(),
         )
+        return self.ground
+
+    def opened(self, runtime: ProgramRuntime) -> None:
+        """It is to be closed by `clean_up`."""
+        self._runtimes.append(runtime)
+
+    async def open(self) -> ProgramRuntime:
+        ground = self.stand()
         records = JsonFolder(self.data / "records", Kept)
         runtime = ProgramRuntime(ground, records, JsonFolder(self.data / "snapshots-made", SnapshotRecord))
         await runtime.attach()
-        self._runtimes.append(runtime)
+        self.opened(runtime)
         return runtime
 
     def _engine(self) -> SandboxEngine:

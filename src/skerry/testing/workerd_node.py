@@ -31,8 +31,9 @@ class WorkerdNode:
         self.settings = settings
         self._runtimes: list[WorkerdRuntime] = []
 
-    async def open(self) -> WorkerdRuntime:
-        runtime = WorkerdRuntime(
+    def make(self) -> WorkerdRuntime:
+        """The next agent's, not attached."""
+        return WorkerdRuntime(
             node=NodeId("lhr-1"),
             address="127.0.0.1",
             data_dir=self.places.data,
@@ -40,8 +41,15 @@ class WorkerdNode:
             fetch_blob=self.shop.fetch,
             settings=self.settings,
         )
-        await runtime.attach()
+
+    def opened(self, runtime: WorkerdRuntime) -> None:
+        """It is to be closed by `clean_up`."""
         self._runtimes.append(runtime)
+
+    async def open(self) -> WorkerdRuntime:
+        runtime = self.make()
+        await runtime.attach()
+        self.opened(runtime)
         return runtime
 
     async def kill_agent(self, runtime: Runtime) -> None:

@@ -40,6 +40,10 @@ class KeptBlobs:
         self._running: dict[Digest, asyncio.Task[None]] = {}
         self._slots = asyncio.Semaphore(FETCHES_AT_ONCE)
 
+    def make(self) -> None:
+        """The directory, where nobody else makes it."""
+        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+
     def path(self, digest: Digest) -> Path:
         if len(digest) != 64 or not set(digest) <= set("0123456789abcdef"):
             raise BadBlob(f"no digest: {digest[:80]!r}")

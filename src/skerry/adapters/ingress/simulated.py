@@ -125,7 +125,7 @@ class SimulatedIngress:
             raise ConnectionRefusedError(f"port {port}")
         if not peer:
             self._count(route, requests=1, errors=0)
-        for name, address, own in self._tries(route, fallbacks=not peer):
+        for name, address, own in self._tries(route, "", fallbacks=not peer):
             try:
                 await self._ask(name if own else None, address, CONNECT, str(port))
             except ConnectionRefusedError:

@@ -123,7 +123,7 @@ def _file(file: SecretFile) -> Iterator[str]:
     path = file.path
     if not _is_clean(path) or path == "/" or any(path == top or path.startswith(f"{top}/") for top in _RESERVED):
         yield f"the file {path[:80]!r} is no absolute path, or lies in {', '.join(_RESERVED)}"
-    if len(file.content()) > FILE_BYTES_MAX:
+    if len(file.text.encode()) > FILE_BYTES_MAX:
         yield f"the file {path[:80]} has more than {FILE_BYTES_MAX:,} bytes"
     if not 0 <= file.mode <= 0o777:
         yield f"the file {path[:80]} has the mode {file.mode:o}; it is at most 777"

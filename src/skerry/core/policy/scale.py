@@ -15,7 +15,7 @@ from skerry.core.types.place import Site
 from skerry.core.types.program import IsolationClass
 from skerry.core.types.resources import Resources
 
-GVISOR_WORKER_MIB, GVISOR_WORKER_DISK_MIB = 192, 16  # of a Worker in gVisor, at rest (docs/howto/worker-runtime.md)
+GVISOR_WORKER_MIB, GVISOR_WORKER_DISK_MIB = 96, 16  # of a Worker in gVisor, at rest (docs/howto/worker-runtime.md)
 SHOWN_MAX = 5  # names in one sentence; the rest is counted
 
 RttMs = Callable[[Site, Site], float]

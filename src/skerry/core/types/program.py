@@ -72,16 +72,11 @@ class Health(Record):
 
 
 class SecretFile(Record):
-    """A file that only the program reads, in memory and never on disk. `path` is absolute, inside the instance; it holds `text`,
-    or `data` if there is any."""
+    """A file that only the program reads, in memory and never on disk. `path` is absolute, inside the instance."""
 
     path: str
-    text: str = ""
+    text: str
     mode: int = 0o400
-    data: bytes = b""
-
-    def content(self) -> bytes:
-        return self.data or self.text.encode()
 
 
 class NetworkPolicy(Record):

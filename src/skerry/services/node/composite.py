@@ -13,8 +13,9 @@ from msgspec.structs import replace
 
 from skerry.core.types.app import Version
 from skerry.core.types.slices import NodeInstance, ObservedInstance
-from skerry.ports.runtime import Capabilities, NoSuchInstance, Runtime, RuntimeFault, Unavailable, WorkerPrograms
+from skerry.ports.runtime import Capabilities, NoSuchInstance, Runtime, RuntimeFault, Unavailable
 from skerry.ports.sandbox import ExecSession, ExecSpec, SandboxLimits, SandboxStats
+from skerry.ports.walled import Walled
 
 log = structlog.get_logger()
 
@@ -25,10 +26,10 @@ class CompositeRuntime:
     """See the port for the contract. `programs` None: this node has none, for the reason `no_programs`."""
 
     def __init__(
-        self, workers: Runtime, programs: Runtime | None, *, no_programs: str = "", translated: WorkerPrograms | None = None
+        self, workers: Runtime, programs: Runtime | None, *, no_programs: str = "", walled: Walled | None = None
     ) -> None:
         self._workers = workers
-        self._translated = translated
+        self._walled = walled
         self._programs = programs
         self._no_programs = no_programs
 
@@ -54,10 +55,9 @@ class CompositeRuntime:
     async def start(self, instance: NodeInstance) -> ObservedInstance:
         runtime = self._for(instance.version)
         if _behind_a_wall(instance.version):
-            if self._translated is None:
+            if self._walled is None:
                 raise Unavailable(NO_STRONGER_WALL)
-            if all(seen.id != instance.id for seen in runtime.observe()):
-                instance = await self._translated.as_program(instance)
+            instance = await self._walled.as_program(instance)
         return await runtime.start(instance)
 
     async def stop(self, instance_id: str, *, grace_ms: int) -> None:

@@ -7,17 +7,25 @@
 So a Worker there has a program's life: it is started, checked, published, ended and found again as one.
 """
 
+from collections.abc import Callable, Iterable
+
+import structlog
 from msgspec.structs import replace
 
+from skerry.adapters.blobs.kept import Fetch, KeptBlobs
 from skerry.adapters.runtime.workerd.config import HEALTH_SOCKET, HTTP_SOCKET, Unsupported, app_config, encode_config
 from skerry.adapters.runtime.workerd.image import CONFIG, WorkerdImage
 from skerry.adapters.runtime.workerd.runtime import WorkerdRuntime
 from skerry.adapters.runtime.workerd.sandbox import EGRESS_DIRECTORY, WORKERD
 from skerry.core.types.app import Version
-from skerry.core.types.program import Health, HttpCheck, NetworkPolicy, Program, SecretFile
+from skerry.core.types.ids import Digest
+from skerry.core.types.program import Health, HttpCheck, NetworkPolicy, Program
 from skerry.core.types.slices import NodeInstance
+from skerry.ports.images import BadImage, ImagesUnavailable
 from skerry.ports.runtime import Unavailable
-from skerry.ports.sandbox import Mount
+from skerry.ports.sandbox import Mount, SandboxFile
+
+log = structlog.get_logger()
 
 HTTP_PORT, HEALTH_PORT = 8080, 8081
 CONFIG_BYTES_MAX = 10 << 20  # it lies in memory beside those of others
@@ -28,31 +36,20 @@ STOP_GRACE_MS = 10_000
 
 
 class GvisorWorkers:
-    """Stands on the worker runtime of the same node: its engine, its copies of modules, its egress process."""
+    """Stands on the worker runtime of the same node: its engine and its egress process. It has copies of modules of its own."""
 
-    def __init__(self, workers: WorkerdRuntime) -> None:
+    def __init__(self, workers: WorkerdRuntime, fetch_blob: Fetch) -> None:
         self._workers = workers
+        self._blobs = KeptBlobs(workers.fleet.places.data / "walled", fetch_blob)
         self.image = WorkerdImage(workers.fleet.engine, workers.fleet.places.data / "workerd-image.json")
 
     async def as_program(self, instance: NodeInstance) -> NodeInstance:
-        version = instance.version
         try:
-            await self._workers.blobs.ensure_all(version.process_digests())
-            contents = {digest: await self._workers.blobs.get(digest) for digest in sorted(version.process_digests())}
-        except Exception as error:  # the site is out of reach, the disk is full: worth another try
-            raise Unavailable(f"its files cannot be had: {error}") from error
-        settings = self._workers.settings
-        try:
-            config = app_config(
-                version, contents, forwarded_proto_header=settings.forwarded_proto_header, cf_header=settings.request_cf_header
-            )
-        except Unsupported as error:
-            raise Unavailable(str(error)) from error
-        data = encode_config(config, self._workers.fleet.engine.schema)
-        if len(data) > CONFIG_BYTES_MAX:
-            raise Unavailable(f"its code has {len(data):,} bytes; in gVisor at most {CONFIG_BYTES_MAX:,} are taken")
+            image = await self.image.made()
+        except OSError as error:
+            raise Unavailable(f"the engine cannot be made an image of: {error}") from error
         program = Program(
-            image=await self.image.made(),
+            image=image,
             command=(
                 WORKERD, "serve", "--binary", CONFIG,
                 "--socket-addr", f"{HTTP_SOCKET}=*:{HTTP_PORT}", "--socket-addr", f"{HEALTH_SOCKET}=*:{HEALTH_PORT}",
@@ -64,11 +61,47 @@ class GvisorWorkers:
             writable_mib=WRITABLE_MIB,
             read_only=True,
             pids_max=PIDS_MAX,
-            files=(SecretFile(path=CONFIG, data=data),),
             network=NetworkPolicy(internet=False),
         )  # fmt: skip
-        return replace(instance, version=replace(version, program=program, bindings=()))
+        return replace(instance, version=replace(instance.version, program=program))
+
+    async def files(self, version: Version) -> tuple[SandboxFile, ...]:
+        """Its configuration, with all of its code: in memory alone, as everything that may hold a secret."""
+        if version.worker is None:
+            return ()
+        settings = self._workers.settings
+        try:
+            self._blobs.make()
+            await self._blobs.ensure_all(_own_blobs(version))
+            contents = {digest: await self._blobs.get(digest) for digest in sorted(_own_blobs(version))}
+        except Exception as error:  # the site is out of reach, the disk is full: nothing of the version's
+            raise ImagesUnavailable(f"its files cannot be had: {str(error) or type(error).__name__}") from error
+        try:
+            config = app_config(
+                version, contents, forwarded_proto_header=settings.forwarded_proto_header, cf_header=settings.request_cf_header
+            )
+        except Unsupported as error:
+            raise BadImage(str(error)) from error
+        data = encode_config(config, self._workers.fleet.engine.schema)
+        if len(data) > CONFIG_BYTES_MAX:
+            raise BadImage(f"its code has {len(data):,} bytes; in gVisor at most {CONFIG_BYTES_MAX:,} are taken")
+        return (SandboxFile(path=CONFIG, content=data, mode=0o400),)
 
     def mounts(self, version: Version) -> tuple[Mount, ...]:
         """What a Worker's sandbox sees of the node: the sockets of the way out."""
         return () if version.worker is None else (Mount(source=str(self._workers.fleet.places.egress), target=EGRESS_DIRECTORY),)
+
+    async def collect(self, wanted: Callable[[], Iterable[Version]]) -> None:
+        def needed() -> frozenset[Digest]:
+            return frozenset[Digest]().union(*(_own_blobs(version) for version in wanted() if version.worker is not None))
+
+        try:
+            self._blobs.make()
+            await self._blobs.collect(needed)
+        except OSError as error:
+            log.warning("files_not_collected", error=str(error))
+
+
+def _own_blobs(version: Version) -> frozenset[Digest]:
+    """Without those of the image."""
+    return replace(version, program=None).process_digests()

@@ -10,6 +10,9 @@ from skerry.ports.sandbox import ExecSpec, Sandbox, SandboxError
 from skerry.services.node.programs.reasons import NeverReady, last_line, never_ready, unhealthy
 
 FIRST_LOOK_MS, LOOK_FACTOR, LOOK_MS_MAX = 20, 1.5, 1_000
+FIRST_PATIENCE_MS = (
+    100  # what is sent to a network that is not up yet (gVisor's own) is lost, and the kernel sends again after 1 s
+)
 EXEC_OUTPUT_BYTES_MAX = 4096
 
 
@@ -31,12 +34,16 @@ class Doctor:
         self._health = health_of(program)
 
     async def ready(self, sandbox: Sandbox) -> None:
-        """Returns when it is healthy for the first time. Raises `NeverReady` after its grace."""
+        """Returns when it is healthy for the first time. Raises `NeverReady` after its grace.
+
+        It is asked with little patience at first, and with more each time.
+        """
         health = self._health
         if health is None:
             return
-        began_ms, pause_ms = self._clock.monotonic_ms(), float(FIRST_LOOK_MS)
-        while problem := await self._ask(health, sandbox):
+        began_ms, pause_ms, patience_ms = self._clock.monotonic_ms(), float(FIRST_LOOK_MS), float(FIRST_PATIENCE_MS)
+        while problem := await self._ask(health, sandbox, patience_ms=int(patience_ms)):
+            patience_ms *= LOOK_FACTOR
             passed_ms = self._clock.monotonic_ms() - began_ms
             if passed_ms >= health.grace_ms:
                 raise NeverReady(never_ready(health, self._program.port, problem, after_ms=health.grace_ms))
@@ -56,15 +63,17 @@ class Doctor:
             if failures >= health.failures_max:
                 return unhealthy(health, problem)
 
-    async def _ask(self, health: Health, sandbox: Sandbox) -> str:
-        check, timeout_ms = health.check, health.timeout_ms
+    async def _ask(self, health: Health, sandbox: Sandbox, *, patience_ms: int | None = None) -> str:
+        """`patience_ms`: of what is asked over the network, if it is less than the check's own."""
+        check = health.check
+        timeout_ms = health.timeout_ms if patience_ms is None else min(health.timeout_ms, patience_ms)
         match check:
             case HttpCheck():
                 return await self._prober.http(self._address, self._port(check.port), check.path, timeout_ms=timeout_ms)
             case TcpCheck():
                 return await self._prober.tcp(self._address, self._port(check.port), timeout_ms=timeout_ms)
             case ExecCheck():
-                return await _run(sandbox, check, timeout_ms)
+                return await _run(sandbox, check, health.timeout_ms)
 
     def _port(self, port: int | None) -> int:
         return port or self._program.port or 0

@@ -326,11 +326,12 @@ class ProgramRuntime:
             watch.look(tuple(self._instances.values()))
 
     async def _collect(self) -> None:
-        """Images that nobody uses any more."""
+        """Images, and files of Workers, that nobody uses any more."""
         while True:
             await self._collect_due.wait()
             self._collect_due.clear()
             keep = frozenset(instance.kept.program().image.manifest for instance in self._instances.values())
+            await self._ground.walled.collect(lambda: [one.kept.instance.version for one in self._instances.values()])
             try:
                 await self._ground.images.collect(keep, budget_mib=self._ground.settings.images_mib_max)
             except ImageError as error:

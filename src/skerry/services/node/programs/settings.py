@@ -1,12 +1,10 @@
 """What an operator can set about programs of a node, and what the runtime stands on."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import msgspec
 
 from skerry.core.machines.instance import Backoff
-from skerry.core.types.app import Version
 from skerry.core.types.ids import NodeId, SiteId
 from skerry.core.types.program import IsolationClass
 from skerry.kit.record import Record
@@ -16,7 +14,8 @@ from skerry.ports.instancefiles import InstanceFiles
 from skerry.ports.network import Network
 from skerry.ports.probe import Prober
 from skerry.ports.rootfs import RootFiles
-from skerry.ports.sandbox import Mount, SandboxEngine
+from skerry.ports.sandbox import SandboxEngine
+from skerry.ports.walled import NoWalled, Walled
 
 
 class ProgramSettings(Record):
@@ -33,17 +32,9 @@ class ProgramSettings(Record):
     drop_grace_ms_max: int = 10_000  # for a process that is ended for lack of traffic
 
 
-def no_sockets(version: Version) -> tuple[Mount, ...]:
-    """Of the node, a program reaches nothing."""
-    return ()
-
-
 @dataclass(frozen=True)
 class Ground:
-    """The ports, and who we are. An engine that cannot work on this machine leaves `engines` again.
-
-    `sockets`: directories of the node with sockets that a sandbox of the version may connect to.
-    """
+    """The ports, and who we are. An engine that cannot work on this machine leaves `engines` again."""
 
     site: SiteId
     node: NodeId
@@ -55,4 +46,4 @@ class Ground:
     files: InstanceFiles
     clock: Clock
     settings: ProgramSettings
-    sockets: Callable[[Version], tuple[Mount, ...]] = no_sockets
+    walled: Walled = field(default_factory=NoWalled)

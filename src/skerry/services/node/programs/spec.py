@@ -37,7 +37,7 @@ def environment_of(kept: Kept, config: ImageConfig, place: Mapping[str, str], id
     for entry in config.env:
         name, _, value = entry.partition("=")
         environment[name] = value
-    for binding in version.bindings:
+    for binding in version.bindings if version.worker is None else ():  # a Worker has them in its configuration
         if not isinstance(binding, TextBinding | SecretBinding):
             raise BadProgram(f"binding {binding.name} is not for programs: their bindings are text and secrets")
         environment[binding.name] = binding.text
@@ -78,10 +78,11 @@ def sandbox_spec(
     *,
     rootfs: str,
     disk: str | None,
+    files: tuple[SandboxFile, ...] = (),
 ) -> SandboxSpec:
-    """Raises `BadProgram`."""
+    """`files` come beside the program's own. Raises `BadProgram`."""
     program, version = kept.program(), kept.instance.version
-    sockets = ground.sockets(version)
+    sockets = ground.walled.mounts(version)
     return SandboxSpec(
         id=kept.instance.id,
         rootfs=rootfs,
@@ -104,7 +105,7 @@ def sandbox_spec(
             *sockets,
         ),
         host_sockets=bool(sockets),
-        files=tuple(SandboxFile(path=file.path, content=file.content(), mode=file.mode) for file in program.files),
+        files=(*files, *(SandboxFile(path=file.path, content=file.text.encode(), mode=file.mode) for file in program.files)),
         log=ground.files.log_path(kept.instance.id),
         log_bytes_max=ground.settings.log_bytes_max,
         stop_signal=config.stop_signal,

@@ -8,7 +8,7 @@ import structlog
 
 from skerry.ports.images import ImageConfig, ImageError
 from skerry.ports.network import InstanceNetwork, NetworkError, NetworkWant
-from skerry.ports.sandbox import EngineUnavailable, Sandbox, SandboxEngine, SandboxError
+from skerry.ports.sandbox import EngineUnavailable, Sandbox, SandboxEngine, SandboxError, SandboxFile
 from skerry.services.node.programs.records import Kept
 from skerry.services.node.programs.settings import Ground
 from skerry.services.node.programs.spec import sandbox_spec
@@ -31,6 +31,7 @@ class Start:
         self.config: ImageConfig | None = None
         self.rootfs = ""
         self.disk: str | None = None
+        self.files: tuple[SandboxFile, ...] = ()
         self.sandbox: Sandbox | None = None
 
     @property
@@ -81,6 +82,7 @@ async def _prepare(start: Start) -> None:
         start.config = await start.ground.images.prepare(start.kept.program().image)
         if start.engine.facts.isolation == "microvm":
             start.disk = str(await start.ground.images.disk(start.kept.program().image))
+        start.files = await start.ground.walled.files(start.kept.instance.version)
 
 
 async def _mount(start: Start) -> None:
@@ -100,7 +102,7 @@ async def _sandbox(start: Start) -> None:
     program = kept.program()
     user = config.user if program.user is None else program.user
     identity = await ground.rootfs.identity(start.rootfs, user)
-    spec = sandbox_spec(ground, kept, config, network, identity, rootfs=start.rootfs, disk=start.disk)
+    spec = sandbox_spec(ground, kept, config, network, identity, rootfs=start.rootfs, disk=start.disk, files=start.files)
     snapshot = ground.files.snapshot_path(kept.snapshot) if kept.snapshot else None
     async with asyncio.timeout(ground.settings.start_ms_max / 1000):
         start.sandbox = await start.engine.start(spec, snapshot=snapshot)
