@@ -6,8 +6,7 @@ import pytest
 
 from skerry.adapters import tools
 from skerry.adapters.network.linux.probe import probe
-from skerry.ports.runtime import Runtime
-from skerry.testing.contracts.runtime import ProgramRuntimeContract, RuntimeContract, RuntimeHarness, becomes
+from skerry.testing.contracts.runtime import ProgramRuntimeContract, RuntimeContract
 from skerry.testing.oci_node import busybox, is_root
 from skerry.testing.programs_node import Kind, ProgramsNode, missing
 from skerry.testing.walled_node import WalledNode
@@ -71,8 +70,3 @@ class TestWorkersInGvisor(RuntimeContract):
             yield node
         finally:
             await node.clean_up()
-
-    async def test_an_own_fault_fails_with_its_text_and_a_503_at_once(self, runtime: Runtime, harness: RuntimeHarness) -> None:
-        """As of any program that ends, nobody knows that it never will start: it is tried again, ever more seldom."""
-        seen = await runtime.start(harness.broken("a"))
-        assert "boom" in (await becomes(runtime, seen.id, "backoff")).detail

@@ -282,3 +282,11 @@ async def test_sessions_end_and_are_swept(dialect: Dialect) -> None:
     await open_session(dialect, manifest({"/a": b"a"}))
     assert len((await dialect.store.range("asset-sessions/")).entries) == 1
     assert (await dialect.store.range("asset-batches/")).entries == ()
+
+
+async def test_assets_behind_gvisor_are_refused(dialect: Dialect) -> None:
+    token = await upload_all(dialect, SITE)
+    files = form({"assets": {"jwt": token}, "compatibility_date": "2026-01-01", "skerry": {"isolation": "gvisor"}})
+    async with dialect.client() as client:
+        answer = await client.put(dialect.path("/workers/scripts/site"), files=files)
+    assert (answer.status_code, "has no static assets yet" in answer.text) == (400, True)

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 import httpx
 import pytest
 
+from skerry.core.policy.isolation import features_of
+from skerry.core.policy.scale import GVISOR_WORKER_MIB
 from skerry.services.intents import limits
 from skerry.testing.dialect import MAIN, MODULE, Dialect, form, open_dialect, simple_form
 
@@ -312,3 +314,26 @@ async def test_the_code_can_be_downloaded_without_its_secrets(dialect: Dialect) 
             assert response.headers["cf-entrypoint"] == "index.js"
             assert MAIN in response.content
             assert b"very-hidden" not in response.content
+
+
+async def test_a_worker_may_ask_for_gvisor_and_reserves_what_that_takes(dialect: Dialect) -> None:
+    assert (await put(dialect, simple_form())).status_code == 200
+    assert (await put(dialect, simple_form(skerry={"isolation": "gvisor"}))).status_code == 200
+    strict, plain = (await dialect.use_cases.apps.state(dialect.account.id, "hello")).versions
+    assert (plain.isolation, strict.isolation) == ("sandbox", "gvisor")
+    assert features_of(strict) == ("gvisor",)
+    assert strict.limits.reserve.memory_mib - plain.limits.reserve.memory_mib == GVISOR_WORKER_MIB
+    assert plain.digest != strict.digest
+
+
+@pytest.mark.parametrize(
+    ("metadata", "said"),
+    [
+        ({"skerry": {"isolation": "microvm"}}, "isolation"),
+        ({"skerry": {"wall": "gvisor"}}, "wall"),
+    ],
+)
+async def test_another_wall_is_refused(dialect: Dialect, metadata: dict[str, object], said: str) -> None:
+    status, code, message = refusal(await put(dialect, simple_form(**metadata)))
+    assert (status, code) == (400, 10021)
+    assert said in message

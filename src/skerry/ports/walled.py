@@ -26,6 +26,10 @@ class Walled(Protocol):
         """Directories of the node with sockets that it may connect to."""
         ...
 
+    def fault(self, version: Version, said: str) -> str:
+        """The fault in the version's own code by which its process ended at its start, out of what it `said`; empty: none."""
+        ...
+
     async def collect(self, wanted: Callable[[], Iterable[Version]]) -> None:
         """Remove what was fetched for others than `wanted`, which is asked again in between; never raises."""
         ...
@@ -42,6 +46,9 @@ class NoWalled:
 
     def mounts(self, version: Version) -> tuple[Mount, ...]:
         return ()
+
+    def fault(self, version: Version, said: str) -> str:
+        return ""
 
     async def collect(self, wanted: Callable[[], Iterable[Version]]) -> None:
         return None

@@ -13,6 +13,7 @@ import structlog
 from msgspec.structs import replace
 
 from skerry.adapters.blobs.kept import Fetch, KeptBlobs
+from skerry.adapters.runtime.workerd import stderr
 from skerry.adapters.runtime.workerd.config import HEALTH_SOCKET, HTTP_SOCKET, Unsupported, app_config, encode_config
 from skerry.adapters.runtime.workerd.image import CONFIG, WorkerdImage
 from skerry.adapters.runtime.workerd.runtime import WorkerdRuntime
@@ -90,6 +91,9 @@ class GvisorWorkers:
     def mounts(self, version: Version) -> tuple[Mount, ...]:
         """What a Worker's sandbox sees of the node: the sockets of the way out."""
         return () if version.worker is None else (Mount(source=str(self._workers.fleet.places.egress), target=EGRESS_DIRECTORY),)
+
+    def fault(self, version: Version, said: str) -> str:
+        return (stderr.startup_error(said) or "") if version.worker is not None else ""
 
     async def collect(self, wanted: Callable[[], Iterable[Version]]) -> None:
         def needed() -> frozenset[Digest]:

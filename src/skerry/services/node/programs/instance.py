@@ -248,7 +248,7 @@ class ProgramInstance:
             sandbox = adopted or await self._launch()
             await self._ready(sandbox)
         except reasons.EndedEarly as error:
-            await self._over(self._ended(error.ended, before="before it was ready"))
+            await self._over(self._ended_early(error.ended))
         except Exception as error:  # whatever it is, it is a reason, and the next try is the life's to decide
             await self._over(reasons.failed_start(error))
         else:
@@ -348,6 +348,12 @@ class ProgramInstance:
     async def _wait(self, delay_ms: int) -> None:
         await self._ground.clock.sleep_ms(delay_ms)
         self.feed(machine.Due())
+
+    def _ended_early(self, how: Exit) -> machine.Exited:
+        """A Worker's engine tells a fault of its code, which another try would not mend."""
+        said = reasons.since_note(self._ground.files.log_end(self.id, bytes_max=LAST_WORDS_BYTES))
+        fault = self._ground.walled.fault(self.kept.instance.version, said) if how.code == 1 else ""
+        return machine.Exited(reason=fault, own_fault=True) if fault else self._ended(how, before="before it was ready")
 
     def _ended(self, how: Exit, *, before: str = "") -> machine.Exited:
         if self._ended_for:

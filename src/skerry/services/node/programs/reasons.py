@@ -56,9 +56,14 @@ def failed_start(error: Exception) -> Exited | Lacking:
 def ended(how: Exit, *, memory_mib_max: int, said: str, before: str = "") -> Exited:
     """A process that ran. `said`: the end of its log; `before`: what had not happened yet."""
     text = _how(how, memory_mib_max)
-    last = last_line(said.rpartition(NOTE)[2].partition("\n")[2] if NOTE in said else said)  # of this process alone
+    last = last_line(since_note(said))
     tail = f"; its last words: {last}" if last and not (how.code == 0 and not before) else ""
     return Exited(reason=f"{text}{f' {before}' if before else ''}{tail}", code=how.code)
+
+
+def since_note(said: str) -> str:
+    """What the last process alone said."""
+    return said.rpartition(NOTE)[2].partition("\n")[2] if NOTE in said else said
 
 
 def _how(how: Exit, memory_mib_max: int) -> str:
