@@ -1,22 +1,14 @@
 """Containers for real: what keeps them in, and that nothing stays behind."""
 
-import os
-import random
-import subprocess
-import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
-from skerry.adapters import kernel, tools
+from skerry.adapters import tools
 from skerry.adapters.sandbox.oci import runtimes
-from skerry.kit.record import encode
 from skerry.testing.contracts.sandbox import FOREVER, changed, command, run, says
 from skerry.testing.oci_node import OciNode, busybox, is_root
-
-VICTIM = Path(__file__).parent / "programs/start_containers.py"
-CYCLES = int(os.environ.get("SKERRY_KILL_CYCLES", "12"))
 
 pytestmark = [
     pytest.mark.skipif(not is_root(), reason="containers need root"),
@@ -123,34 +115,3 @@ async def test_secret_files_never_touch_the_disk(node: OciNode) -> None:
     kinds = {line.split(" ")[2] for line in Path("/proc/self/mounts").read_text().splitlines() if str(node.places.memory) in line}
     assert kinds == {"tmpfs"}
     assert [path for path in node.places.memory.rglob("*.json") if path.stat().st_mode & 0o077] == []
-
-
-@pytest.mark.parametrize("name", ["crun", "runsc"])
-async def test_a_killed_agent_leaves_nothing_that_the_next_does_not_find(tmp_path: Path, name: runtimes.Name) -> None:
-    tool = {"crun": tools.find_crun, "runsc": tools.find_runsc}[name]()
-    if not tool.usable:
-        pytest.skip(f"{name}: {tool.problem}")
-    node = OciNode(tmp_path, runtimes.find(name))
-    draws = random.Random(f"{name} {CYCLES}")
-    try:
-        images = await node.open_images()
-        assert node.built is not None
-        image = encode(node.built.image).decode()
-        for _ in range(CYCLES if name == "crun" else CYCLES // 3):
-            argv = [sys.executable, str(VICTIM), str(tmp_path), name, str(node.run), image]
-            victim = subprocess.Popen(argv, stdout=subprocess.PIPE)
-            assert victim.stdout is not None
-            assert victim.stdout.readline() == b"ready\n"
-            try:
-                victim.wait(draws.uniform(0.01, 0.6 if name == "crun" else 1.5))
-            except subprocess.TimeoutExpired:
-                victim.kill()
-            victim.wait()
-            victim.stdout.close()
-            await node.open()
-            await images.attach(frozenset())
-            assert await node.leftovers() == []
-            assert kernel.mounts_below(node.run / "images") == ()
-            assert os.listdir(node.data / "images/writable") == []
-    finally:
-        await node.clean_up()
