@@ -1,6 +1,7 @@
 """What an agent does with its programs, all of it once; and what the next agent finds and removes."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 
 from msgspec.structs import replace
@@ -16,6 +17,7 @@ from skerry.testing.programs_node import ProgramsNode
 from skerry.testing.waiting import eventually
 
 SERVED = 200
+ASKED_TIMES, ASKED_S = 3, 20
 GOES_ON = ("running", "asleep", "dead", "failed", "done")
 CLONE = InstanceId("fedcba9876543210")
 
@@ -36,7 +38,7 @@ async def live(node: ProgramsNode, wanted: tuple[NodeInstance, ...]) -> None:
     await becomes(runtime, first.id, "starting", "backoff")
     seen = await becomes(runtime, first.id, "running")
     await runtime.drop(first.id, "nobody asks")
-    assert await node.request(address_of(seen)) == SERVED
+    await _woken(node, address_of(seen))
     await asyncio.gather(*(runtime.stop(one.id, grace_ms=100) for one in wanted))
     await eventually(lambda: not node.ground.images.present())  # the node may keep none: the next start unpacks again
     await runtime.aclose(stop_instances=False)
@@ -65,6 +67,16 @@ async def _goes_on(node: ProgramsNode, runtime: ProgramRuntime, one: ObservedIns
     except (AssertionError, OSError, TimeoutError, ValueError, IndexError) as error:
         return [f"{one.state}, then {find(runtime, one.id)}: {type(error).__name__} {error}"]
     return [] if status == SERVED else [f"{now.state} answers {status}: {now.detail}"]
+
+
+async def _woken(node: ProgramsNode, address: str) -> None:
+    """As the ingress does it asks again whom it reached in his last moment: of a kernel that is gone comes not even a reset."""
+    for _ in range(ASKED_TIMES):
+        with contextlib.suppress(OSError, TimeoutError, IndexError):
+            async with asyncio.timeout(ASKED_S):
+                assert await node.request(address) == SERVED
+                return
+    raise AssertionError("it is not woken")
 
 
 async def _start(node: ProgramsNode, runtime: Runtime, wanted: NodeInstance) -> None:
