@@ -129,15 +129,22 @@ class Columns:
         calls = self.problem.apps[app].calls
         return serve + self.data_ms(app, homes) if calls else serve
 
-    def data_table(self, homes: Ints) -> tuple[Ints, Floats]:
-        """What data calls add to a request: the row of each app (−1: it calls none), and [rows, S] in ms."""
+    def data_table(self, homes: Ints, without: Ints | None = None) -> tuple[Ints, Floats]:
+        """What data calls add to a request: the row of each app (−1: it calls none), and [rows, S] in ms.
+
+        `without`: data whose calls count nothing.
+        """
         app, data, calls = self.calls
-        callers, rows = np.unique(app, return_inverse=True)
+        if without is not None:
+            counted = np.ones(len(self.problem.data), dtype=np.bool_)
+            counted[without] = False
+            calls = np.where(counted[data], calls, 0.0)
+        callers, start = np.unique(app, return_index=True)
         row = np.full(self.apps, -1, dtype=np.int64)
         row[callers] = upto(len(callers))
-        table = np.zeros((len(callers), self.sites))
-        np.add.at(table, rows, calls[:, None] * self.site_rtt[:, homes[data]].T)
-        return row, table
+        if not len(callers):
+            return row, np.zeros((0, self.sites))
+        return row, floats(np.add.reduceat(calls[:, None] * self.site_rtt.T[homes[data]], start, axis=0))
 
     def data_ms(self, app: int, homes: Ints) -> Floats:
         """[S]: what data calls add to a request; `homes` by position in the problem's data."""
@@ -193,11 +200,17 @@ class Columns:
         return np.array([name in site.jurisdictions for site in self.problem.sites], dtype=np.bool_)
 
     @cached_property
-    def shortest(self) -> Floats:
-        """[metros, S]: at most ms of any way from a metro over one site to another."""
-        found = np.full((self.rtt.shape[1], self.sites), np.inf)
+    def site_rtt_single(self) -> NDArray[np.float32]:
+        """[S, S] ms, in single precision."""
+        return self.site_rtt.astype(np.float32)
+
+    @cached_property
+    def shortest(self) -> NDArray[np.float32]:
+        """[metros, S]: at most ms of any way from a metro over one site to another, but for single precision."""
+        found = np.full((self.rtt.shape[1], self.sites), np.inf, dtype=np.float32)
+        rtt = self.rtt.astype(np.float32)
         for site in range(self.sites):
-            np.minimum(found, self.rtt[site][:, None] + self.site_rtt[site], out=found)
+            np.minimum(found, rtt[site][:, None] + self.site_rtt_single[site], out=found)
         return found
 
     @cached_property

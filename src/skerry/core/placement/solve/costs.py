@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from skerry.core.placement.solve.arrays import sums, upto
+from skerry.core.placement.solve.arrays import sums
 from skerry.core.placement.solve.ask import Ints
 from skerry.core.placement.solve.columns import NO_OBJECTIVE_MS, Columns
 from skerry.core.types.problem import PRIORITY_NEUTRAL, Bools, Floats
@@ -25,7 +25,7 @@ class Costs:
     ) -> None:
         weights = columns.problem.weights
         self._columns = columns
-        self._row, table = _data_table(columns, homes, without)
+        self._row, table = columns.data_table(homes, without)
         self._table = table.astype(np.float32)
         self._rtt = np.ascontiguousarray(columns.rtt.T, dtype=np.float32)
         self._latency = np.float32(weights.latency)
@@ -81,17 +81,3 @@ def calls_per_request(columns: Columns) -> Floats:
     """[A]: of all data."""
     app, _, calls = columns.calls
     return sums(app, calls, columns.apps)
-
-
-def _data_table(columns: Columns, homes: Ints, without: Ints | None) -> tuple[Ints, Floats]:
-    app, data, calls = columns.calls
-    if without is not None:
-        counted = np.ones(len(columns.problem.data), dtype=np.bool_)
-        counted[without] = False
-        calls = np.where(counted[data], calls, 0.0)
-    callers, rows = np.unique(app, return_inverse=True)
-    row = np.full(columns.apps, -1, dtype=np.int64)
-    row[callers] = upto(len(callers))
-    table = np.zeros((len(callers), columns.sites))
-    np.add.at(table, rows, calls[:, None] * columns.site_rtt[:, homes[data]].T)
-    return row, table

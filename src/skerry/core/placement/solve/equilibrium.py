@@ -19,6 +19,7 @@ from skerry.core.types.problem import Floats
 HALVINGS = 5  # of a step that does not climb
 CLOSE = 1e-5  # of the dual: a step that gains less is the last at its softness
 DAMPING = 1e-3
+CHUNK = 512  # rows that are spread together
 PLENTY = 100.0  # a kind of which there is so many times what is asked has no price
 
 
@@ -82,12 +83,14 @@ class _Smooth:
         self._rows, self._have, self._kinds, self._soft = rows, have, kinds, soft
         self._each = rows.each.astype(np.float32)
         self._weight = (rows.rps[:, None] * rows.each).astype(np.float32)
+        self._lost = rows.lost.astype(np.float32)
         asked = rows.units
         self._unit = np.divide(float(rows.rps.sum()), asked, out=np.zeros(KINDS), where=asked > 0.0)  # rps of a unit
-        self._share: Small | None = None
+        self._last: tuple[Floats, float, Small] | None = None  # where the last step ended: the next one begins there
 
     def step(self, price: Floats) -> Settled:
-        value, share = self._at(price)
+        known = self._last is not None and self._last[0] is price
+        value, share = self._last[1:] if self._last is not None and known else self._at(price)
         want = self._wanted(share)
         slope = want - self._have
         free = (price > 0.0) | (slope > 0.0)
@@ -103,28 +106,36 @@ class _Smooth:
         part = 1.0
         for _ in range(HALVINGS):
             tried = np.maximum(0.0, price + part * change)
-            after, _ = self._at(tried)
+            after, share = self._at(tried)
             if after >= value:
+                self._last = (tried, after, share)
                 return Settled(tried, after)
             part *= 0.4
         return Settled(price, value)
 
     def _at(self, price: Floats) -> tuple[float, Small]:
         """The dual, and how every row spreads."""
-        rows, soft = self._rows, np.float32(self._soft)
-        share = rows.cost.copy()
+        share = np.empty_like(self._rows.cost)
+        value = 0.0
+        for start in range(0, len(share), CHUNK):
+            value += self._spread(price, slice(start, start + CHUNK), share[start : start + CHUNK])
+        return value - float((price * self._have).sum()), share
+
+    def _spread(self, price: Floats, part: slice, share: Small) -> float:
+        """Of some rows, which fit the processor's cache together: what they cost, and their shares, written to `share`."""
+        soft = np.float32(self._soft)
+        np.copyto(share, self._rows.cost[part])
         for kind in self._kinds:
             if price[:, kind].any():
-                share += self._each[:, kind, None] * price[:, kind].astype(np.float32)
-        lost = rows.lost.astype(np.float32)
+                share += self._each[part, kind, None] * price[:, kind].astype(np.float32)
+        lost = self._lost[part]
         least = np.minimum(share.min(axis=1), lost)
         np.subtract(least[:, None], share, out=share)
         share *= np.float32(1.0) / soft
         np.exp(share, out=share)
         total = share.sum(axis=1) + np.exp((least - lost) / soft)
         share /= total[:, None]
-        value = float(rows.rps @ (least - soft * np.log(total)).astype(np.float64)) - float((price * self._have).sum())
-        return value, share
+        return float(self._rows.rps[part] @ (least - soft * np.log(total)).astype(np.float64))
 
     def _wanted(self, share: Small) -> Floats:
         want = np.zeros_like(self._have)
@@ -135,8 +146,12 @@ class _Smooth:
     def _bent(self, share: Small, site: Ints, kind: Ints, want: Floats) -> Floats:
         """Minus the second derivative by the free prices, a little damped."""
         rows = self._rows
-        taken = share[:, site] * self._each[:, kind]
-        bent = floats(-(taken.T @ (taken * (rows.rps / self._soft).astype(np.float32)[:, None])))
+        taken = np.take(share, site, axis=1)
+        root = np.sqrt(rows.rps / self._soft)
+        for one in np.unique(kind):  # most often one
+            some = slice(None) if (kind == one).all() else kind == one
+            taken[:, some] *= (root * rows.each[:, one]).astype(np.float32)[:, None]
+        bent = -floats(taken.T @ taken)  # of a matrix with itself: half the work
         for left in self._kinds:
             for right in self._kinds:
                 weight = (rows.rps * rows.each[:, left] * rows.each[:, right] / self._soft).astype(np.float32)

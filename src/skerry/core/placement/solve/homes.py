@@ -20,7 +20,7 @@ from skerry.core.placement.solve.arrays import floats, ranked, upto
 from skerry.core.placement.solve.ask import Ask, Ints, late_weight, latency_cost, unserved_cost
 from skerry.core.placement.solve.bound import SAFETY, price_floor
 from skerry.core.placement.solve.columns import Columns
-from skerry.core.placement.solve.costs import SINGLE
+from skerry.core.placement.solve.costs import SINGLE, Small
 from skerry.core.placement.solve.desk import Desk, State
 from skerry.core.types.problem import Bools, Floats
 
@@ -112,7 +112,7 @@ class _Requests:
         allowed = np.flatnonzero(ask.room >= max(1, ask.min_site))
         price = price_floor(floats(ask.price + ask.shadow), ask.now, weights.move) / ask.rps_per_instance
         self._rps, self._lost, self._calls, self._weights = ask.demand[rows], unserved_cost(ask.priority, weights), total, weights
-        self._sites, self._between = allowed, columns.site_rtt
+        self._sites, self._between = allowed, columns.site_rtt_single
         self._price = price[allowed]
         self._serve = ask.serve_ms[np.ix_(rows, allowed)]
         metros = columns.problem.demand.of(app)[0].astype(np.int64)[rows]
@@ -130,38 +130,51 @@ class _Requests:
         """[S]: at most X."""
         if not len(self._sites) or not len(self._rps):
             return np.full(len(self._between), self._lost * float(self._rps.sum()))
-        calls, latency = self._calls, self._weights.latency
+        calls, latency = np.float32(self._calls), np.float32(self._weights.latency)
         shortest = self._shortest[self._metros]
-        stays = self._serve - self._rtt  # of data that does not move
+        stays = (self._serve - self._rtt).astype(np.float32)  # of data that does not move
+        price = self._price.astype(np.float32)
         if calls >= 1.0:
-            rest = (latency * ((calls - 1.0) * self._between[self._sites] + stays[:1].T) + self._price[:, None]).min(axis=0)
+            near = latency * stays[0] + price if len(stays) else price
+            rest = (latency * (calls - np.float32(1.0)) * self._between[self._sites] + near[:, None]).min(axis=0)
             ms, cost = shortest, latency * shortest + rest
         else:
-            near = latency * ((1.0 - calls) * self._rtt + stays) + self._price
+            near = latency * ((np.float32(1.0) - calls) * self._rtt.astype(np.float32) + stays) + price
             ms, cost = calls * shortest, latency * calls * shortest + near.min(axis=1)[:, None]
-        over = ms - self._limit
-        cost = cost + self._late[:, None] * (over if self._straight else np.maximum(0.0, over))
-        return floats((self._rps @ np.minimum(cost, self._lost)) * (1.0 - 2.0 * SAFETY))
+        if self._late.any():
+            over = ms - np.float32(self._limit)
+            cost = cost + self._late.astype(np.float32)[:, None] * (over if self._straight else np.maximum(over, np.float32(0.0)))
+        return self._surely(floats(np.minimum(cost, np.float32(self._lost))))
+
+    def _surely(self, least: Floats) -> Floats:
+        """[S]: of each row's least [rows, S], but for what single precision may err by: that much less."""
+        size = np.abs(least) + float(np.abs(self._late).max(initial=0.0)) * self._limit
+        return floats(self._rps @ (least - SINGLE * size))
 
     def exactly(self, homes: Ints) -> Floats:
         """[homes]: X, but for what single precision may err by: that much less."""
         if not len(self._sites) or not len(self._rps):
             return np.full(len(homes), self._lost * float(self._rps.sum()))
-        away = (self._calls * self._between[np.ix_(self._sites, homes)].T).astype(np.float32)
-        cost = self._serve.astype(np.float32) + away[:, None, :]  # [homes, rows, sites]
-        over = None
-        if self._late.any():
-            over = cost - np.float32(self._limit)
-            if not self._straight:
-                np.maximum(over, 0.0, out=over)
-            over *= self._late.astype(np.float32)[:, None]
-        cost *= np.float32(self._weights.latency)
-        cost += self._price.astype(np.float32)
-        if over is not None:
-            cost += over
-        least = floats(cost.min(axis=2))
-        size = np.abs(least) + (float(np.abs(self._late).max()) * self._limit if over is not None else 0.0)
-        return floats((np.minimum(least, self._lost) - SINGLE * size) @ self._rps)
+        latency = self._weights.latency
+        away = (np.float32(self._calls) * self._between.T[np.ix_(homes, self._sites)])[:, None, :]  # [homes, 1, sites]
+        if self._straight or not self._late.any():
+            least = self._on_lines(latency + self._late, away)
+        else:
+            late = float(self._late[0])
+            cost = self._along(latency, 0.0) + np.float32(latency) * away  # [homes, rows, sites]
+            np.maximum(cost, self._along(latency + late, late * self._limit) + np.float32(latency + late) * away, out=cost)
+            least = floats(cost.min(axis=2))
+        return self._surely(np.minimum(least, self._lost).T)
+
+    def _on_lines(self, slope: Floats, away: Small) -> Floats:
+        """[homes, rows]: each row's least, its cost being a straight line of the ms; `slope` [rows] in J per rps·ms."""
+        slope = np.maximum(slope, 1e-12)
+        start = (self._price - (self._late * self._limit)[:, None]) / slope[:, None]
+        return floats(((self._serve + start).astype(np.float32) + away).min(axis=2)) * slope
+
+    def _along(self, slope: float, less: float) -> Small:
+        """[rows, sites]: a line of the ms without data calls, at each site's price."""
+        return (slope * self._serve + (self._price - less)).astype(np.float32)
 
 
 def may_be_home(columns: Columns, data: int, *, up: bool = True) -> Bools:
