@@ -100,11 +100,29 @@ class Seat:
         """Up to `counts` in rounds, one instance of each version a round: short room still serves every version."""
         if self.excluded is not None or not counts:
             return
+        if len(self._wanted) == 1:
+            self._fill_one(self._wanted[0], counts.get(self._wanted[0].id, 0))
+            return
         for number in range(min(self.counts.values(), default=0), max(counts.values(), default=0)):
             for version in self._wanted:
                 if self.counts[version.id] <= number < counts.get(version.id, 0):
                     why = self.take(version)
                     self.missing = self.missing or why
+
+    def _fill_one(self, version: Version, count: int) -> None:
+        """As many as there are places for, all at once; the next one says why it finds none."""
+        have = self.counts[version.id]
+        most = min(count, self._room_for_one(), self._caps.get((self.site.id, version.id), MANY))
+        if self.scale.max_per_site is not None:
+            most = min(most, self.scale.max_per_site)
+        if self._budget.max_total is not None:
+            most = min(most, have + self._budget.max_total - self._budget.used)
+        more = max(0, most - have)
+        self.counts[version.id] += more
+        self._budget.used += more
+        if have + more < count:
+            why = self.take(version)
+            self.missing = self.missing or why
 
     def take(self, version: Version) -> tuple[Reason, str] | None:
         """One instance more; or why not."""
@@ -154,9 +172,9 @@ class Seat:
 
     def placements(self) -> tuple[Placement, ...]:
         """By version id."""
-        if not any(self.counts.values()):
-            return ()
         found = [(version, count) for version, count in self.counts.items() if count]
+        if not found:
+            return ()
         return tuple(Placement(site=self.site.id, version=version, count=count) for version, count in sorted(found))
 
     def rejection(self) -> Rejection | None:
