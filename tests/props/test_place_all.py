@@ -15,7 +15,8 @@ from skerry.core.placement.solve.again import Budget, place_again, proven_again,
 from skerry.core.placement.solve.whole import place_all
 from skerry.core.types.app import DataCalls
 from skerry.core.types.place import PlaceState
-from skerry.core.types.problem import Demand, Problem, ProblemData
+from skerry.core.types.problem import Demand, Problem, ProblemApp, ProblemData
+from skerry.core.types.resources import Resources
 from skerry.core.worlds.plans import with_homes
 
 SEEDS = range(12)
@@ -182,6 +183,32 @@ def test_moved_demand_moves_only_its_app() -> None:
     assert violations(changed, after, counts_of(problem, plan)) == []
     different = np.flatnonzero((counts_of(problem, after) != counts_of(problem, plan)).any(axis=1)).tolist()
     assert set(different) <= {4}
+
+
+def crowded(seed: int) -> Problem:
+    """Two cities full of an app that may run anywhere, and in them one that may run nowhere else and has to survive a loss."""
+    problem = make_problem(cities=6, apps=2, seed=seed, nodes_of_london=40, node_scale=0.05)
+    near = sorted(np.argsort(problem.site_rtt_ms[0], kind="stable")[:2].tolist())
+    first = problem.apps[0]
+    plain = ProblemApp(app=first.app, reserve=Resources(cpu_millicores=100, memory_mib=64, disk_mib=16), rps_per_instance=100.0)
+    bound = msgspec.structs.replace(plain, survive_sites=1, allow=tuple(problem.sites[at].id for at in near))
+    most = [problem.sites[at].nodes * (int(problem.sites[at].node.cpu_millicores * 0.9) // 100) for at in near]
+    rps = [100.0 * part * count for part in (0.3, 0.68) for count in most]
+    return replace(
+        problem,
+        apps=(bound, msgspec.structs.replace(plain, app=problem.apps[1].app)),
+        data=(),
+        demand=Demand(start=np.array([0, 2, 4]), metro=np.array(near * 2, dtype=np.int32), rps=np.array(rps)),
+    )
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_others_make_room_for_an_app_that_can_survive_nowhere_else(seed: int) -> None:
+    problem = crowded(seed)
+    plan = place_all(problem)
+    assert violations(problem, plan) == []
+    assert plan.short == ()
+    assert len(plan.unserved.app) == 0
 
 
 def test_rebalancing_keeps_to_its_budget_and_gains() -> None:

@@ -10,26 +10,18 @@ from functools import partial
 
 import numpy as np
 
-from skerry.core.placement.solve.arrays import floats, ranked, sums, upto
+from skerry.core.placement.solve.arrays import floats, ordered, ranked, sums, upto
 from skerry.core.placement.solve.ask import Ints
 from skerry.core.placement.solve.batch import Market, app_parts, decide_app, prove_part
 from skerry.core.placement.solve.books import Books
 from skerry.core.placement.solve.columns import Columns, make_columns
 from skerry.core.placement.solve.costs import CHUNK, Costs
+from skerry.core.placement.solve.losses import reserve_for_losses
+from skerry.core.placement.solve.mend import grown, repaired, within_nodes
 from skerry.core.placement.solve.packable import Counts, unpacked
 from skerry.core.placement.solve.plan import Draft, Flows, Unserved, pair_apps
 from skerry.core.placement.solve.prices import Spread
-from skerry.core.placement.solve.repair import (
-    Requests,
-    broken,
-    decide_anew,
-    grown,
-    important_first,
-    place,
-    repaired,
-    reserve_for_losses,
-    within_nodes,
-)
+from skerry.core.placement.solve.repair import Requests, broken, decide_anew, important_first, place
 from skerry.core.placement.solve.solution import Solution, app_totals, certified, in_callers_order
 from skerry.core.types.problem import Floats, Problem
 
@@ -66,7 +58,7 @@ def place_again(problem: Problem, solution: Solution, apps: Sequence[int] = ()) 
         place(books, Costs(columns, books.homes, market.shadow), gone)
     decide_anew(books, market, important_first(columns, np.union1d(changed, broken(books))))
     if short:
-        repaired(books, market)  # what ran can be packed no longer: every site is looked at
+        repaired(books, market, make_way=False)  # what ran can be packed no longer: every site is looked at
     else:
         reserve_for_losses(books, market)
         _give_back(books, before)
@@ -147,9 +139,9 @@ def _books(columns: Columns, solution: Solution) -> Books:
     apps, sites, metros, data = (_inverse(rows) for rows in (order.apps, order.sites, order.metros, order.data))
     flows, lost = solution.flows, solution.unserved
     flow = (apps[flows.app], metros[flows.metro], sites[flows.site])
-    rows = np.lexsort((flow[2], flow[1], flow[0]))
+    rows = ordered(flow[0], flow[1], flow[2])
     out = (apps[lost.app], metros[lost.metro])
-    out_rows = np.lexsort((out[1], out[0]))
+    out_rows = ordered(out[0], out[1])
     homes = np.empty(len(solution.homes), dtype=np.int64)
     homes[data] = sites[solution.homes]
     return Books(

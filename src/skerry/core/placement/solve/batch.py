@@ -6,7 +6,7 @@ from functools import cached_property
 
 import numpy as np
 
-from skerry.core.placement.solve.arrays import joined, upto
+from skerry.core.placement.solve.arrays import joined, ordered, upto
 from skerry.core.placement.solve.ask import Ints
 from skerry.core.placement.solve.bound import CountPrices, Dual, bound_app, bound_with, count_prices, instance_constant
 from skerry.core.placement.solve.by_request import WASTE_MOST, least_costs, simple, spread_out, topped_up
@@ -270,10 +270,10 @@ def draft_of(columns: Columns, parts: Sequence[Part], homes: Ints) -> Draft:
     app, site, count = (joined([part.instances[at] for part in parts]) for at in range(3))
     flow = (joined([p.flows[0] for p in parts]), joined([p.flows[1] for p in parts]), joined([p.flows[2] for p in parts]))
     rps = np.concatenate([np.zeros(0), *(part.flows[3] for part in parts)])
-    rows = np.lexsort((flow[2], flow[1], flow[0]))
+    rows = ordered(flow[0], flow[1], flow[2])
     lost = (joined([part.unserved[0] for part in parts]), joined([part.unserved[1] for part in parts]))
     lost_rps = np.concatenate([np.zeros(0), *(part.unserved[2] for part in parts)])
-    lost_rows = np.lexsort((lost[1], lost[0]))
+    lost_rows = ordered(lost[0], lost[1])
     return Draft(
         placed=by_app_and_site(app, site, count),
         flows=Flows(flow[0][rows], flow[1][rows], flow[2][rows], rps[rows]),

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from skerry.core.placement.solve.arrays import floats, sums
+from skerry.core.placement.solve.arrays import floats, ordered, sums
 from skerry.core.placement.solve.ask import Ints
 from skerry.core.placement.solve.batch import Decided, collect, without
 from skerry.core.placement.solve.columns import KINDS, Columns, by_app_and_site
@@ -18,15 +18,17 @@ class Books:
     What single apps decide anew is kept apart and written into the flows by `settle`.
     """
 
-    def __init__(self, columns: Columns, draft: Draft) -> None:
+    def __init__(self, columns: Columns, draft: Draft, *, free: Floats | None = None, closed: Bools | None = None) -> None:
         self.columns = columns
         self.counts = np.zeros((columns.apps, columns.sites), dtype=np.int32)
         self.counts[draft.placed.app, draft.placed.site] = draft.placed.count
         self.flows = draft.flows
         self.unserved = draft.unserved
         self.homes = draft.homes.copy()
-        self.free = columns.capacity - columns.usage(draft.placed)
-        self.closed = np.zeros(columns.sites, dtype=np.bool_)  # their nodes take nothing more, whatever the sums say
+        self.free = columns.capacity - columns.usage(draft.placed) if free is None else free
+        self.closed = (
+            np.zeros(columns.sites, dtype=np.bool_) if closed is None else closed
+        )  # their nodes take nothing more, whatever the sums say
         self._anew: dict[int, Decided] = {}
 
     def draft(self) -> Draft:
@@ -43,12 +45,27 @@ class Books:
 
     def more(self, reserve: Floats) -> Ints:
         """[S]: how many more instances the sums allow; negative where too many are there already."""
+        more = self.holds(reserve, self.free)
+        return np.where(self.closed, np.minimum(more, 0), more)
+
+    def holds(self, reserve: Floats, free: Floats) -> Ints:
+        """[S]: how many instances go into `free` [S, KINDS]; negative where that is."""
         more = np.full(self.columns.sites, PLENTY, dtype=np.int64)
         for kind in range(KINDS):
             if reserve[kind] > 0.0:
-                fits = np.floor(self.free[:, kind] / reserve[kind] + 1e-9)
+                fits = np.floor(free[:, kind] / reserve[kind] + 1e-9)
                 more = np.minimum(more, np.clip(fits, -PLENTY, PLENTY).astype(np.int64))
-        return np.where(self.closed, np.minimum(more, 0), more)
+        return more
+
+    def copied(self) -> "Books":
+        """As they are now, settled."""
+        return Books(self.columns, self.draft(), free=self.free.copy(), closed=self.closed.copy())
+
+    def restore(self, kept: "Books") -> None:
+        """Back to what was `copied`."""
+        self.counts, self.free, self.closed = kept.counts.copy(), kept.free.copy(), kept.closed.copy()
+        self.flows, self.unserved, self.homes = kept.flows, kept.unserved, kept.homes.copy()
+        self._anew = {}
 
     def over(self) -> Bools:
         """[S]: where more is placed than there is."""
@@ -81,11 +98,11 @@ class Books:
         flow = [np.concatenate((rest.flows[0], new.flows[0])), np.concatenate((rest.flows[1], new.flows[1]))]
         flow.append(np.concatenate((rest.flows[2], new.flows[2])))
         rps = np.concatenate((rest.flows[3], new.flows[3]))
-        order = np.lexsort((flow[2], flow[1], flow[0]))
+        order = ordered(flow[0], flow[1], flow[2])
         self.flows = Flows(flow[0][order], flow[1][order], flow[2][order], rps[order])
         lost = [np.concatenate((rest.unserved[0], new.unserved[0])), np.concatenate((rest.unserved[1], new.unserved[1]))]
         lost_rps = np.concatenate((rest.unserved[2], new.unserved[2]))
-        order = np.lexsort((lost[1], lost[0]))
+        order = ordered(lost[0], lost[1])
         self.unserved = Unserved(lost[0][order], lost[1][order], lost_rps[order])
         self._anew = {}
 

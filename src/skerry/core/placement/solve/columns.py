@@ -6,7 +6,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from skerry.core.placement.solve.arrays import floats, sums, upto
+from skerry.core.placement.solve.arrays import floats, ordered, sums, upto
 from skerry.core.placement.solve.ask import Ask, Ints
 from skerry.core.types.plan import Reason
 from skerry.core.types.problem import Bools, Demand, Floats, Problem, ProblemApp, ProblemSite
@@ -14,6 +14,7 @@ from skerry.core.types.resources import Resources
 
 KINDS = 3  # cpu, memory, disk
 NO_OBJECTIVE_MS = 1e18
+SHAPES_KEPT = 1_024  # for how many it is remembered what fits: 3 MB at 340 sites
 EVERY_COUNT = 10**9  # "any number of instances" of something that reserves nothing
 FREE = -1
 BARRED = (
@@ -103,7 +104,18 @@ class Columns:
 
     def fits(self, app: int) -> Ints:
         """How many instances an empty site holds, by what fits one of its nodes; policy apart."""
-        return per_node(self.node, self.reserve[app]) * self.node_counts
+        shape = int(self.shape_of[app])
+        found = self._fits.get(shape)
+        if found is None:
+            found = per_node(self.node, self.shapes[shape]) * self.node_counts
+            if len(self._fits) < SHAPES_KEPT:
+                self._fits[shape] = found
+        return found
+
+    @cached_property
+    def _fits(self) -> dict[int, Ints]:
+        """By shape, as they are asked for."""
+        return {}
 
     def room(self, app: int) -> Ints:
         """How many instances an otherwise empty site may run; what is cut off keeps at most what it has."""
@@ -435,7 +447,7 @@ def _ordered_demand(demand: Demand, apps: Ints, metros: Ints) -> tuple[Demand, I
     owner[apps] = upto(len(apps))
     rows = np.repeat(owner, lengths)
     metro = place[demand.metro.astype(np.int64)]
-    pairs = np.lexsort((metro, rows))
+    pairs = ordered(rows, metro)
     start = np.concatenate((np.zeros(1, dtype=np.int64), np.cumsum(lengths[apps])))
     return Demand(start=start, metro=metro[pairs].astype(np.int32), rps=demand.rps[pairs]), np.asarray(pairs, dtype=np.int64)
 
@@ -449,5 +461,5 @@ def _reordered(now: Instances, order: Order) -> Instances:
 def by_app_and_site(app: Ints, site: Ints, count: Ints) -> Instances:
     """Sorted, without empty rows."""
     there = np.flatnonzero(count > 0)
-    rows = there[np.lexsort((site[there], app[there]))]
+    rows = there[ordered(app[there], site[there])]
     return Instances(app[rows], site[rows], count[rows])

@@ -18,7 +18,7 @@ import numpy as np
 
 from skerry.core.placement.solve.arrays import floats, ranked, upto
 from skerry.core.placement.solve.ask import Ask, Ints, late_weight, latency_cost, unserved_cost
-from skerry.core.placement.solve.bound import SAFETY, price_floor
+from skerry.core.placement.solve.bound import price_floor
 from skerry.core.placement.solve.columns import Columns
 from skerry.core.placement.solve.costs import SINGLE, Small
 from skerry.core.placement.solve.desk import Desk, State

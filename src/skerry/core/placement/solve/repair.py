@@ -5,7 +5,7 @@ room, where it is scarce those first to whom the next one costs most ─► apps
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -15,16 +15,11 @@ from skerry.core.placement.solve.batch import Market, decide_app
 from skerry.core.placement.solve.books import PLENTY, Books
 from skerry.core.placement.solve.columns import KINDS, Columns
 from skerry.core.placement.solve.costs import CHUNK, Costs, Small
-from skerry.core.placement.solve.desk import COUNT_SLACK
-from skerry.core.placement.solve.limits import SPREADS_MAX, Standing, spread_out, survival_shortage
-from skerry.core.placement.solve.packable import Counts, unpacked
 from skerry.core.placement.solve.plan import Flows, merged, merged_unserved
 from skerry.core.types.problem import PRIORITY_NEUTRAL, Bools, Floats
 
 ROUNDS_MAX = 60
-SITES_LEFT = (1, 2, 4, 8)  # that carry an app after its losses, in what is tried
 RELIEFS_MAX = 8  # rounds of repair; two are usual
-PACKINGS_MAX = 8
 TINY_RPS = 1e-9
 
 
@@ -40,11 +35,14 @@ class Requests:
         return Requests(self.app[rows], self.metro[rows], self.rps[rows])
 
 
-def relieve(books: Books, market: Market) -> Ints:
-    """Bring every site within its sums; the apps that could not follow (limits, idle instances) are returned to decide anew."""
+def relieve(books: Books, market: Market, stay: Ints | None = None) -> Ints:
+    """Bring every site within its sums; the apps that could not follow (limits, idle instances) are returned to decide anew.
+
+    Apps that `stay` leave no site; it may be too much then still.
+    """
     books.settle()
     costs = Costs(books.columns, books.homes, market.shadow)
-    evicted = _evict(books, costs)
+    evicted = _evict(books, costs, upto(0) if stay is None else stay)
     special = special_apps(books.columns)
     apart = np.unique(evicted.app[special[evicted.app]])
     place(books, costs, evicted.at(np.flatnonzero(~special[evicted.app])))
@@ -57,17 +55,17 @@ def special_apps(columns: Columns) -> Bools:
     return np.array(found, dtype=np.bool_)
 
 
-def _evict(books: Books, costs: Costs) -> Requests:
+def _evict(books: Books, costs: Costs, stay: Ints) -> Requests:
     """Of every site that has too much: the flows that have the cheapest way out, the last one in part."""
     columns, flows = books.columns, books.flows
     over = books.over()
-    rows = np.flatnonzero(over[flows.site])
+    rows = np.flatnonzero(over[flows.site] & ~np.isin(flows.app, stay))
     regret = np.zeros(len(rows))
     for start in range(0, len(rows), CHUNK):
         part = rows[start : start + CHUNK]
         cost = costs.of(flows.app[part], flows.metro[part])
         here = cost[upto(len(part)), flows.site[part]]
-        cost[:, over] = np.inf
+        cost[_room(books, flows.app[part]) <= 0] = np.inf  # over or full: no way out
         lost = columns.problem.weights.unserved * columns.priority[flows.app[part]] / PRIORITY_NEUTRAL
         regret[start : start + CHUNK] = np.minimum(cost.min(axis=1), lost) - here
     each = columns.reserve[flows.app[rows]] / columns.rate[flows.app[rows]][:, None]  # units per rps
@@ -270,125 +268,13 @@ def broken(books: Books) -> Ints:
     return np.array(found, dtype=np.int64)
 
 
-def reserve_for_losses(books: Books, market: Market) -> None:
-    """Instances that carry what is lost with the largest sites, in the room that is left, the important apps first.
-
-    An app that is too much in few sites for that decides anew with fewer instances in each.
-    """
-    columns = books.columns
-    books.settle()
-    served = sums(books.flows.app, books.flows.rps, columns.apps)
-    asked = columns.problem.apps
-    asking = np.array([app for app, one in enumerate(asked) if one.survive_sites > 0], dtype=np.int64)
-    price = columns.price + market.shadow
-    careful = replace(market, losses=True)
-    losses = np.array([one.survive_sites for one in asked], dtype=np.int64)
-    for app in [int(app) for app in important_first(columns, _unsafe(books, asking, losses, served))]:
-        if _reserved(books, app, float(served[app]), price @ columns.reserve[app]):
-            continue
-        room = books.room(app)
-        need = int(np.ceil(served[app] / columns.rate[app] - 1e-9))
-        found = [decide_app(careful, app, np.minimum(room, level)) for level in _levels(room, need, asked[app].survive_sites)]
-        lost = float(books.unserved.rps[books.unserved.app == app].sum()) + TINY_RPS
-        kept = [one for one in found if not one.short and float(one.state.pieces.unserved.sum()) <= lost]
-        if kept:
-            books.decide(min(kept, key=lambda one: one.total))
-
-
-def _unsafe(books: Books, asking: Ints, losses: Ints, served: Floats) -> Ints:
-    """Of some apps: those that would not carry what they serve without their largest sites."""
-    if not len(asking):
-        return asking
-    most = min(int(losses[asking].max()), books.columns.sites)
-    counts = books.counts[asking]
-    largest = -np.sort(np.partition(-counts, most - 1, axis=1)[:, :most], axis=1) if most else np.zeros((len(asking), 1))
-    gone = np.cumsum(largest, axis=1)[upto(len(asking)), np.minimum(losses[asking], most) - 1]
-    need = np.ceil(served[asking] / books.columns.rate[asking] - COUNT_SLACK)
-    return asking[counts.sum(axis=1) - gone < need]
-
-
-def _levels(room: Ints, need: int, losses: int) -> list[int]:
-    """Instances per site, at most: those with which few sites carry `need` after the losses, more, or as many as there are."""
-    least = _level(room, need, losses)
-    if least is None:
-        return []
-    return sorted({max(least, -(-need // sites)) for sites in SITES_LEFT} | {least})
-
-
-def _reserved(books: Books, app: int, served: float, price: Floats) -> bool:
-    """Add what is missing, where there is room; whether nothing is missing any more."""
-    asked = books.columns.problem.apps[app]
-    for _ in range(SPREADS_MAX):
-        counts = books.counts[app].astype(np.int64)
-        missing = survival_shortage(counts, served, asked.rps_per_instance, asked.survive_sites)
-        left = PLENTY if asked.max_total is None else asked.max_total - int(counts.sum())
-        if missing <= 0 or left <= 0:
-            return missing <= 0
-        most = books.room(app) if asked.max_site is None else np.minimum(books.room(app), asked.max_site)
-        standing = Standing(counts, np.maximum(most, counts), price, max(1, asked.min_site))
-        added = spread_out(standing, asked.survive_sites, missing, left)
-        if not added.any():
-            return False
-        books.set_counts(app, counts + added)
-    return False
-
-
-def _level(room: Ints, need: int, losses: int) -> int | None:
-    """The fewest instances per site with which the rest carries `need` after the losses; None: however many, it does not."""
-    low, high = 0, int(room.max(initial=0))
-    if int(room.sum()) - int(np.sort(room)[::-1][:losses].sum()) < need:
-        return None
-    while low < high:
-        middle = (low + high) // 2
-        kept = np.minimum(room, middle)
-        if int(kept.sum()) - int(np.sort(kept)[::-1][:losses].sum()) >= need:
-            high = middle
-        else:
-            low = middle + 1
-    return low
-
-
 def important_first(columns: Columns, apps: Ints) -> Ints:
     """By priority, then by what they take, then by id."""
     taken = columns.reserve[apps, 0] / np.maximum(columns.capacity[:, 0].sum(), 1.0)
     return apps[np.lexsort((apps, -taken, -columns.priority[apps]))]
 
 
-def repaired(books: Books, market: Market) -> None:
-    """Within the sums, with every limit that can be kept, and packable."""
-    for _ in range(RELIEFS_MAX):
-        apart = relieve(books, market) if books.over().any() else upto(0)
-        anew = np.unique(np.concatenate((apart, broken(books), _idle_where_full(books))))
-        decide_anew(books, market, important_first(books.columns, anew))
-        if not books.over().any():
-            break
-    reserve_for_losses(books, market)
-    within_nodes(books, market)
-
-
-def within_nodes(books: Books, market: Market, before: Counts | None = None) -> None:
-    """What the nodes of a site cannot pack leaves it, and nothing more comes there. `before`: counts that can be packed."""
-    for _ in range(PACKINGS_MAX):
-        left = unpacked(books.columns, books.counts, grown(books.counts, before))
-        sites = np.flatnonzero((left > 0.0).any(axis=1))
-        if not len(sites):
-            return
-        books.closed[sites] = True
-        books.free[sites] = np.minimum(books.free[sites], 0.0) - left[sites]
-        for _ in range(RELIEFS_MAX):
-            apart = np.union1d(relieve(books, market), _idle_where_full(books))
-            decide_anew(books, market, important_first(books.columns, np.union1d(apart, broken(books))))
-            if not books.over().any():
-                break
-        reserve_for_losses(books, market)
-
-
-def grown(counts: Counts, before: Counts | None) -> Ints | None:
-    """Sites where more of some app runs than before; all of them where nothing is known."""
-    return None if before is None else np.flatnonzero((counts > before).any(axis=0))
-
-
-def _idle_where_full(books: Books) -> Ints:
+def idle_where_full(books: Books) -> Ints:
     """Apps with more instances than they need at sites that have too much."""
     over = np.flatnonzero(books.over())
     if not len(over):

@@ -5,13 +5,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from skerry.core.placement.solve.arrays import floats, sums
+from skerry.core.placement.solve.arrays import floats, ordered, sums
 from skerry.core.placement.solve.ask import Ints
 from skerry.core.placement.solve.batch import Market, Proof
 from skerry.core.placement.solve.books import Books
 from skerry.core.placement.solve.bound import SAFETY
 from skerry.core.placement.solve.columns import Columns, Instances
+from skerry.core.placement.solve.losses import unsafe_apps
 from skerry.core.placement.solve.plan import Flows, Terms, Unserved, serve_of, terms_of
+from skerry.core.placement.solve.repair import broken
 from skerry.core.types.problem import PRIORITY_NEUTRAL, Floats
 
 
@@ -113,11 +115,11 @@ def in_callers_order(columns: Columns, books: Books, shadow: Floats, proof: tupl
     bound, certificate = proof or (None, None)
     order, placed, flows, lost = columns.order, draft.placed, draft.flows, draft.unserved
     app, site = order.apps[placed.app], order.sites[placed.site]
-    rows = np.lexsort((site, app))
+    rows = ordered(app, site)
     flow = (order.apps[flows.app], order.metros[flows.metro], order.sites[flows.site])
-    flow_rows = np.lexsort((flow[2], flow[1], flow[0]))
+    flow_rows = ordered(flow[0], flow[1], flow[2])
     out = (order.apps[lost.app], order.metros[lost.metro])
-    out_rows = np.lexsort((out[1], out[0]))
+    out_rows = ordered(out[0], out[1])
     homes = np.empty(len(draft.homes), dtype=np.int64)
     homes[order.data] = order.sites[draft.homes]
     return Solution(
@@ -138,7 +140,8 @@ def shortfalls(columns: Columns, books: Books) -> list[tuple[int, str, int]]:
     books.settle()
     served = sums(books.flows.app, books.flows.rps, columns.apps)
     found: list[tuple[int, str, int]] = []
-    for at, app in enumerate(columns.problem.apps):
+    for at in sorted({*broken(books).tolist(), *unsafe_apps(books, served).tolist()}):
+        app = columns.problem.apps[at]
         counts = books.counts[at].astype(np.int64)
         total = int(counts.sum())
         if total < app.min_total:

@@ -15,8 +15,9 @@ from skerry.core.placement.solve.ask import Ints
 from skerry.core.placement.solve.batch import Market, Proof, app_parts, draft_of, prove_part, solve_part
 from skerry.core.placement.solve.books import Books
 from skerry.core.placement.solve.columns import Columns, make_columns
+from skerry.core.placement.solve.mend import repaired
 from skerry.core.placement.solve.prices import Giants, Spread, shadow_prices, soft_of
-from skerry.core.placement.solve.repair import decide_anew, repaired
+from skerry.core.placement.solve.repair import decide_anew
 from skerry.core.placement.solve.solution import Solution, app_totals, bound_of, finished
 from skerry.core.types.problem import Floats, Problem
 
