@@ -2,12 +2,14 @@
 
 import contextlib
 from collections.abc import AsyncIterator
+from pathlib import Path
 
+from skerry.adapters.cgroup.base import Group, write_if_there
 from skerry.adapters.cgroup.probe import find_tree
 from skerry.kit.hashing import stable_id
 from skerry.testing.platform import Platform
 
-CPU_SHARES = 16384  # of each tree that the platform makes: as many as the bench has
+CPU_SHARES = 16384  # of each group that the platform makes: as many as the bench has
 
 
 @contextlib.asynccontextmanager
@@ -22,8 +24,15 @@ def weigh(platform: Platform) -> None:
     places = [platform.data, *(path for kind in ("sites", "nodes") for path in (platform.data / kind).iterdir())]
     for place in places:
         tree, _ = find_tree(f"skerry-{stable_id(str(place), length=8)}")
-        if tree is not None:
-            tree.weigh(CPU_SHARES)
+        for name in tree.names() if tree is not None else ():
+            _weigh(tree.open(name))
+
+
+def _weigh(group: Group) -> None:
+    """As long as nobody gives it other limits."""
+    for file in group.join:
+        write_if_there(Path(file).parent / "cpu.shares", str(CPU_SHARES))
+        write_if_there(Path(file).parent / "cpu.weight", str(CPU_SHARES * 100 // 1024))
 
 
 async def sites_of(platform: Platform) -> list[str]:

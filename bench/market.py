@@ -18,9 +18,10 @@ import tempfile
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
+from msgspec.structs import replace
+
 from _measure import Report, median, percentile, spread
 from _platform import CPU_SHARES
-from skerry.adapters.cgroup.probe import find_tree
 from skerry.adapters.clock.system import SystemClock
 from skerry.adapters.pressure import ProcGauge
 from skerry.adapters.runtime.workerd.runtime import WorkerdRuntime
@@ -31,7 +32,7 @@ from skerry.core.types.slices import NodeInstance
 from skerry.services.node.market import KeeperSettings, MarketKeeper
 from skerry.testing.contracts.runtime import find
 from skerry.testing.waiting import eventually
-from skerry.testing.workerd_node import WorkerdNode, is_root
+from skerry.testing.workerd_node import TEST_SETTINGS, WorkerdNode, is_root
 
 GOAL = 1.5  # times the victim's p99 alone
 RATE = 50.0
@@ -55,9 +56,6 @@ class Bench:
         for instance in (self.victim, *self.hogs):
             await self._runtime.start(instance)
         await eventually(lambda: all(self._state(one) == "running" for one in (self.victim, *self.hogs)), timeout_s=120)
-        tree, _ = find_tree(f"skerry-{self._node.places.tag}")
-        if tree is not None:
-            tree.weigh(CPU_SHARES)
         await self.measure(1)
 
     async def measure(self, seconds: float) -> list[float]:
@@ -84,7 +82,7 @@ class Bench:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             for instance in (self.victim, *self.hogs):
-                await self._runtime.throttle(instance.id, cpu_millicores=LIMITS.cpu_millicores_max)
+                await self._runtime.throttle(instance.id, idle=False)
             await asyncio.sleep(1)  # what they were still computing
 
     async def _feed(self, hog: NodeInstance) -> None:
@@ -135,7 +133,7 @@ async def main(options: argparse.Namespace) -> int:
     report = Report(options.json)
     hogs = [int(word) for word in options.hogs.split(",")]
     root = Path(tempfile.mkdtemp(prefix="skerry-bench-"))
-    node = WorkerdNode(root)
+    node = WorkerdNode(root, replace(TEST_SETTINGS, cpu_shares=CPU_SHARES))  # as the bench: other work disturbs both less
     try:
         bench = Bench(node, await node.open(), max(hogs))
         await bench.start()

@@ -79,9 +79,9 @@ class Footprint:
         return [f"device {name}" for name in devices] + [f"table {node}" for node in nodes if node in tables]
 
     def _groups(self) -> list[Path]:
-        names = {f"skerry-{tag}" for tag in self._tags}
+        names = tuple(f"skerry-{tag}" for tag in self._tags)
         # os.walk passes over what others remove meanwhile.
-        return [Path(place, name) for place, inside, _ in os.walk("/sys/fs/cgroup") for name in inside if name in names]
+        return [Path(place, name) for place, inside, _ in os.walk("/sys/fs/cgroup") for name in inside if name.startswith(names)]
 
     def _unix_sockets(self) -> list[str]:
         names = [line.split()[-1] for line in Path("/proc/net/unix").read_text().splitlines()[1:] if len(line.split()) == 8]

@@ -20,7 +20,7 @@ V2_FILES = {
     "cgroup.procs": "", "cgroup.kill": "", "cgroup.freeze": "0", "cgroup.subtree_control": "", "cgroup.events": "populated 0\n",
     "memory.max": "max", "memory.swap.max": "max", "memory.current": "4096000", "memory.reclaim": "",
     "memory.events": "low 0\noom 1\noom_kill 3\n", "cpu.max": "max 100000", "cpu.weight": "100",
-    "cpu.stat": "usage_usec 1234\nuser_usec 1000\n", "pids.max": "max",
+    "cpu.idle": "0", "cpu.stat": "usage_usec 1234\nuser_usec 1000\n", "pids.max": "max",
 }  # fmt: skip
 
 
@@ -47,12 +47,8 @@ def group(mount: Path) -> V2Group:
 
 
 def test_v2_hands_controllers_down(mount: Path) -> None:
-    tree = mount / "skerry-x"
-    tree.mkdir()
-    (tree / "cgroup.subtree_control").write_text("")
     V2Tree(mount, "skerry-x").create("a")
     assert (mount / "cgroup.subtree_control").read_text() == "+memory +cpu +pids"
-    assert (tree / "cgroup.subtree_control").read_text() == "+memory +cpu +pids"
 
 
 def test_v2_limits(mount: Path) -> None:
@@ -63,6 +59,36 @@ def test_v2_limits(mount: Path) -> None:
     assert read["cpu.max"].startswith("25000 100000")
     assert read["pids.max"].startswith("32")
     assert made.join == (str(made.path / "cgroup.procs"),)
+
+
+@pytest.mark.parametrize(("shares", "weight"), [(1024, "100"), (16_384, "1600"), (2, "1"), (1 << 20, "10000")])
+def test_v2_shares_are_weights(mount: Path, shares: int, weight: str) -> None:
+    made = group(mount)
+    (made.path / "cpu.weight").write_text("")
+    made.limit(Limits(cpu_shares=shares))
+    assert (made.path / "cpu.weight").read_text() == weight
+
+
+def test_v2_who_yields_is_idle_and_has_no_weight(mount: Path) -> None:
+    made = group(mount)
+    made.limit(Limits(cpu_shares=2048, cpu_idle=True))
+    assert ((made.path / "cpu.idle").read_text(), (made.path / "cpu.weight").read_text()) == ("1", "100")
+    made.limit(Limits(cpu_shares=2048))
+    assert ((made.path / "cpu.idle").read_text(), (made.path / "cpu.weight").read_text()) == ("0", "200")
+
+
+def test_before_there_were_idle_groups_who_yields_has_the_least_weight(mount: Path, tmp_path: Path) -> None:
+    made = group(mount)
+    (made.path / "cpu.idle").unlink()
+    (made.path / "cpu.weight").write_text("")
+    made.limit(Limits(cpu_idle=True))
+    assert (made.path / "cpu.weight").read_text() == "1"
+    old = V1Tree(hierarchies(tmp_path, unified=False), "skerry-x").create("b")
+    for path in (Path(file).parent for file in old.join):
+        for name in ("memory.limit_in_bytes", "cpu.cfs_period_us", "cpu.cfs_quota_us", "cpu.shares", "pids.max"):
+            (path / name).write_text("")
+    old.limit(Limits(cpu_idle=True))
+    assert (tmp_path / "cpu,cpuacct/skerry-x.b/cpu.shares").read_text() == "2"
 
 
 def test_v2_swap_only_while_squeezed(mount: Path) -> None:
@@ -116,14 +142,14 @@ def hierarchies(tmp_path: Path, *, unified: bool) -> dict[str, Path]:
 def test_v1_writes_each_limit_to_its_hierarchy(tmp_path: Path) -> None:
     tree = V1Tree(hierarchies(tmp_path, unified=True), "skerry-x")
     made = tree.create("a")
-    (tmp_path / "memory/skerry-x/a/memory.limit_in_bytes").write_text("")
+    (tmp_path / "memory/skerry-x.a/memory.limit_in_bytes").write_text("")
     for name in ("cpu.cfs_period_us", "cpu.cfs_quota_us", "cpu.shares"):
-        (tmp_path / "cpu,cpuacct/skerry-x/a" / name).write_text("")
-    (tmp_path / "pids/skerry-x/a/pids.max").write_text("")
+        (tmp_path / "cpu,cpuacct/skerry-x.a" / name).write_text("")
+    (tmp_path / "pids/skerry-x.a/pids.max").write_text("")
     made.limit(LIMITS)
-    assert (tmp_path / "memory/skerry-x/a/memory.limit_in_bytes").read_text() == str(64 << 20)
-    assert (tmp_path / "cpu,cpuacct/skerry-x/a/cpu.cfs_quota_us").read_text() == "25000"
-    assert (tmp_path / "cpu,cpuacct/skerry-x/a/cpu.shares").read_text() == "100"
+    assert (tmp_path / "memory/skerry-x.a/memory.limit_in_bytes").read_text() == str(64 << 20)
+    assert (tmp_path / "cpu,cpuacct/skerry-x.a/cpu.cfs_quota_us").read_text() == "25000"
+    assert (tmp_path / "cpu,cpuacct/skerry-x.a/cpu.shares").read_text() == "100"
     assert len(made.join) == 5  # cpu and cpuacct are mounted together
     assert tree.names() == ("a",)
 

@@ -95,11 +95,10 @@ def try_groups() -> Groups:
 
 
 def remove_groups_of_the_dead(prefix: str) -> None:
-    """Remove groups `<prefix>-<pid>` whose process was killed before it could; what still holds processes stays."""
-    for tree in [*_GROUPS.glob(f"{prefix}-*"), *_GROUPS.glob(f"*/{prefix}-*")]:
-        if (_PROC / tree.name.rpartition("-")[2]).exists():
-            continue
-        for group in (*tree.glob("*/"), tree):
+    """Remove groups `<prefix>-<pid>.<name>` whose process was killed before it could; what still holds processes stays."""
+    for group in [*_GROUPS.glob(f"{prefix}-*"), *_GROUPS.glob(f"*/{prefix}-*")]:
+        pid = group.name.removeprefix(f"{prefix}-").partition(".")[0]
+        if not (_PROC / pid).exists():
             with contextlib.suppress(OSError):
                 group.rmdir()
 

@@ -1,6 +1,7 @@
 """`skerry.ports.pressure` from /proc: pressure stall information (Linux 4.20), meminfo, schedstat."""
 
 import contextlib
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -10,6 +11,8 @@ from pathlib import Path
 from skerry.ports.pressure import Pressure
 
 THREADS_MAX = 64  # of an instance that are looked at
+TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+_IDLE = re.compile(r"^cpu +\d+ \d+ \d+ (\d+) (\d+)", re.MULTILINE)
 _TOTAL = re.compile(r"^some .*\btotal=(\d+)", re.MULTILINE)
 
 
@@ -20,8 +23,8 @@ class ProcGauge:
     def read(self) -> Pressure:
         memory = _read(self._proc / "meminfo")
         return Pressure(
-            cpu_waited_us=self._stalled("cpu"),
-            memory_waited_us=self._stalled("memory"),
+            cpu_idle_us=self._idle_us(),
+            memory_waited_us=self._memory_waited_us(),
             memory_available_bytes=_kib(memory, "MemAvailable"),
             memory_total_bytes=_kib(memory, "MemTotal"),
         )
@@ -46,8 +49,13 @@ class ProcGauge:
                         children += [int(word) for word in _read(task / "children").split()]
             pids = children
 
-    def _stalled(self, kind: str) -> int:
-        found = _TOTAL.search(_read(self._proc / "pressure" / kind))
+    def _idle_us(self) -> int:
+        """Waiting for disks is idle too."""
+        found = _IDLE.search(_read(self._proc / "stat"))
+        return (int(found.group(1)) + int(found.group(2))) * 1_000_000 // TICKS_PER_S if found else 0
+
+    def _memory_waited_us(self) -> int:
+        found = _TOTAL.search(_read(self._proc / "pressure" / "memory"))
         return int(found.group(1)) if found else 0
 
 

@@ -103,7 +103,7 @@ class NodeConfig(Record):
     answer_s_max: int = 60  # an event loop that answers nothing for half as long is ended
     resting: Resting = Resting()
     programs: ProgramsRules = ProgramsRules()
-    throttle: bool = True  # slow the instances above their share while others wait for the CPU
+    throttle: bool = True  # who uses more than its part of the CPU yields to the others
     hooks: tuple[HookConfig, ...] = ()
     engines: Engines = Engines()
 

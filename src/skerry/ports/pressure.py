@@ -10,9 +10,9 @@ from skerry.kit.record import Record
 
 
 class Pressure(Record):
-    """Pressure stall information of the whole node ("some": at least one task waited), and its memory."""
+    """Of the whole machine: the CPU time that nobody used, its memory, and how long at least one task waited for some."""
 
-    cpu_waited_us: int = 0
+    cpu_idle_us: int = 0
     memory_waited_us: int = 0
     memory_available_bytes: int = 0
     memory_total_bytes: int = 0

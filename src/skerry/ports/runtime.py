@@ -111,8 +111,8 @@ class Runtime(Protocol):
 
     async def resize(self, instance_id: str, limits: SandboxLimits) -> None: ...
 
-    async def throttle(self, instance_id: str, *, cpu_millicores: int, cpu_shares: int | None = None) -> None:
-        """What it may use for now, until the next word or the next process: not its limit, which stays."""
+    async def throttle(self, instance_id: str, *, idle: bool) -> None:
+        """Whether it runs only where nobody else wants the CPU, until the next word or the next process; its limits stay."""
         ...
 
     async def drop(self, instance_id: str, reason: str) -> None:
@@ -161,7 +161,7 @@ class Plain:
     async def resize(self, instance_id: str, limits: SandboxLimits) -> None:
         raise _unsupported("resize")
 
-    async def throttle(self, instance_id: str, *, cpu_millicores: int, cpu_shares: int | None = None) -> None:
+    async def throttle(self, instance_id: str, *, idle: bool) -> None:
         raise _unsupported("throttle")
 
     async def drop(self, instance_id: str, reason: str) -> None:

@@ -70,11 +70,13 @@ class Mount(Record):
 
 
 class SandboxLimits(Record):
-    """Enforced limits of one sandbox. `cpu_shares`: weight against its neighbours (1024 is a plain process)."""
+    """Enforced limits of one sandbox. `cpu_shares`: weight against its neighbours (1024 is a plain process). `cpu_idle`: it
+    runs where nobody else wants the CPU."""
 
     memory_mib_max: int
     cpu_millicores_max: int
-    cpu_shares: int = 100
+    cpu_shares: int = 1024
+    cpu_idle: bool = False
     pids_max: int = 512
 
 

@@ -1,11 +1,15 @@
 """What the v1 and the v2 backend share: the records, the protocol, and small file helpers.
 
-A `Tree` is the directory of one owner (a node's agent, a controller) in each mounted hierarchy, and holds one group per
-process. Its name derives from the owner's data directory, so the next run finds what a killed one left.
+A `Tree` is the groups of one owner (a node's agent, a controller), one per process: `<tree>.<name>`, side by side at the top
+of each hierarchy. Its name derives from the owner's data directory, so the next run finds what a killed one left.
+
+Side by side, since the scheduler compares groups at the place where their paths part: below one directory of their own the
+greedy would spend what that directory is due, and the modest beside them would wait for it, however little they weigh.
 """
 
 import contextlib
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Protocol
 
@@ -19,11 +23,16 @@ class CgroupError(Exception):
 
 
 class Limits(Record):
-    """What one group may use. None: no limit. `cpu_shares` weighs it against its neighbours (1024 is a plain process)."""
+    """What one group may use. None: no limit. `cpu_shares` weighs it against its neighbours (1024 is a plain process).
+
+    `cpu_idle`: it runs where nobody else wants the CPU, and whoever wakes up takes its place at once (Linux 5.15; before, it
+    only has the least weight).
+    """
 
     memory_bytes: int | None = None
     cpu_millicores: int | None = None
-    cpu_shares: int = 100
+    cpu_shares: int = 1024
+    cpu_idle: bool = False
     pids: int | None = None
 
 
@@ -109,20 +118,12 @@ class Tree(Protocol):
         """A group that may or may not exist."""
         ...
 
-    def exists(self) -> bool:
-        """In any hierarchy, with groups or without."""
-        ...
-
-    def weigh(self, cpu_shares: int) -> None:
-        """How the whole tree, which exists, weighs against its neighbours, plain processes among them (1024 each)."""
-        ...
-
     def names(self) -> tuple[str, ...]:
         """All groups that are there, in order."""
         ...
 
     def remove(self) -> bool:
-        """The tree itself, once its groups are gone. Idempotent."""
+        """Every group that is empty: whether none is left. Idempotent."""
         ...
 
 
@@ -143,6 +144,15 @@ def write_if_there(path: Path, value: str) -> None:
     if path.exists():
         with contextlib.suppress(CgroupError):
             write(path, value)
+
+
+def write_weight(file: Path, idle_file: Path, *, idle: bool, value: str, least: str) -> None:
+    """`value` in `file`; the kernel takes no weight while a group is idle, and gives it the default one afterwards."""
+    if idle_file.exists():
+        write(idle_file, "1" if idle else "0")
+        if idle:
+            return
+    write(file, least if idle else value)
 
 
 def read_number(path: Path) -> int:
@@ -184,6 +194,11 @@ def read_pids(path: Path) -> tuple[int, ...]:
 def read_pids_below(path: Path) -> tuple[int, ...]:
     """Of a group and of those that a container runtime made in it."""
     return tuple(pid for place in (path, *_inner(path)) for pid in read_pids(place / "cgroup.procs"))
+
+
+def groups_of(places: Iterable[Path], prefix: str) -> list[Path]:
+    """The directories whose name begins so, each once, in order."""
+    return sorted({found for place in places for found in _inner(place) if found.name.startswith(prefix)})
 
 
 def _inner(path: Path) -> list[Path]:

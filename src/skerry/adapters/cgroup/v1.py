@@ -14,6 +14,7 @@ from skerry.adapters.cgroup.base import (
     CgroupError,
     Limits,
     Usage,
+    groups_of,
     read_field,
     read_number,
     read_pids_below,
@@ -21,11 +22,13 @@ from skerry.adapters.cgroup.base import (
     sum_fields,
     write,
     write_if_there,
+    write_weight,
 )
 from skerry.adapters.cgroup.v2 import PERIOD_US
 
 CONTROLLERS = ("memory", "cpu", "cpuacct", "pids")
 ALL = (*CONTROLLERS, "cpuset", "devices", "freezer", "blkio", "name=systemd")  # where container runtimes make groups
+SHARES_LEAST = "2"
 SWAPPINESS_SQUEEZE = 100  # take anonymous pages as readily as file pages, and keep the shared binary in memory
 
 
@@ -51,7 +54,7 @@ class V1Group:
         self._set("memory", "memory.limit_in_bytes", str(memory))
         self._set("cpu", "cpu.cfs_period_us", str(PERIOD_US))
         self._set("cpu", "cpu.cfs_quota_us", str(quota))
-        self._set("cpu", "cpu.shares", str(limits.cpu_shares))
+        self._weigh(limits)
         self._set("pids", "pids.max", "max" if limits.pids is None else str(limits.pids))
 
     def allow_swap(self, allowed: bool) -> None:
@@ -109,6 +112,11 @@ class V1Group:
         removed = [remove_directory(path) for path in self._directories()]
         return all(removed)
 
+    def _weigh(self, limits: Limits) -> None:
+        if "cpu" in self._paths:
+            file, idle_file = self._file("cpu", "cpu.shares"), self._file("cpu", "cpu.idle")
+            write_weight(file, idle_file, idle=limits.cpu_idle, value=str(limits.cpu_shares), least=SHARES_LEAST)
+
     def _file(self, controller: str, name: str) -> Path:
         """A path at which nothing is, where there is no such controller."""
         return self._paths[controller] / name if controller in self._paths else Path("/nonexistent")
@@ -123,46 +131,38 @@ class V1Group:
 
 
 class V1Tree:
-    """`<mount>/<name>` in every hierarchy that is there. `mounts` by controller."""
+    """`<mount>/<name>.<group>` in every hierarchy that is there. `mounts` by controller."""
 
     def __init__(self, mounts: dict[str, Path], name: str) -> None:
-        self._trees = {controller: mount / name for controller, mount in mounts.items()}
+        self._mounts = mounts
+        self._prefix = f"{name}."
 
     @property
     def limits(self) -> bool:
-        return {"memory", "cpu"} <= self._trees.keys()
+        return {"memory", "cpu"} <= self._mounts.keys()
 
     @property
     def squeezes(self) -> bool:
-        return "memory" in self._trees
+        return "memory" in self._mounts
 
     def create(self, name: str) -> V1Group:
-        group = self._group(name)
+        group = self.open(name)
         try:
-            for tree in set(self._trees.values()):
-                tree.mkdir(exist_ok=True)
-                (tree / name).mkdir(exist_ok=True)
+            for mount in set(self._mounts.values()):
+                (mount / f"{self._prefix}{name}").mkdir(exist_ok=True)
         except OSError as error:
             raise CgroupError(f"{error.filename}: {error.strerror}") from error
         return group
 
     def open(self, name: str) -> V1Group:
-        return self._group(name)
-
-    def exists(self) -> bool:
-        return any(tree.is_dir() for tree in self._trees.values())
-
-    def weigh(self, cpu_shares: int) -> None:
-        if "cpu" in self._trees:
-            write_if_there(self._trees["cpu"] / "cpu.shares", str(cpu_shares))
+        return V1Group(name, {controller: mount / f"{self._prefix}{name}" for controller, mount in self._mounts.items()})
 
     def names(self) -> tuple[str, ...]:
-        found = {path.name for tree in self._trees.values() if tree.is_dir() for path in tree.iterdir() if path.is_dir()}
-        return tuple(sorted(found))
+        return tuple(sorted({path.name.removeprefix(self._prefix) for path in self._groups()}))
 
     def remove(self) -> bool:
-        removed = [remove_directory(tree) for tree in set(self._trees.values())]
+        removed = [remove_directory(path) for path in self._groups()]
         return all(removed)
 
-    def _group(self, name: str) -> V1Group:
-        return V1Group(name, {controller: tree / name for controller, tree in self._trees.items()})
+    def _groups(self) -> list[Path]:
+        return groups_of(self._mounts.values(), self._prefix)

@@ -9,6 +9,7 @@ from skerry.adapters.cgroup.base import (
     CgroupError,
     Limits,
     Usage,
+    groups_of,
     read_field,
     read_number,
     read_pids_below,
@@ -16,23 +17,26 @@ from skerry.adapters.cgroup.base import (
     sum_fields,
     write,
     write_if_there,
+    write_weight,
 )
 
 CONTROLLERS = ("memory", "cpu", "pids")
 PERIOD_US = 100_000  # the kernel's default period of CPU quotas
 _WEIGHT_DEFAULT, _SHARES_DEFAULT = 100, 1024  # cpu.weight 100 stands for 1024 shares
 _WEIGHT_MAX = 10_000
+WEIGHT_LEAST = "1"
 
 
 class V2Group:
-    """A directory `<mount>/<tree>/<name>`."""
+    """A directory `<mount>/<tree>.<name>`."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, name: str) -> None:
         self.path = path
+        self._name = name
 
     @property
     def name(self) -> str:
-        return self.path.name
+        return self._name
 
     @property
     def join(self) -> tuple[str, ...]:
@@ -43,7 +47,9 @@ class V2Group:
         quota = "max" if limits.cpu_millicores is None else str(limits.cpu_millicores * PERIOD_US // 1000)
         self._set("memory.max", memory)
         self._set("cpu.max", f"{quota} {PERIOD_US}")
-        self._set("cpu.weight", _weight(limits.cpu_shares))
+        if (self.path / "cpu.weight").exists():
+            weight = _weight(limits.cpu_shares)
+            write_weight(self.path / "cpu.weight", self.path / "cpu.idle", idle=limits.cpu_idle, value=weight, least=WEIGHT_LEAST)
         self._set("pids.max", "max" if limits.pids is None else str(limits.pids))
 
     def allow_swap(self, allowed: bool) -> None:
@@ -100,11 +106,11 @@ class V2Group:
 
 
 class V2Tree:
-    """`<mount>/<name>`, with the controllers handed down to its groups where they exist."""
+    """`<mount>/<name>.<group>`, with the controllers handed down to the groups where they exist."""
 
     def __init__(self, mount: Path, name: str) -> None:
-        self._path = mount / name
         self._mount = mount
+        self._prefix = f"{name}."
         self._available = set[str]()
         with contextlib.suppress(OSError):
             self._available = set((mount / "cgroup.controllers").read_text().split())
@@ -116,40 +122,35 @@ class V2Tree:
     @property
     def squeezes(self) -> bool:
         # memory.reclaim came with 5.19; only a group that exists shows whether it is there.
-        return "memory" in self._available and (not self._path.exists() or (self._path / "memory.reclaim").exists())
+        there = self._groups()[:1]
+        return "memory" in self._available and all((path / "memory.reclaim").exists() for path in there)
 
     def create(self, name: str) -> V2Group:
-        path = self._path / name
+        group = self.open(name)
         try:
-            self._enable(self._mount)
-            self._path.mkdir(exist_ok=True)
-            self._enable(self._path)
-            path.mkdir(exist_ok=True)
+            self._enable()
+            group.path.mkdir(exist_ok=True)
         except OSError as error:
-            raise CgroupError(f"{path}: {error.strerror}") from error
-        return V2Group(path)
+            raise CgroupError(f"{group.path}: {error.strerror}") from error
+        return group
 
     def open(self, name: str) -> V2Group:
-        return V2Group(self._path / name)
-
-    def exists(self) -> bool:
-        return self._path.is_dir()
-
-    def weigh(self, cpu_shares: int) -> None:
-        write_if_there(self._path / "cpu.weight", _weight(cpu_shares))
+        return V2Group(self._mount / f"{self._prefix}{name}", name)
 
     def names(self) -> tuple[str, ...]:
-        if not self._path.is_dir():
-            return ()
-        return tuple(sorted(path.name for path in self._path.iterdir() if path.is_dir()))
+        return tuple(path.name.removeprefix(self._prefix) for path in self._groups())
 
     def remove(self) -> bool:
-        return remove_directory(self._path)
+        removed = [remove_directory(path) for path in self._groups()]
+        return all(removed)
 
-    def _enable(self, path: Path) -> None:
+    def _groups(self) -> list[Path]:
+        return groups_of([self._mount], self._prefix)
+
+    def _enable(self) -> None:
         wanted = " ".join(f"+{name}" for name in CONTROLLERS if name in self._available)
         if wanted:
-            write_if_there(path / "cgroup.subtree_control", wanted)
+            write_if_there(self._mount / "cgroup.subtree_control", wanted)
 
 
 def _weight(cpu_shares: int) -> str:

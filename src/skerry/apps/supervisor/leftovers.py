@@ -90,7 +90,7 @@ def find_leftovers(data: Path) -> Leftovers:
     return Leftovers(
         processes=tuple(sorted({pid for tag in tags for pid in find_tagged(tag)})),
         mounts=mounts_below(data, run, *_program_runs(data)),
-        groups=tuple(name for tag in tags for name in _groups(tag)),
+        groups=tuple(f"{group_tree(tag)}.{name}" for tag in tags for name in _groups(tag)),
         sockets=tuple(str(path) for path in sorted(run.rglob("*")) if path.is_socket()) if run.is_dir() else (),
         swap=("zram",) if swap_record(data).exists() else (),
         networks=tuple(found for node in _nodes_with_networks(data) for found in networks.find(node, run / node.name)),
@@ -166,8 +166,6 @@ async def _remove_groups(tag: str) -> None:
 
 
 def _groups(tag: str) -> tuple[str, ...]:
-    """Those of one owner; the tree alone, where it is empty."""
-    tree, name = find_tree(group_tree(tag), controllers=ALL)[0], group_tree(tag)
-    if tree is None or not tree.exists():
-        return ()
-    return tuple(f"{name}/{group}" for group in tree.names()) or (name,)
+    """Those of one owner."""
+    tree, _ = find_tree(group_tree(tag), controllers=ALL)
+    return tree.names() if tree is not None else ()

@@ -31,8 +31,7 @@ KILL_S_MAX = 1.0
 LOG_BYTES_MAX = 8 << 20  # per plane, and half of it again in `<name>.log.1`
 LOG_LOOK_S = 5.0
 NO_FILE_LIMIT = 1 << 50  # RLIMIT_FSIZE would also stop the store from growing; logs are trimmed instead
-PLANES_CPU_SHARES = 16_384  # all planes and ingresses: they answer before tenants' code (1024 for all of a node)
-PLANE_CPU_SHARES = 1024
+PLANE_CPU_SHARES = 65_536  # planes and ingresses answer before tenants' code (1024 for an instance)
 
 _PASSED_ON = ("PATH", "HOME", "LANG", "TZ", "TMPDIR", "PYTHONPATH", "PYTHONDONTWRITEBYTECODE", "LD_LIBRARY_PATH")
 _PASSED_ON_PREFIXES = ("LC_", "SKERRY_", "XDG_", "SSL_CERT_")
@@ -264,7 +263,6 @@ class Planes:
         try:
             group = self._tree.create(name)
             group.limit(Limits(cpu_shares=PLANE_CPU_SHARES))
-            self._tree.weigh(PLANES_CPU_SHARES)
         except CgroupError as error:
             self.note(f"{name}: no control group of its own: {error}")
             return ()

@@ -1,25 +1,28 @@
-"""The market for a node's CPU, without I/O: what each instance may use in the next moment, and why.
+"""The market for a node's CPU, without I/O: who has its part for certain, and who runs when nobody else wants to.
 
-Everybody may use what nobody else needs. When those who stay within their share have to wait, the ones above theirs are
-slowed, step by step, until nobody waits: first those without credits. Credits are what an instance left of its share unused;
-they are spent only while others wait.
+Everybody may use what nobody else needs. Who uses more than its floor while there are others *yields*: the kernel lets it run
+where nobody else wants the CPU, and whoever else wakes up takes its place at once. Nothing is left unused by that, so it does
+not wait for harm to show; the next look is early enough.
 
-    waited share ──► level 0 … 1 ──► grant = floor + (most − floor) × (1 − level)     level counts twice without credits
+    used > floor, not its turn ──► yields ──► would use less than most of its floor, for a while ──► as any other
+                                      └────► has credits and it is its turn ──► as any other, until they are spent
 
-The floor is the share, or what the node has for it when all that are at work divide it by their shares, if that is more.
-Who stays below its floor and has credits is not held at all.
-
-The level rises in proportion to what is waited too much and falls by a fixed step (additive decrease, since freed capacity is
-tried out slowly), with a gap between both thresholds, so that it rests in between.
+The floor is the share, or what the node has for it when all that are at work divide it by their shares, if that is more. Where
+not even the shares can be had (others outside of the market work too, or too much was promised), it is the latter alone for those
+who never stop wanting more.
+Credits are what an instance left of its share unused, by its own will or because there was nothing left for it: a few at a time,
+in turn, spend them by being as any other although they are above their floor. So nobody starves, and the few are few.
 """
 
 from collections.abc import Mapping, Sequence
+
+from msgspec.structs import replace
 
 from skerry.kit.record import Record
 
 
 class MarketSettings(Record):
-    """Waited shares are of the time: 0.1 is 100 ms of each second. `burst_s`: credits of so long at the whole share are kept.
+    """`burst_s`: credits of so long at the whole share are kept.
 
     `capacity_millicores`: of the node; `fill` of it is divided, the rest stays free so that who wakes up need not wait.
     """
@@ -27,13 +30,12 @@ class MarketSettings(Record):
     capacity_millicores: int = 0
     fill: float = 0.85
 
-    high: float = 0.10
-    low: float = 0.04
-    gain: float = 2.0  # level for each unit of waiting above `high`
-    rise_max: float = 0.34  # of the level in one step: three steps from nothing to everything
-    fall: float = 0.05
+    calm: float = 0.8  # of its floor: who would use less than so is modest again …
+    calm_ms: int = 3_000  # … after so long
     burst_s: int = 60
-    grain_millicores: int = 10  # grants are multiples: small changes are none
+    stake_ms: int = 2_000  # credits of so long at the whole share, and one may have its turn …
+    turn_ms: int = 10_000  # … until they are spent, or for so long where others may too
+    millicores_per_turn: int = 4_000  # of the node, for each that may have its turn at once; one in any case
 
 
 class Trader(Record):
@@ -44,61 +46,62 @@ class Trader(Record):
     most_millicores: int
     cpu_us: int
     waited: float | None = None  # share of the time in which it had to wait for the CPU; None: not known
-    background: bool = False  # work that nobody waits for: it never gets more than its share, and the least weight
+    background: bool = False  # work that nobody waits for: it always yields
 
 
 class Account(Record):
-    """`credit_us`: CPU time saved up."""
+    """`credit_us`: CPU time saved up. `calm_ms`: for so long one that yields would have used little. `spends`: it is its turn."""
 
     credit_us: int = 0
     cpu_us: int = 0
     used_millicores: int = 0
+    yields: bool = False
+    spends: bool = False
+    calm_ms: int = 0
+    turn_at_ms: int = 0  # when its last turn began
 
 
 class Market(Record):
     """What the next step has to know."""
 
     at_ms: int = 0
-    level: float = 0.0
     accounts: Mapping[str, Account] = {}
 
 
 class Grant(Record):
-    """`weight` as cpu.shares has it; None: its own. `reason` for people, empty when nothing holds it back."""
+    """`millicores`: what it can count on, its limit or its floor. `reason` for people, empty when nothing holds it back."""
 
     id: str
     millicores: int
-    weight: int | None
+    idle: bool
     credit_us: int
     used_millicores: int
     reason: str = ""
 
 
 WORKING_MILLICORES = 5  # who uses less does nothing to speak of
-PRESSING = 0.9  # of its floor: one that is held there uses a little less
-WEIGHT_MIN = 2  # the kernel's least
+ALWAYS_MILLICORES = 900  # who uses or waits for so much does not stop for anything
 
 
 def trade(
-    market: Market, traders: Sequence[Trader], *, waited: float, now_ms: int, settings: MarketSettings
+    market: Market, traders: Sequence[Trader], *, now_ms: int, settings: MarketSettings, free_millicores: int | None = None
 ) -> tuple[Market, tuple[Grant, ...]]:
-    """One step. `waited`: of the whole node, for when no instance's own waiting is known. Grants in the order of ids."""
+    """One step. `free_millicores`: of the machine, since the last one; None: not known. Grants in the order of ids."""
     elapsed_ms = now_ms - market.at_ms if market.at_ms else 0
     ordered = sorted(traders, key=lambda trader: trader.id)
+    before = {trader.id: market.accounts.get(trader.id) or Account() for trader in ordered}
     used = {trader.id: _used(market.accounts.get(trader.id), trader, elapsed_ms) for trader in ordered}
-    floors = _floors(ordered, used, settings)
-    level = market.level
-    if elapsed_ms > 0:
-        level = _level(level, _suffering(ordered, used, floors, waited), settings)
-    contended = level > 0
-
-    def book(trader: Trader) -> Account:
-        before = market.accounts.get(trader.id) or Account()
-        return _booked(before, trader, used[trader.id], elapsed_ms=elapsed_ms, contended=contended, burst_s=settings.burst_s)
-
-    accounts = {trader.id: book(trader) for trader in ordered}
-    grants = tuple(_grant(trader, accounts[trader.id], floors[trader.id], level, settings) for trader in ordered)
-    return Market(at_ms=now_ms, level=level, accounts=accounts), grants
+    floors = _floors(ordered, used, free_millicores, settings)
+    accounts = {
+        t.id: _booked(before[t.id], t, used[t.id], floors[t.id], elapsed_ms=elapsed_ms, settings=settings) for t in ordered
+    }
+    greedy = [t for t in ordered if not t.background and (accounts[t.id].yields or used[t.id] > floors[t.id])]
+    greedy = greedy if len(ordered) > 1 else []
+    spending = _turns(greedy, accounts, now_ms, settings)
+    yielding = {trader.id for trader in greedy} - spending
+    accounts = {name: _told(account, name in yielding, name in spending, now_ms) for name, account in accounts.items()}
+    grants = tuple(_grant(trader, accounts[trader.id], floors[trader.id]) for trader in ordered)
+    return Market(at_ms=now_ms, accounts=accounts), grants
 
 
 def _used(account: Account | None, trader: Trader, elapsed_ms: int) -> int:
@@ -108,63 +111,88 @@ def _used(account: Account | None, trader: Trader, elapsed_ms: int) -> int:
     return (trader.cpu_us - account.cpu_us) // elapsed_ms
 
 
-def _floors(traders: Sequence[Trader], used: Mapping[str, int], settings: MarketSettings) -> dict[str, int]:
+def _wanted(trader: Trader, used: int) -> float:
+    """At most so many millicores, if it had not had to wait."""
+    return used + (trader.waited or 0.0) * 1000
+
+
+def _floors(
+    traders: Sequence[Trader], used: Mapping[str, int], free_millicores: int | None, settings: MarketSettings
+) -> dict[str, int]:
     """What each has for certain."""
-    divided = settings.capacity_millicores * settings.fill
-    working = sum(t.share_millicores for t in traders if used[t.id] >= WORKING_MILLICORES and not t.background)
+    divided = settings.fill * _there(used, free_millicores, settings)
+    working = [trader for trader in traders if used[trader.id] >= WORKING_MILLICORES and not trader.background]
+    shares = sum(trader.share_millicores for trader in working)
+    enough = sum(min(used[trader.id], trader.share_millicores) for trader in working) <= divided
 
     def floor(trader: Trader) -> int:
-        rest = 0 if used[trader.id] >= WORKING_MILLICORES else trader.share_millicores
-        fair = 0 if trader.background else int(divided * trader.share_millicores / (working + rest or 1))
-        return min(max(trader.share_millicores, fair), max(trader.share_millicores, trader.most_millicores))
+        if trader.background:
+            return trader.share_millicores
+        others = shares - (trader.share_millicores if used[trader.id] >= WORKING_MILLICORES else 0)
+        fair = int(divided * trader.share_millicores / (others + trader.share_millicores))
+        least = 1 if not enough and _wanted(trader, used[trader.id]) >= ALWAYS_MILLICORES else trader.share_millicores
+        return min(max(least, fair), max(trader.share_millicores, trader.most_millicores))
 
     return {trader.id: floor(trader) for trader in traders}
 
 
-def _suffering(traders: Sequence[Trader], used: Mapping[str, int], floors: Mapping[str, int], waited: float) -> float:
-    """How much those wait who stay within their floor. Who is above it, or held at it, waits by his own fault, and work in the
-    background may. 0 where nobody is to be slowed."""
-    pressing = {t.id for t in traders if used[t.id] > floors[t.id] * PRESSING and t.most_millicores > floors[t.id]}
-    modest = [t.waited for t in traders if not t.background and t.waited is not None and t.id not in pressing]
-    return max(modest, default=waited) if pressing else 0.0
+def _there(used: Mapping[str, int], free_millicores: int | None, settings: MarketSettings) -> int:
+    """What instances could have had: less than the node has, where others work too."""
+    if free_millicores is None:
+        return settings.capacity_millicores
+    there = sum(used.values()) + free_millicores
+    return min(settings.capacity_millicores, there)
 
 
-def _level(level: float, suffering: float, settings: MarketSettings) -> float:
-    if suffering > settings.high:
-        return min(1.0, level + min(settings.rise_max, settings.gain * (suffering - settings.high)))
-    if suffering < settings.low:
-        return max(0.0, level - settings.fall)
-    return level
-
-
-def _booked(before: Account, trader: Trader, used: int, *, elapsed_ms: int, contended: bool, burst_s: int) -> Account:
-    """millicores × ms are CPU µs."""
+def _booked(before: Account, trader: Trader, used: int, floor: int, *, elapsed_ms: int, settings: MarketSettings) -> Account:
+    """What it did since the last step, written down; millicores × ms are CPU µs."""
     saved = (trader.share_millicores - used) * elapsed_ms
-    most = trader.share_millicores * burst_s * 1000
-    credit = before.credit_us + saved if saved > 0 or contended else before.credit_us
-    return Account(credit_us=max(0, min(most, credit)), cpu_us=trader.cpu_us, used_millicores=used)
+    credit = before.credit_us + saved if saved > 0 or before.spends else before.credit_us
+    most = trader.share_millicores * settings.burst_s * 1000
+    calm = _wanted(trader, used) < floor * settings.calm
+    calm_ms = before.calm_ms + elapsed_ms if before.yields and calm else 0
+    return Account(
+        credit_us=max(0, min(most, credit)),
+        cpu_us=trader.cpu_us,
+        used_millicores=used,
+        yields=before.yields and calm_ms < settings.calm_ms,
+        spends=before.spends,
+        calm_ms=calm_ms,
+        turn_at_ms=before.turn_at_ms,
+    )
 
 
-def _grant(trader: Trader, account: Account, floor: int, level: float, settings: MarketSettings) -> Grant:
-    share, most = trader.share_millicores, max(trader.share_millicores, trader.most_millicores)
+def _turns(greedy: Sequence[Trader], accounts: Mapping[str, Account], now_ms: int, settings: MarketSettings) -> frozenset[str]:
+    """Who may be above its floor as any other: who is at it, then those whose last turn is longest ago."""
+
+    def may(trader: Trader) -> bool:
+        account = accounts[trader.id]
+        return account.credit_us > (0 if account.spends else trader.share_millicores * settings.stake_ms)
+
+    def order(trader: Trader) -> tuple[bool, int, str]:
+        account = accounts[trader.id]
+        goes_on = account.spends and now_ms - account.turn_at_ms < settings.turn_ms
+        return (not goes_on, account.turn_at_ms, trader.id)
+
+    most = max(1, settings.capacity_millicores // settings.millicores_per_turn)
+    return frozenset(trader.id for trader in sorted(filter(may, greedy), key=order)[:most])
+
+
+def _told(account: Account, yields: bool, spends: bool, now_ms: int) -> Account:
+    begins = spends and not account.spends
+    return replace(account, yields=yields, spends=spends, turn_at_ms=now_ms if begins else account.turn_at_ms)
+
+
+def _grant(trader: Trader, account: Account, floor: int) -> Grant:
+    idle, reason = trader.background or account.yields, ""
     if trader.background:
-        return _made(trader, account, share, WEIGHT_MIN, "background work: its share alone")
-    if account.credit_us > 0 and account.used_millicores <= floor * PRESSING:
-        return _made(trader, account, most, None, "")  # it takes nothing from anybody: a quota would only cut its short bursts
-    held = max(0.0, 2 * level - 1) if account.credit_us > 0 else min(1.0, 2 * level)
-    granted = floor + round((most - floor) * (1 - held))
-    granted = max(floor, granted - granted % settings.grain_millicores)
-    if granted >= most:
-        return _made(trader, account, most, None, "")
-    why = "its credits are used up" if account.credit_us == 0 else "it has credits, but slowing the others was not enough"
-    return _made(trader, account, granted, None, f"others wait for the CPU: {granted} of {most} millicores, {why}")
-
-
-def _made(trader: Trader, account: Account, millicores: int, weight: int | None, reason: str) -> Grant:
+        reason = "background work: it runs when nobody else wants the CPU"
+    elif account.yields:
+        reason = f"it uses more than its part of the node, {floor} millicores: it runs when nobody else wants the CPU"
     return Grant(
         id=trader.id,
-        millicores=millicores,
-        weight=weight,
+        millicores=floor if idle else max(trader.share_millicores, trader.most_millicores),
+        idle=idle,
         credit_us=account.credit_us,
         used_millicores=account.used_millicores,
         reason=reason,

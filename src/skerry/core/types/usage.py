@@ -7,8 +7,8 @@ from skerry.kit.record import Record
 class InstanceUsage(Record):
     """Counters (`cpu_us`, `throttled_us`, `oom_kills`) grow in the life of one process.
 
-    `used_millicores` is over the last look of the node's market, None before the second one. `granted_millicores`: what it may
-    use for now, its limit where nothing holds it; `held` says why it is less, empty otherwise. `credit_us`: CPU time saved up.
+    `used_millicores` is over the last look of the node's market, None before the second one. `granted_millicores`: what it
+    can count on, its limit where nothing holds it; `held` says why it is less, empty otherwise. `credit_us`: CPU time saved up.
     """
 
     instance: InstanceId

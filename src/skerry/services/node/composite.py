@@ -120,8 +120,8 @@ class CompositeRuntime:
     async def resize(self, instance_id: str, limits: SandboxLimits) -> None:
         await self._of(instance_id).resize(instance_id, limits)
 
-    async def throttle(self, instance_id: str, *, cpu_millicores: int, cpu_shares: int | None = None) -> None:
-        await self._of(instance_id).throttle(instance_id, cpu_millicores=cpu_millicores, cpu_shares=cpu_shares)
+    async def throttle(self, instance_id: str, *, idle: bool) -> None:
+        await self._of(instance_id).throttle(instance_id, idle=idle)
 
     async def drop(self, instance_id: str, reason: str) -> None:
         await self._of(instance_id).drop(instance_id, reason)

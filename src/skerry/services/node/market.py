@@ -1,9 +1,9 @@
-"""The node's market: looks once a second who uses what and who waits, and tells the runtime what each may use from now on.
+"""The node's market: looks once a second who uses what, and tells the runtime who yields the CPU to whom from now on.
 
     runtime.stats, gauge ──► core.machines.market ──► runtime.throttle
                         └──► core.machines.memory ──► runtime.sleep, drop, restart
 
-What it decides holds until the next look, so when the agent is away the last word stays; a new process has its whole limit.
+What it decides holds until the next look, so when the agent is away the last word stays; a new process yields to nobody.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -74,7 +74,7 @@ class MarketKeeper:
         self._market = Market()
         self._pressure = Pressure()
         self._waited: dict[str, int] = {}  # by instance and process, µs in the queue so far
-        self._granted: dict[str, tuple[int, int | None]] = {}
+        self._told: dict[str, bool] = {}  # by instance and process, the last word that arrived
         self._rests: dict[str, _Rest] = {}
         self._seen: dict[str, _Seen] = {}
         self.grants: tuple[Grant, ...] = ()  # the last ones
@@ -138,36 +138,40 @@ class MarketKeeper:
         now_ms: int,
     ) -> None:
         elapsed_us = max(1, now_ms - self._market.at_ms) * 1000
-        queued = {f"{one.id}/{one.pid}": self._gauge.waited_us(one.pid or 0) for one in seen}
+        processes = {one.id: f"{one.id}/{one.pid}" for one in seen}
+        queued = {processes[one.id]: self._gauge.waited_us(one.pid or 0) for one in seen}
         traders = [
-            _trader(wanted[one.id], stats[one.id], self._share_waited(f"{one.id}/{one.pid}", queued, elapsed_us))
+            _trader(wanted[one.id], stats[one.id], self._share_waited(processes[one.id], queued, elapsed_us))
             for one in seen
             if one.state in ("running", "asleep")
         ]
         self._waited = {key: us for key, us in queued.items() if us is not None}
-        waited = (self._pressure.cpu_waited_us - before.cpu_waited_us) / elapsed_us
+        free_us = self._pressure.cpu_idle_us - before.cpu_idle_us
         self._market, self.grants = trade(
-            self._market, traders, waited=waited, now_ms=max(1, now_ms), settings=self._settings.market
+            self._market,
+            traders,
+            now_ms=max(1, now_ms),
+            settings=self._settings.market,
+            free_millicores=max(0, free_us * 1000 // elapsed_us) if before.cpu_idle_us else None,
         )
-        self._granted = {name: granted for name, granted in self._granted.items() if name in self._market.accounts}
+        self._told = {process: idle for process, idle in self._told.items() if process in queued}
         for grant in self.grants:
-            await self._give(grant, wanted[InstanceId(grant.id)])
+            await self._tell(grant, processes[InstanceId(grant.id)])
 
-    def _share_waited(self, key: str, queued: Mapping[str, int | None], elapsed_us: int) -> float | None:
-        now_us, before_us = queued[key], self._waited.get(key)
+    def _share_waited(self, process: str, queued: Mapping[str, int | None], elapsed_us: int) -> float | None:
+        now_us, before_us = queued[process], self._waited.get(process)
         return None if now_us is None or before_us is None else min(1.0, max(0, now_us - before_us) / elapsed_us)
 
-    async def _give(self, grant: Grant, wanted: NodeInstance) -> None:
-        """Only what differs from before; a limit that was never touched is not touched."""
-        word = (grant.millicores, grant.weight)
-        if self._granted.get(grant.id, (wanted.version.limits.cpu_millicores_max, None)) == word:
+    async def _tell(self, grant: Grant, process: str) -> None:
+        """Only what differs from before; an earlier agent's last word is not known, so the first one is always said."""
+        if self._told.get(process) == grant.idle:
             return
         try:
-            await self._runtime.throttle(grant.id, cpu_millicores=grant.millicores, cpu_shares=grant.weight)
+            await self._runtime.throttle(grant.id, idle=grant.idle)
         except (RuntimeFault, SandboxError, OSError) as error:
             log.debug("not_throttled", instance=grant.id, error=str(error))
             return
-        self._granted[grant.id] = word
+        self._told[process] = grant.idle
 
     async def _relieve(
         self,

@@ -189,12 +189,11 @@ class Instance:
             oom_kills=usage.oom_kills,
         )
 
-    def throttle(self, cpu_millicores: int, cpu_shares: int | None) -> None:
-        """For now: its next process has its limits again."""
+    def throttle(self, *, idle: bool) -> None:
+        """For now: its next process runs as any other again."""
         group = self.process.group if self.process else None
         if group is not None and self.life.state in ("running", "asleep"):
-            shares = self._around.settings.cpu_shares if cpu_shares is None else cpu_shares
-            group.limit(replace(self._limits(shares), cpu_millicores=cpu_millicores))
+            group.limit(replace(self._limits(self._around.settings.cpu_shares), cpu_idle=idle))
 
     def observed(self) -> ObservedInstance:
         return ObservedInstance(

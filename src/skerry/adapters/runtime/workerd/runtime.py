@@ -191,10 +191,10 @@ class WorkerdRuntime(Plain):
             raise NoSuchInstance(f"{instance_id} is not on this node")
         return read_log(lambda: self._log_files(instance_id), tail_bytes=tail_bytes, follow=follow)
 
-    async def throttle(self, instance_id: str, *, cpu_millicores: int, cpu_shares: int | None = None) -> None:
+    async def throttle(self, instance_id: str, *, idle: bool) -> None:
         instance = self._instances.get(InstanceId(instance_id))
         if instance is not None:
-            instance.throttle(cpu_millicores, cpu_shares)
+            instance.throttle(idle=idle)
 
     async def aclose(self, *, stop_instances: bool) -> None:
         if not self._begun:

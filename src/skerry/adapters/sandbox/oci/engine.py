@@ -168,7 +168,7 @@ class OciEngine:
         frame = Frame(
             architecture=own_architecture(),
             uid_first=first,
-            cgroups_path=f"/skerry-{self._places.tag}/{spec.id}/c",
+            cgroups_path=f"/skerry-{self._places.tag}.{spec.id}/c",
             system=self._mount_system(spec),
             groups=self._make_groups(spec, tree),
             files=self._write_files(spec, first),
@@ -231,7 +231,7 @@ class OciEngine:
         if self._runtime.is_gvisor:
             return ()
         paths = [Path(file).parent for file in group.join]
-        return tuple(("" if len(paths) == 1 else path.parents[1].name, str(path)) for path in paths)
+        return tuple(("" if len(paths) == 1 else path.parent.name, str(path)) for path in paths)
 
     def _write_files(self, spec: SandboxSpec, first: int) -> tuple[tuple[str, str], ...]:
         made: list[tuple[str, str]] = []

@@ -180,12 +180,10 @@ class ProgramInstance:
             await self.sandbox.resize(limits)
         self._keep(replace(self.kept, limits=limits))
 
-    async def throttle(self, cpu_millicores: int, cpu_shares: int | None) -> None:
-        """For now: its next process has its limits again."""
+    async def throttle(self, *, idle: bool) -> None:
+        """For now: its next process runs as any other again."""
         if self.sandbox is not None:
-            own = limits_of(self.kept)
-            shares = own.cpu_shares if cpu_shares is None else cpu_shares
-            await self.sandbox.resize(replace(own, cpu_millicores_max=cpu_millicores, cpu_shares=shares))
+            await self.sandbox.resize(replace(limits_of(self.kept), cpu_idle=idle))
 
     async def end_for(self, reason: str) -> None:
         """As a crash with that reason."""

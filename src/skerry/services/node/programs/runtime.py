@@ -184,11 +184,11 @@ class ProgramRuntime:
         with as_runtime_faults(instance_id):
             await instance.resize(limits)
 
-    async def throttle(self, instance_id: str, *, cpu_millicores: int, cpu_shares: int | None = None) -> None:
+    async def throttle(self, instance_id: str, *, idle: bool) -> None:
         instance = self._instance(instance_id)
         self._check(instance, "resize")
         with as_runtime_faults(instance_id):
-            await instance.throttle(cpu_millicores, cpu_shares)
+            await instance.throttle(idle=idle)
 
     async def drop(self, instance_id: str, reason: str) -> None:
         instance = self._instance(instance_id)

@@ -57,6 +57,9 @@ def place_of(ground: Ground, kept: Kept) -> dict[str, str]:
     }
 
 
+SHARES_PER_MILLICORE = 10  # so that the smallest reserves weigh as a plain process does
+
+
 def limits_of(kept: Kept) -> SandboxLimits:
     if kept.limits is not None:
         return kept.limits
@@ -64,7 +67,7 @@ def limits_of(kept: Kept) -> SandboxLimits:
     return SandboxLimits(
         memory_mib_max=wanted.memory_mib_max,
         cpu_millicores_max=wanted.cpu_millicores_max,
-        cpu_shares=max(2, wanted.reserve.cpu_millicores * 1024 // 1000),
+        cpu_shares=max(2, wanted.reserve.cpu_millicores * SHARES_PER_MILLICORE),
         pids_max=kept.program().pids_max,
     )
 
