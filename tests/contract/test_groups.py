@@ -1,0 +1,35 @@
+"""Control groups do what their protocol says, on the hierarchies that this machine has."""
+
+import os
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from skerry.adapters.cgroup.base import Tree
+from skerry.adapters.cgroup.probe import find_tree
+from skerry.adapters.cgroup.v1 import CONTROLLERS
+from skerry.testing.contracts.groups import CHECKS, ended, until
+from skerry.testing.workerd_node import is_root
+
+TREE, PROBLEM = find_tree(f"skerry-contract-{os.getpid()}", controllers=(*CONTROLLERS, "freezer", "blkio"))
+pytestmark = [
+    pytest.mark.skipif(not is_root(), reason="control groups need root"),
+    pytest.mark.skipif(TREE is None or not TREE.limits, reason=PROBLEM or "no memory and CPU controllers here"),
+]
+
+
+@pytest.fixture
+def tree() -> Iterator[Tree]:
+    assert TREE is not None
+    try:
+        yield TREE
+    finally:
+        for name in TREE.names():
+            group = TREE.open(name)
+            until(lambda group=group: ended(group))
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+def test_groups(tree: Tree, check: Callable[[Tree], None]) -> None:
+    check(tree)
+    assert tree.names() == ()
