@@ -2,13 +2,14 @@
 
 import os
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
-from skerry.adapters.cgroup.base import Tree
+from skerry.adapters.cgroup.base import Tree, disk_of
 from skerry.adapters.cgroup.probe import find_tree
 from skerry.adapters.cgroup.v1 import CONTROLLERS
-from skerry.testing.contracts.groups import CHECKS, ended, until
+from skerry.testing.contracts.groups import CHECKS, a_disk_is_read_as_fast_as_allowed, ended, until
 from skerry.testing.workerd_node import is_root
 
 TREE, PROBLEM = find_tree(f"skerry-contract-{os.getpid()}", controllers=(*CONTROLLERS, "freezer", "blkio"))
@@ -27,6 +28,17 @@ def tree() -> Iterator[Tree]:
         for name in TREE.names():
             group = TREE.open(name)
             until(lambda group=group: ended(group))
+
+
+def test_a_disk_is_read_as_fast_as_allowed(tree: Tree, tmp_path: Path) -> None:
+    device = disk_of(tmp_path)
+    if device is None:
+        pytest.skip("temporary files are on no disk here")
+    path = tmp_path / "file"
+    path.write_bytes(os.urandom(8 << 20))
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+    a_disk_is_read_as_fast_as_allowed(tree, device, str(path))
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from skerry.adapters.cgroup.base import CgroupError, Limits, Usage
+from skerry.adapters.cgroup.base import CgroupError, DiskLimits, Limits, Usage, disk_of
 from skerry.adapters.cgroup.probe import end_group, find_tree
 from skerry.adapters.cgroup.v1 import V1Tree
 from skerry.adapters.cgroup.v2 import V2Group, V2Tree
@@ -20,7 +20,7 @@ V2_FILES = {
     "cgroup.procs": "", "cgroup.kill": "", "cgroup.freeze": "0", "cgroup.subtree_control": "", "cgroup.events": "populated 0\n",
     "memory.max": "max", "memory.swap.max": "max", "memory.current": "4096000", "memory.reclaim": "",
     "memory.events": "low 0\noom 1\noom_kill 3\n", "cpu.max": "max 100000", "cpu.weight": "100",
-    "cpu.idle": "0", "cpu.stat": "usage_usec 1234\nuser_usec 1000\n", "pids.max": "max",
+    "cpu.idle": "0", "cpu.stat": "usage_usec 1234\nuser_usec 1000\n", "pids.max": "max", "io.max": "",
 }  # fmt: skip
 
 
@@ -48,7 +48,7 @@ def group(mount: Path) -> V2Group:
 
 def test_v2_hands_controllers_down(mount: Path) -> None:
     V2Tree(mount, "skerry-x").create("a")
-    assert (mount / "cgroup.subtree_control").read_text() == "+memory +cpu +pids"
+    assert (mount / "cgroup.subtree_control").read_text() == "+memory +cpu +pids +io"
 
 
 def test_v2_limits(mount: Path) -> None:
@@ -67,6 +67,43 @@ def test_v2_shares_are_weights(mount: Path, shares: int, weight: str) -> None:
     (made.path / "cpu.weight").write_text("")
     made.limit(Limits(cpu_shares=shares))
     assert (made.path / "cpu.weight").read_text() == weight
+
+
+DISK = DiskLimits(device="254:0", read_bytes_per_s=1000, write_bytes_per_s=2000, read_ops_per_s=30, write_ops_per_s=40)
+
+
+def test_each_hierarchy_limits_a_disk_in_its_own_words(mount: Path, tmp_path: Path) -> None:
+    made = group(mount)
+    made.limit(Limits(disk=DISK))
+    assert (made.path / "io.max").read_text() == "254:0 rbps=1000 riops=30 wbps=2000 wiops=40"
+    old = V1Tree({"blkio": tmp_path}, "skerry-x").create("a")
+    names = [f"blkio.throttle.{name}_device" for name in ("read_bps", "write_bps", "read_iops", "write_iops")]
+    for name in names:
+        (tmp_path / "skerry-x.a" / name).write_text("")
+    old.limit(Limits(disk=DISK))
+    assert [(tmp_path / "skerry-x.a" / name).read_text() for name in names] == [
+        "254:0 1000",
+        "254:0 2000",
+        "254:0 30",
+        "254:0 40",
+    ]
+
+
+def test_a_partition_is_limited_as_the_disk_that_it_is_on(tmp_path: Path) -> None:
+    """The kernel takes whole disks alone."""
+    number = tmp_path.stat().st_dev
+    whole, devices = tmp_path / "block/sda", tmp_path / "dev"
+    (whole / "sda1").mkdir(parents=True)
+    devices.mkdir()
+    (whole / "dev").write_text("8:0\n")
+    name = f"{os.major(number)}:{os.minor(number)}"
+    assert disk_of(tmp_path, devices=devices) is None
+    (devices / name).symlink_to(whole)
+    assert disk_of(tmp_path, devices=devices) == "8:0"
+    (devices / name).unlink()
+    (whole / "sda1/partition").write_text("1\n")
+    (devices / name).symlink_to(whole / "sda1")
+    assert disk_of(tmp_path, devices=devices) == "8:0"
 
 
 def test_v2_who_yields_is_idle_and_has_no_weight(mount: Path) -> None:

@@ -76,10 +76,20 @@ class Resting(Record):
     dead_after_ms: int | None = None  # no process until the next request; by default never by time
 
 
+class DiskRates(Record):
+    """How fast one container may read and write the disk that the node's data is on, while its neighbours need it too."""
+
+    read_mib_per_s: int = 200
+    write_mib_per_s: int = 100
+    read_ops_per_s: int = 4_000
+    write_ops_per_s: int = 2_000
+
+
 class ProgramsRules(Record):
     """What a node gives to programs besides its capacity."""
 
     images_mib_max: int = 20_480  # of images on its disk, beyond those in use
+    disk: DiskRates | None = DiskRates()  # of each container, gVisor's too; None: as fast as the disk is
     address_pool: str = "100.64.0.0/10"  # private address space that all nodes of a machine share
 
 

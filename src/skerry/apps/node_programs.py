@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 from skerry.adapters.blobs.kept import Stream
+from skerry.adapters.cgroup.base import DiskLimits, disk_of
 from skerry.adapters.clock.system import SystemClock
 from skerry.adapters.images.overlay import OverlayImages
 from skerry.adapters.instancefiles.directory import DirectoryFiles
@@ -25,7 +26,7 @@ from skerry.adapters.sandbox.oci.engine import OciEngine
 from skerry.adapters.sandbox.oci.places import RUN
 from skerry.adapters.sandbox.oci.places import Places as ContainerPlaces
 from skerry.adapters.sandbox.qemu.engine import QemuEngine
-from skerry.apps.config import NodeConfig
+from skerry.apps.config import DiskRates, NodeConfig
 from skerry.core.types.ids import Digest
 from skerry.core.types.program import IsolationClass
 from skerry.kit.hashing import stable_id
@@ -44,7 +45,7 @@ def open_programs(config: NodeConfig, link: HttpSiteLink, walled: GvisorWorkers)
         return None, "programs need root, for networks, mounts and user ids of their own: sudo skerry up"
     base = programs_dir(Path(config.data_dir))
     base.mkdir(mode=0o700, parents=True, exist_ok=True)
-    engines, missing = find_engines(base, Path(config.run_dir))
+    engines, missing = find_engines(base, Path(config.run_dir), disk_limits(base, config.programs.disk))
     if not engines:
         return None, "; ".join(f"{isolation}: {reason}" for isolation, reason in missing)
     ground = Ground(
@@ -80,37 +81,53 @@ def _own_first(walled: GvisorWorkers, link: HttpSiteLink) -> Stream:
     return stream
 
 
-def find_engines(base: Path, run: Path) -> tuple[dict[IsolationClass, SandboxEngine], tuple[tuple[IsolationClass, str], ...]]:
+def disk_limits(base: Path, rates: DiskRates | None) -> DiskLimits | None:
+    """None where the node's data does not lie on one disk."""
+    device = disk_of(base)
+    if device is None or rates is None:
+        return None
+    return DiskLimits(
+        device=device,
+        read_bytes_per_s=rates.read_mib_per_s << 20,
+        write_bytes_per_s=rates.write_mib_per_s << 20,
+        read_ops_per_s=rates.read_ops_per_s,
+        write_ops_per_s=rates.write_ops_per_s,
+    )
+
+
+def find_engines(
+    base: Path, run: Path, disk: DiskLimits | None = None
+) -> tuple[dict[IsolationClass, SandboxEngine], tuple[tuple[IsolationClass, str], ...]]:
     """One engine for each isolation class that this machine has; the others with what is missing and how to get it."""
     engines: dict[IsolationClass, SandboxEngine] = {}
     missing: list[tuple[IsolationClass, str]] = []
     for isolation, find in CLASSES:
         try:
-            engines[isolation] = find(base, run)
+            engines[isolation] = find(base, run, disk)
         except EngineUnavailable as error:
             missing.append((isolation, str(error)))
     return engines, tuple(missing)
 
 
-def _container(base: Path, run: Path) -> SandboxEngine:
+def _container(base: Path, run: Path, disk: DiskLimits | None) -> SandboxEngine:
     reasons: list[str] = []
     for name in CONTAINER_RUNTIMES:
         try:
-            return OciEngine(runtimes.find(name), base)
+            return OciEngine(runtimes.find(name), base, disk=disk)
         except EngineUnavailable as error:
             reasons.append(str(error))
     raise EngineUnavailable("; ".join(reasons))
 
 
-def _gvisor(base: Path, run: Path) -> SandboxEngine:
-    return OciEngine(runtimes.find("runsc"), base)
+def _gvisor(base: Path, run: Path, disk: DiskLimits | None) -> SandboxEngine:
+    return OciEngine(runtimes.find("runsc"), base, disk=disk)
 
 
-def _microvm(base: Path, run: Path) -> SandboxEngine:
+def _microvm(base: Path, run: Path, disk: DiskLimits | None) -> SandboxEngine:
     return QemuEngine(data=base / "microvm", run=run / "microvm")
 
 
-CLASSES: tuple[tuple[IsolationClass, Callable[[Path, Path], SandboxEngine]], ...] = (
+CLASSES: tuple[tuple[IsolationClass, Callable[[Path, Path, DiskLimits | None], SandboxEngine]], ...] = (
     ("container", _container),
     ("gvisor", _gvisor),
     ("microvm", _microvm),

@@ -20,6 +20,8 @@ from skerry.testing.groups_inside import DONE
 
 INSIDE = "skerry.testing.groups_inside"
 MEMORY_MIB = 256
+DISK_MODULES = ("virtio_ring", "virtio", "virtio_mmio", "virtio_blk")
+DISK_BYTES = 8 << 20
 BOOT_AND_RUN_S = 240  # an emulated machine beside other work
 _LIST = f"""
 import sys, runpy, importlib.util, {INSIDE}
@@ -29,8 +31,8 @@ for module in list(sys.modules.values()):
 """
 
 
-def archive() -> bytes:
-    """Where each file lies here it lies there."""
+def archive(guest: GuestFiles) -> bytes:
+    """Where each file lies here it lies there, but for the modules of a disk."""
     listed = subprocess.run([sys.executable, "-B", "-c", _LIST], capture_output=True, text=True, check=True).stdout.splitlines()
     program = str(Path(sys.executable).resolve())
     modules = [path for path in listed if Path(path).is_file()]
@@ -38,18 +40,25 @@ def archive() -> bytes:
     packages = [str(parent / "__init__.py") for path in modules for parent in Path(path).parents]
     landmark = str(Path(os.__file__).parent / "encodings/utf_8.py")  # by the time that it is asked, it is frozen in
     wanted = {program, landmark, *modules, *libraries, *(path for path in packages if Path(path).is_file())}
-    return cpio.archive({path.lstrip("/"): (Path(path).read_bytes(), 0o755) for path in sorted(wanted)})
+    files = {path.lstrip("/"): (Path(path).read_bytes(), 0o755) for path in sorted(wanted)}
+    for number, name in enumerate(DISK_MODULES):
+        files[f"modules/{number}"] = ((Path(guest.kernel).parent / f"{name}.ko").read_bytes(), 0o644)
+    return cpio.archive(files)
 
 
 async def run(qemu: str, guest: GuestFiles) -> str:
     """What the guest said until it ended, or for as long as it may take."""
     with tempfile.TemporaryDirectory(prefix="skerry-groups-") as place:
         initramfs = Path(place) / "initramfs.cpio"
-        initramfs.write_bytes(await asyncio.to_thread(archive))
+        initramfs.write_bytes(await asyncio.to_thread(archive, guest))
+        disk = Path(place) / "disk"
+        disk.write_bytes(bytes(DISK_BYTES))
         process = await asyncio.create_subprocess_exec(
             qemu, "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-M", "microvm,acpi=on,pcie=off,usb=off",
             "-accel", "tcg", "-cpu", "max", "-smp", "1", "-m", f"{MEMORY_MIB}M", "-serial", "stdio",
-            "-kernel", guest.kernel, "-initrd", str(initramfs), "-append", " ".join(_words()),
+            "-drive", f"if=none,id=disk,file={disk},format=raw", "-device", "virtio-blk-device,drive=disk",
+            "-global", "virtio-mmio.force-legacy=false", "-kernel", guest.kernel,
+            "-initrd", str(initramfs), "-append", " ".join(_words()),
             stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
         )  # fmt: skip
         try:

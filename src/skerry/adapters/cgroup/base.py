@@ -22,6 +22,16 @@ class CgroupError(Exception):
     """The kernel refuses; the text names the file."""
 
 
+class DiskLimits(Record):
+    """How fast one disk may be read and written. `device`: the whole disk as "major:minor", see `disk_of`."""
+
+    device: str
+    read_bytes_per_s: int
+    write_bytes_per_s: int
+    read_ops_per_s: int
+    write_ops_per_s: int
+
+
 class Limits(Record):
     """What one group may use. None: no limit. `cpu_shares` weighs it against its neighbours (1024 is a plain process).
 
@@ -34,6 +44,7 @@ class Limits(Record):
     cpu_shares: int = 1024
     cpu_idle: bool = False
     pids: int | None = None
+    disk: DiskLimits | None = None
 
 
 class Usage(Record):
@@ -144,6 +155,16 @@ def write_if_there(path: Path, value: str) -> None:
     if path.exists():
         with contextlib.suppress(CgroupError):
             write(path, value)
+
+
+def disk_of(path: Path, *, devices: Path = Path("/sys/dev/block")) -> str | None:
+    """The whole disk that a file lies on; None where that is none, but memory, a network or several disks."""
+    number = path.stat().st_dev
+    place = devices / f"{os.major(number)}:{os.minor(number)}"
+    if not place.exists():
+        return None
+    disk = place.resolve().parent if (place / "partition").exists() else place
+    return (disk / "dev").read_text().strip()
 
 
 def write_weight(file: Path, idle_file: Path, *, idle: bool, value: str, least: str) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from skerry.adapters.cgroup.base import (
     CgroupError,
+    DiskLimits,
     Limits,
     Usage,
     groups_of,
@@ -56,6 +57,8 @@ class V1Group:
         self._set("cpu", "cpu.cfs_quota_us", str(quota))
         self._weigh(limits)
         self._set("pids", "pids.max", "max" if limits.pids is None else str(limits.pids))
+        if limits.disk is not None:
+            self._limit_disk(limits.disk)
 
     def allow_swap(self, allowed: bool) -> None:
         if "memory" in self._paths:
@@ -111,6 +114,13 @@ class V1Group:
     def remove(self) -> bool:
         removed = [remove_directory(path) for path in self._directories()]
         return all(removed)
+
+    def _limit_disk(self, disk: DiskLimits) -> None:
+        """What is written through the page cache is written by the kernel itself, later: no group's limit holds for it."""
+        self._set("blkio", "blkio.throttle.read_bps_device", f"{disk.device} {disk.read_bytes_per_s}")
+        self._set("blkio", "blkio.throttle.write_bps_device", f"{disk.device} {disk.write_bytes_per_s}")
+        self._set("blkio", "blkio.throttle.read_iops_device", f"{disk.device} {disk.read_ops_per_s}")
+        self._set("blkio", "blkio.throttle.write_iops_device", f"{disk.device} {disk.write_ops_per_s}")
 
     def _weigh(self, limits: Limits) -> None:
         if "cpu" in self._paths:

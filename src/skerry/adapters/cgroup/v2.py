@@ -7,6 +7,7 @@ from pathlib import Path
 
 from skerry.adapters.cgroup.base import (
     CgroupError,
+    DiskLimits,
     Limits,
     Usage,
     groups_of,
@@ -20,7 +21,7 @@ from skerry.adapters.cgroup.base import (
     write_weight,
 )
 
-CONTROLLERS = ("memory", "cpu", "pids")
+CONTROLLERS = ("memory", "cpu", "pids", "io")
 PERIOD_US = 100_000  # the kernel's default period of CPU quotas
 _WEIGHT_DEFAULT, _SHARES_DEFAULT = 100, 1024  # cpu.weight 100 stands for 1024 shares
 _WEIGHT_MAX = 10_000
@@ -51,6 +52,8 @@ class V2Group:
             weight = _weight(limits.cpu_shares)
             write_weight(self.path / "cpu.weight", self.path / "cpu.idle", idle=limits.cpu_idle, value=weight, least=WEIGHT_LEAST)
         self._set("pids.max", "max" if limits.pids is None else str(limits.pids))
+        if limits.disk is not None:
+            self._set("io.max", _io_max(limits.disk))
 
     def allow_swap(self, allowed: bool) -> None:
         write_if_there(self.path / "memory.swap.max", "max" if allowed else "0")
@@ -151,6 +154,14 @@ class V2Tree:
         wanted = " ".join(f"+{name}" for name in CONTROLLERS if name in self._available)
         if wanted:
             write_if_there(self._mount / "cgroup.subtree_control", wanted)
+
+
+def _io_max(disk: DiskLimits) -> str:
+    read, write = (
+        f"rbps={disk.read_bytes_per_s} riops={disk.read_ops_per_s}",
+        f"wbps={disk.write_bytes_per_s} wiops={disk.write_ops_per_s}",
+    )
+    return f"{disk.device} {read} {write}"
 
 
 def _weight(cpu_shares: int) -> str:

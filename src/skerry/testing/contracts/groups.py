@@ -6,13 +6,14 @@ Each leaves nothing behind when it holds.
 
 import contextlib
 import errno
+import mmap
 import os
 import signal
 import time
 import traceback
 from collections.abc import Callable, Generator
 
-from skerry.adapters.cgroup.base import Group, Limits, Tree
+from skerry.adapters.cgroup.base import DiskLimits, Group, Limits, Tree
 
 DEADLINE_S = 20
 MIB = 1 << 20
@@ -102,6 +103,25 @@ def a_process_is_counted_with_what_it_starts_and_ended_with_it(tree: Tree) -> No
         group.kill()
         os.waitpid(child, 0)
         until(lambda: group.pids() == ())
+
+
+def a_disk_is_read_as_fast_as_allowed(tree: Tree, device: str, path: str) -> None:
+    """`path`, of 8 MiB and more, lies on `device` or is it. Never faster, however busy or quick the machine is."""
+
+    def read_all() -> None:
+        descriptor, buffer = os.open(path, os.O_RDONLY | os.O_DIRECT), mmap.mmap(-1, 64 * 1024)
+        while os.readv(descriptor, [buffer]):
+            pass
+        signal.pause()
+
+    disk = DiskLimits(
+        device=device, read_bytes_per_s=4 * MIB, write_bytes_per_s=MIB, read_ops_per_s=10_000, write_ops_per_s=10_000
+    )
+    with made(tree, "disk", Limits(disk=disk)) as group:
+        began = time.monotonic()
+        with running(group, read_all):
+            until(lambda: group.usage().read_bytes >= 6 * MIB)
+        assert time.monotonic() - began >= 1.0  # 1.5 s, and the kernel counts in slices of a tenth
 
 
 def groups_are_found_by_their_owner_alone(tree: Tree) -> None:

@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 
 from skerry.adapters import kernel
-from skerry.adapters.cgroup.base import CgroupError, Tree
+from skerry.adapters.cgroup.base import CgroupError, DiskLimits, Tree
 from skerry.adapters.cgroup.probe import end_group, find_tree, hidden_unified
 from skerry.adapters.cgroup.v1 import ALL
 from skerry.adapters.imagesources.opening import own_architecture
@@ -34,12 +34,12 @@ _LAUNCH = 'umask 022; if [ -n "$1" ]; then umount "$1" || exit 113; fi; shift; e
 class OciEngine:
     """`data_dir` names the owner; two engines of one node and runtime are the same engine, one after the other."""
 
-    def __init__(self, runtime: Runtime, data_dir: Path, *, run_dir: Path | None = None) -> None:
+    def __init__(self, runtime: Runtime, data_dir: Path, *, run_dir: Path | None = None, disk: DiskLimits | None = None) -> None:
         places = Places(data_dir, runtime.name, run_dir)
         name = f"skerry-{places.tag}"
         self._tree, problem = find_tree(name)
         whole, _ = find_tree(name, controllers=ALL)
-        self._fleet = Fleet(runtime=runtime, places=places, groups=whole, launcher=_launcher())
+        self._fleet = Fleet(runtime=runtime, places=places, groups=whole, launcher=_launcher(), disk=disk)
         self._kept: dict[str, OciSandbox] = {}
         self._runtime = runtime
         self._places = places

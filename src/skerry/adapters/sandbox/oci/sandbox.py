@@ -7,7 +7,7 @@ import os
 import signal
 from collections.abc import AsyncIterator
 
-from skerry.adapters.cgroup.base import CgroupError, Limits, Tree
+from skerry.adapters.cgroup.base import CgroupError, DiskLimits, Limits, Tree
 from skerry.adapters.cgroup.probe import end_group, find_tree
 from skerry.adapters.process import detached
 from skerry.adapters.process.detached import Detached, ProcessRecord
@@ -41,6 +41,7 @@ class Fleet(Record):
     places: Places
     groups: Tree | None
     launcher: tuple[str, ...]
+    disk: DiskLimits | None = None  # of each of them
 
     def limits(self, limits: SandboxLimits) -> Limits:
         """Of the group: the wall's own needs come on top of the program's."""
@@ -51,6 +52,7 @@ class Fleet(Record):
             cpu_shares=limits.cpu_shares,
             cpu_idle=limits.cpu_idle,
             pids=pids,
+            disk=self.disk,
         )
 
     def runtime_group(self, sandbox: str) -> tuple[str, ...]:
