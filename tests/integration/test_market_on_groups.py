@@ -94,7 +94,7 @@ class Bench:
     async def work(self, keeper: MarketKeeper, count: int) -> None:
         for _ in range(count):
             before_us = self.runtime.stats(self.hog.id).cpu_us
-            await eventually(lambda before_us=before_us: self.runtime.stats(self.hog.id).cpu_us > before_us + 10_000)
+            await eventually(lambda before_us=before_us: self.runtime.stats(self.hog.id).cpu_us > before_us + 20_000)
             self.clock.at_ms += (self.runtime.stats(self.hog.id).cpu_us - before_us) // 1000
             await keeper.step()
 
@@ -236,6 +236,44 @@ async def test_a_program_above_its_reserve_ends_with_the_reason_and_comes_back(p
     await until_running(runtime, big)
     assert bench.pid(small) in before
     assert bench.pid(big) not in before
+
+
+@marked
+async def test_of_two_above_their_reserves_the_one_of_lower_priority_ends_and_only_it(programs: ProgramsNode) -> None:
+    runtime = await programs.open()
+    cheap = replace(limited(programs.instance("cheap", command=HOLD)), priority=20)
+    dear = replace(limited(programs.instance("dear", command=HOLD)), priority=60)
+    for instance in (cheap, dear):
+        await runtime.start(instance)
+    for instance in (cheap, dear):
+        await until_running(runtime, instance)
+        await eventually(lambda instance=instance: runtime.stats(instance.id).private_bytes > 30 << 20)
+    bench = Bench(runtime, cheap, dear)
+    before = bench.pid(dear)
+    bench.gauge.pressure = replace(ENOUGH, memory_total_bytes=200 << 20, memory_available_bytes=9 << 20)
+    await bench.keeper().step()
+    await eventually(lambda: "more than it reserved" in seen_detail(runtime, cheap.id))
+    assert bench.pid(dear) == before
+
+
+@marked
+async def test_who_is_idle_is_squeezed_then_dropped_before_anybody_is_ended(programs: ProgramsNode) -> None:
+    runtime = await programs.open()
+    idle, busy = limited(programs.instance("idle")), limited(programs.instance("busy", command=SPIN))
+    for instance in (idle, busy):
+        await runtime.start(instance)
+    for instance in (idle, busy):
+        await until_running(runtime, instance)
+    bench = Bench(runtime, busy, idle)
+    keeper, before = bench.keeper(), bench.pid(busy)
+    await keeper.step()
+    bench.clock.at_ms += 60_000
+    bench.gauge.pressure = replace(ENOUGH, memory_total_bytes=200 << 20, memory_available_bytes=20 << 20)
+    await bench.work(keeper, 1)
+    assert bench.pid(busy) == before  # the other one is squeezed, or dropped where there is nothing to move it into
+    await bench.work(keeper, 1)
+    await eventually(lambda: (find(runtime, idle.id) or pytest.fail("gone")).pid is None)
+    assert bench.pid(busy) == before
 
 
 def seen_detail(runtime: Runtime, instance_id: InstanceId) -> str:
