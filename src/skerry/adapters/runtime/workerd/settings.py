@@ -31,7 +31,7 @@ class Settings(Record):
     log_bytes_max: int = 1 * MIB
     pids_max: int = 64  # threads of one instance: workerd has 2 to 12
     cpu_shares: int = 1_024  # of an instance, as of any plain process
-    cpu_shares_starting: int = 10_240  # of one that somebody waits for
+    cpu_shares_starting: int = 2_048  # of one that somebody waits for
     check_cpu_s_max: int = 1  # Cloudflare's limit on start-up
     check_wall_ms_max: int = 10_000
     egress_allow: tuple[str, ...] = ()  # networks (CIDR) that apps may reach besides the public internet
