@@ -218,8 +218,12 @@ def read_pids_below(path: Path) -> tuple[int, ...]:
 
 
 def groups_of(places: Iterable[Path], prefix: str) -> list[Path]:
-    """The directories whose name begins so, each once, in order."""
-    return sorted({found for place in places for found in _inner(place) if found.name.startswith(prefix)})
+    """The directories whose name begins so, in order; each place once. The names come first: there may be many others."""
+    found: set[Path] = set()
+    for place in set(places):
+        with contextlib.suppress(OSError):
+            found |= {path for path in place.iterdir() if path.name.startswith(prefix) and path.is_dir()}
+    return sorted(found)
 
 
 def _inner(path: Path) -> list[Path]:
