@@ -154,7 +154,7 @@ async def main() -> int:
             await engine.attach(frozenset())
             await engine.aclose()
             bench.close()
-            tree, _ = find_tree(f"skerry-{engine._places.tag}")
+            tree, _ = find_tree(f"skerry-{engine.places.tag}")
             if tree is not None:
                 tree.remove()
         return report.close()

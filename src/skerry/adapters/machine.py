@@ -5,6 +5,7 @@ there is nothing to complain about.
 """
 
 import contextlib
+import functools
 import os
 import re
 import resource
@@ -126,6 +127,7 @@ def zram_swap() -> tuple[bool, bool]:
     return active, active or Path("/sys/class/zram-control").exists()
 
 
+@functools.cache
 def tsc_khz() -> int:
     """Frequency of the time stamp counter as the kernel measured it; 0 if it does not tell."""
     text = _read(Path("/sys/devices/system/cpu/cpu0/tsc_freq_khz")).strip()

@@ -99,6 +99,13 @@ def up(
     dead_after: Annotated[
         float | None, typer.Option(metavar="SECONDS", help="Without use, end an app's process until the next request.")
     ] = None,
+    microvm_engine: Annotated[
+        Literal["auto", "firecracker", "qemu"],
+        typer.Option(help="auto: Firecracker where it is installed and KVM runs guests, else QEMU."),
+    ] = "auto",
+    warm_microvms: Annotated[
+        int, typer.Option(metavar="N", min=0, max=64, help="MicroVMs of each node that wait, paused, for the next start.")
+    ] = 2,
     zram: Annotated[bool, typer.Option("--zram/--no-zram", help="As root: make swap in memory, for sleeping apps.")] = True,
     hook: Annotated[
         list[str] | None,
@@ -108,7 +115,7 @@ def up(
 ) -> None:
     """Start every plane on this machine: control, cities, nodes. Ctrl-C ends all of it."""
     from skerry.apps import up as module
-    from skerry.apps.config import Resting
+    from skerry.apps.config import MicrovmRules, Resting
     from skerry.apps.supervisor.layout import Options
 
     options = Options(
@@ -127,6 +134,7 @@ def up(
         public_ports=public_ports,
         answer_s_max=answer_seconds,
         resting=Resting(sleep_after_ms=_ms(sleep_after), dead_after_ms=_ms(dead_after)),
+        microvm=MicrovmRules(engine=microvm_engine, warm_machines_max=warm_microvms),
         hooks=tuple(_hook(text) for text in hook or ()),
     )
     if not detach:

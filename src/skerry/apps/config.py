@@ -6,6 +6,7 @@ All paths are absolute; directories exist (0700) and the join secret is written 
 """
 
 from pathlib import Path
+from typing import Literal
 
 from skerry.core.packing.types import DEFAULTS, PackingSettings
 from skerry.core.types.ids import NodeId, SiteId
@@ -85,12 +86,23 @@ class DiskRates(Record):
     write_ops_per_s: int = 2_000
 
 
+MicrovmEngine = Literal["auto", "firecracker", "qemu"]
+
+
+class MicrovmRules(Record):
+    """`engine` auto: Firecracker where it is installed and KVM runs guests, else QEMU."""
+
+    engine: MicrovmEngine = "auto"
+    warm_machines_max: int = 2  # of QEMU: paused, for the next starts; about 16 MiB each
+
+
 class ProgramsRules(Record):
     """What a node gives to programs besides its capacity."""
 
     images_mib_max: int = 20_480  # of images on its disk, beyond those in use
     disk: DiskRates | None = DiskRates()  # of each container, gVisor's too; None: as fast as the disk is
     address_pool: str = "100.64.0.0/10"  # private address space that all nodes of a machine share
+    microvm: MicrovmRules = MicrovmRules()
 
 
 class HookConfig(Record):

@@ -15,6 +15,7 @@ from skerry.adapters import machine, tools
 from skerry.adapters.network.linux.probe import probe
 from skerry.adapters.sandbox.microvm import build, kvm
 from skerry.adapters.sandbox.oci.runtimes import has_systrap
+from skerry.apps.microvm_engine import find_choice
 from skerry.apps.supervisor.errors import UpError
 from skerry.apps.supervisor.ports import Wanted, refuse_if_taken
 from skerry.kit.record import Record
@@ -306,6 +307,8 @@ def _microvms() -> Iterator[Finding]:
         disables="speed of microVMs (their instructions are emulated), and Firecracker",
         remedy="a machine with hardware virtualization, or nested virtualization switched on for this one",
     )
+    choice = find_choice("auto")
+    yield Finding(name="microVM engine", state="ok", found=f"{choice.engine}: {choice.why}")
 
 
 def _print_table(findings: Sequence[Finding]) -> None:

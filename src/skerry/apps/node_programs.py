@@ -20,13 +20,12 @@ from skerry.adapters.recordfile import JsonFolder
 from skerry.adapters.rootfs.directory import DirectoryRootFiles
 from skerry.adapters.runtime.workerd.gvisor import GvisorWorkers
 from skerry.adapters.sandbox.microvm import kvm
-from skerry.adapters.sandbox.microvm.settings import Places as MicrovmPlaces
 from skerry.adapters.sandbox.oci import runtimes
 from skerry.adapters.sandbox.oci.engine import OciEngine
 from skerry.adapters.sandbox.oci.places import RUN
 from skerry.adapters.sandbox.oci.places import Places as ContainerPlaces
-from skerry.adapters.sandbox.qemu.engine import QemuEngine
-from skerry.apps.config import DiskRates, NodeConfig
+from skerry.apps import microvm_engine
+from skerry.apps.config import DiskRates, MicrovmRules, NodeConfig
 from skerry.core.types.ids import Digest
 from skerry.core.types.program import IsolationClass
 from skerry.kit.hashing import stable_id
@@ -36,6 +35,7 @@ from skerry.services.node.programs.records import Kept, SnapshotRecord
 from skerry.services.node.programs.runtime import ProgramRuntime
 from skerry.services.node.programs.settings import Ground, ProgramSettings
 
+ANY_ENGINE = MicrovmRules()
 CONTAINER_RUNTIMES: tuple[runtimes.Name, ...] = ("crun", "runc")  # the first that is here: crun starts in half the time
 
 
@@ -45,7 +45,8 @@ def open_programs(config: NodeConfig, link: HttpSiteLink, walled: GvisorWorkers)
         return None, "programs need root, for networks, mounts and user ids of their own: sudo skerry up"
     base = programs_dir(Path(config.data_dir))
     base.mkdir(mode=0o700, parents=True, exist_ok=True)
-    engines, missing = find_engines(base, Path(config.run_dir), disk_limits(base, config.programs.disk))
+    disk = disk_limits(base, config.programs.disk)
+    engines, missing = find_engines(base, Path(config.run_dir), config.programs.microvm, disk)
     if not engines:
         return None, "; ".join(f"{isolation}: {reason}" for isolation, reason in missing)
     ground = Ground(
@@ -96,20 +97,25 @@ def disk_limits(base: Path, rates: DiskRates | None) -> DiskLimits | None:
 
 
 def find_engines(
-    base: Path, run: Path, disk: DiskLimits | None = None
+    base: Path, run: Path, microvm: MicrovmRules = ANY_ENGINE, disk: DiskLimits | None = None
 ) -> tuple[dict[IsolationClass, SandboxEngine], tuple[tuple[IsolationClass, str], ...]]:
     """One engine for each isolation class that this machine has; the others with what is missing and how to get it."""
     engines: dict[IsolationClass, SandboxEngine] = {}
     missing: list[tuple[IsolationClass, str]] = []
-    for isolation, find in CLASSES:
+    classes: tuple[tuple[IsolationClass, Callable[[], SandboxEngine]], ...] = (
+        ("container", lambda: _container(base, disk)),
+        ("gvisor", lambda: OciEngine(runtimes.find("runsc"), base, disk=disk)),
+        ("microvm", lambda: microvm_engine.open_engine(base, run, microvm)),
+    )
+    for isolation, find in classes:
         try:
-            engines[isolation] = find(base, run, disk)
+            engines[isolation] = find()
         except EngineUnavailable as error:
             missing.append((isolation, str(error)))
     return engines, tuple(missing)
 
 
-def _container(base: Path, run: Path, disk: DiskLimits | None) -> SandboxEngine:
+def _container(base: Path, disk: DiskLimits | None) -> SandboxEngine:
     reasons: list[str] = []
     for name in CONTAINER_RUNTIMES:
         try:
@@ -117,21 +123,6 @@ def _container(base: Path, run: Path, disk: DiskLimits | None) -> SandboxEngine:
         except EngineUnavailable as error:
             reasons.append(str(error))
     raise EngineUnavailable("; ".join(reasons))
-
-
-def _gvisor(base: Path, run: Path, disk: DiskLimits | None) -> SandboxEngine:
-    return OciEngine(runtimes.find("runsc"), base, disk=disk)
-
-
-def _microvm(base: Path, run: Path, disk: DiskLimits | None) -> SandboxEngine:
-    return QemuEngine(data=base / "microvm", run=run / "microvm")
-
-
-CLASSES: tuple[tuple[IsolationClass, Callable[[Path, Path, DiskLimits | None], SandboxEngine]], ...] = (
-    ("container", _container),
-    ("gvisor", _gvisor),
-    ("microvm", _microvm),
-)
 
 
 def has_kvm() -> bool:
@@ -149,9 +140,9 @@ def left_by(node_dir: Path) -> Left:
     """By name alone, whatever engines the machine has now. `node_dir` is the node's data directory."""
     base = programs_dir(node_dir)
     containers = [ContainerPlaces(base, name) for name in ("crun", "runc", "runsc")]
-    microvms = MicrovmPlaces(base / "microvm", Path())
+    microvms = [microvm_engine.places_of(base, Path(), name) for name in microvm_engine.DIRECTORIES]
     return Left(
-        tags=(*(places.tag for places in containers), microvms.tag),
+        tags=(*(places.tag for places in containers), *(places.tag for places in microvms)),
         runs=(*(places.run for places in containers), images_run_dir(base)),
     )
 

@@ -37,12 +37,17 @@ class QemuHarness:
         )  # fmt: skip
 
     async def leftovers(self) -> list[str]:
+        """But for machines that wait for the next start, which are nobody's."""
         tree, _ = find_tree(f"skerry-{self._places.tag}")
         assert tree is not None
-        return [
-            *map(str, detached.find_tagged(self._places.tag)), *detached.names(self._places.processes), *tree.names(),
-            *(path.name for path in self._places.machines.iterdir()),
-        ]  # fmt: skip
+        assert self._engine is not None
+        await self._engine.settled()
+        waiting = frozenset(self._engine.waiting)
+        theirs = {pid for name in waiting for pid in tree.open(name).pids()}
+        files = (self._places.machines, self._places.data / "waiting", self._places.data / "claims")
+        names = (*detached.names(self._places.processes), *tree.names(), *(path.name for at in files for path in at.iterdir()))
+        pids = [str(pid) for pid in detached.find_tagged(self._places.tag) if pid not in theirs]
+        return [*pids, *(name for name in names if name not in waiting)]
 
     async def kill_program(self, sandbox: Sandbox) -> None:
         os.kill(sandbox.pid, signal.SIGKILL)

@@ -11,7 +11,17 @@ import shutil
 import stat
 from pathlib import Path
 
-from skerry.apps.config import ControlConfig, EgressRules, Engines, HookConfig, NodeConfig, Resting, SiteConfig
+from skerry.apps.config import (
+    ControlConfig,
+    EgressRules,
+    Engines,
+    HookConfig,
+    MicrovmRules,
+    NodeConfig,
+    ProgramsRules,
+    Resting,
+    SiteConfig,
+)
 from skerry.apps.supervisor.cities import DEFAULT_CITIES, CityAsk
 from skerry.apps.supervisor.errors import UpError
 from skerry.apps.supervisor.ports import Wanted
@@ -56,6 +66,7 @@ class Options(Record):
     public_ports: str = shown(PUBLIC_PORTS)
     answer_s_max: int = 60
     resting: Resting = Resting()
+    microvm: MicrovmRules = MicrovmRules()
     hooks: tuple[HookConfig, ...] = ()
 
 
@@ -292,6 +303,7 @@ def node_config(layout: Layout, node: Node, engines: Engines) -> NodeConfig:
         egress=EgressRules(allow=layout.options.egress_allow),
         answer_s_max=layout.options.answer_s_max,
         resting=layout.options.resting,
+        programs=ProgramsRules(microvm=layout.options.microvm),
         hooks=layout.options.hooks,
         engines=engines,
     )

@@ -8,38 +8,32 @@ all that a machine has: records/<id>, run/m/<id>/, jail/firecracker/<id>/, group
 import asyncio
 import contextlib
 import os
-import re
 import sys
 from collections.abc import Generator
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import msgspec
-import structlog
 
 from skerry.adapters import tools
-from skerry.adapters.cgroup.base import CgroupError, Limits, Tree
-from skerry.adapters.cgroup.probe import find_tree
+from skerry.adapters.cgroup.base import Limits
 from skerry.adapters.process import detached
 from skerry.adapters.process.detached import FIRST_FD, Spawn
 from skerry.adapters.sandbox.firecracker import jail, machine
 from skerry.adapters.sandbox.firecracker.api import ApiError, ApiLost
 from skerry.adapters.sandbox.firecracker.jail import Jail, Programs
 from skerry.adapters.sandbox.firecracker.machine import GUEST_CID, Running, launch
-from skerry.adapters.sandbox.microvm import build, fields, kvm, monitor, sockets
-from skerry.adapters.sandbox.microvm.agent import AgentLost, GuestAgent
-from skerry.adapters.sandbox.microvm.box import MicroVm, Started, greet, host_limits, started_by
+from skerry.adapters.sandbox.microvm import build, kvm, monitor, sockets
+from skerry.adapters.sandbox.microvm.agent import GuestAgent
+from skerry.adapters.sandbox.microvm.box import MicroVm, Started, host_limits
 from skerry.adapters.sandbox.microvm.build import GuestFiles
+from skerry.adapters.sandbox.microvm.engine import MicroVmEngine, require_root
 from skerry.adapters.sandbox.microvm.settings import Places, Settings
 from skerry.adapters.sandbox.microvm.sparse import copy_sparse
 from skerry.kit.record import Record, decode, encode
-from skerry.ports.sandbox import EngineFacts, EngineUnavailable, Gone, SandboxError, SandboxSpec, StartError
+from skerry.ports.sandbox import EngineFacts, EngineUnavailable, Gone, SandboxError, SandboxSpec
 
-log = structlog.get_logger()
-
-ID = re.compile(r"[0-9a-f]{16}")
-DYING_S = 1.0  # a monitor that was killed gives back its memory first
-STARTED_FILE, ABOUT = "started.json", "about.json"
+ABOUT = "about.json"
 ABILITIES = frozenset(("exec", "terminal", "files", "pause", "snapshot", "clone", "resize", "squeeze"))
 INTERFACE, DRIVE = "eth0", "disk"
 PIDS_MAX = 64
@@ -59,11 +53,9 @@ class Snapshot(Record):
 
 class FirecrackerSandbox(MicroVm):
     def __init__(self, engine: "FirecrackerEngine", started: Started, running: Running, agent: GuestAgent | None) -> None:
-        super().__init__(started, running.process, engine.settings, agent)
-        self.pids_max = PIDS_MAX
+        super().__init__(started, running, engine.settings, agent, pids_max=PIDS_MAX)
         self.running = running
         self._engine = engine
-        self._turn = asyncio.Lock()
 
     async def pause(self) -> None:
         async with self._turn:
@@ -90,17 +82,20 @@ class FirecrackerSandbox(MicroVm):
             with _translated(self.id):
                 await self._engine.take_snapshot(self, Path(directory))
 
-    def last_words(self) -> str:
-        return self.running.said()
 
-    async def let_go(self) -> None:
-        await super().let_go()
-        self.running.let_go()
+class Base(NamedTuple):
+    """What a machine starts from: a snapshot in `directory`, or the guest's kernel."""
+
+    directory: Path | None
+    about: Snapshot
 
 
-class FirecrackerEngine:
+class FirecrackerEngine(MicroVmEngine[FirecrackerSandbox, Running, Base]):
     """One per node and process. `attach` before all else. `memory`: how a clone's memory comes: mapped from the snapshot's file,
     or page by page from a process of ours."""
+
+    faults = (ApiError,)
+    pids_max = PIDS_MAX
 
     def __init__(
         self,
@@ -110,18 +105,13 @@ class FirecrackerEngine:
         settings: Settings | None = None,
         guest: GuestFiles | None = None,
         memory: Literal["File", "Uffd"] = "File",
+        before: tuple[Places, ...] = (),
     ) -> None:
         """Raises `EngineUnavailable` with what this machine lacks and how to get it."""
-        self.settings = settings or Settings()
-        self.places = Places(data, run)
+        super().__init__(data=data, run=run, settings=settings, before=before)
         self.programs = find_programs()
         self._guest = guest or find_guest()
         self._memory: Literal["File", "Uffd"] = memory
-        tree, problem = find_tree(f"skerry-{self.places.tag}")
-        if tree is None:
-            raise EngineUnavailable(problem)
-        self._tree: Tree = tree
-        self._open: dict[str, FirecrackerSandbox] = {}
 
     @property
     def facts(self) -> EngineFacts:
@@ -129,78 +119,6 @@ class FirecrackerEngine:
             name="firecracker", version=self.programs.version, isolation="microvm", abilities=ABILITIES, architecture="amd64",
             overhead_mib=self.settings.guest_overhead_mib + self.settings.monitor_overhead_mib,
         )  # fmt: skip
-
-    async def attach(self, known: frozenset[str]) -> None:
-        self.places.make()
-        names = (
-            *detached.names(self.places.processes), *(path.name for path in self.places.machines.iterdir()), *self._tree.names(),
-            *jail.ids(self.places, self.programs),
-        )  # fmt: skip
-        for name in sorted({name.removesuffix(PAGES_SUFFIX) for name in names} - known):
-            await self._remove(name)
-
-    async def start(self, spec: SandboxSpec, *, snapshot: str | None = None) -> FirecrackerSandbox:
-        if not ID.fullmatch(spec.id):
-            raise StartError(f"{spec.id!r} is not an id of 16 hex digits")
-        if spec.disk is None:
-            raise EngineUnavailable("a microVM boots from a disk of its image, and was given none")
-        if self.places.machine(spec.id).exists():
-            raise StartError(f"{spec.id} is there already")
-        config = fields.program(spec) if snapshot is None else fields.identity(spec)
-        about = self._read_about(Path(snapshot), spec) if snapshot is not None else None
-        running = self._launch(spec, Path(snapshot) if snapshot is not None else None)
-        try:
-            await running.answering()
-            if about is None:
-                await self._boot(running, spec)
-            else:
-                await self._load(running, spec, Path(snapshot or ""))
-            return await self._introduce(running, spec, about, config)
-        except (AgentLost, ApiError, OSError, TimeoutError) as error:
-            said = running.said()
-            await self._give_up(running)
-            raise EngineUnavailable(f"a microVM does not start: {error}; {said}") from error
-        except BaseException:
-            await self._give_up(running)
-            raise
-
-    async def open(self, sandbox_id: str) -> FirecrackerSandbox | None:
-        held = self._open.get(sandbox_id)
-        if held is not None:
-            return held if held.process.alive() else None
-        process = monitor.attach(sandbox_id, records=self.places.processes, tree=self._tree)
-        if process is None:
-            return None
-        try:
-            started = decode((self.places.machine(sandbox_id) / STARTED_FILE).read_bytes(), Started)
-        except (OSError, ValueError):  # whoever started it did not come to the end of that
-            process.close()
-            return None
-        running = self._running(process, sandbox_id)
-        agent: GuestAgent | None = None
-        try:
-            async with asyncio.timeout(10):
-                agent = await greet(*await running.connect_agent_stream(), process, timeout_s=10)
-        except (OSError, TimeoutError, AgentLost) as error:
-            if not await process.outlives(DYING_S):
-                process.close()
-                return None
-            log.warning("guest_silent", id=sandbox_id, error=str(error))
-        return self._hold(started, running, agent)
-
-    async def remove(self, sandbox_id: str) -> None:
-        held = self._open.pop(sandbox_id, None)
-        if held is not None:
-            await held.process.end()
-            await held.wait()
-            await held.let_go()
-        if ID.fullmatch(sandbox_id):
-            await self._remove(sandbox_id)
-
-    async def aclose(self) -> None:
-        for held in self._open.values():
-            await held.let_go()
-        self._open.clear()
 
     async def take_snapshot(self, sandbox: FirecrackerSandbox, directory: Path) -> None:
         """Raises `ApiError`, `OSError`. The machine stands still while its memory is written, and goes on. Firecracker closes all
@@ -216,22 +134,31 @@ class FirecrackerEngine:
             if was_running:
                 await running.api.resume()
         if was_running:
-            await sandbox.talk_anew(await self._greet(running))
+            await sandbox.talk_anew(await self._greet(running, timeout_s=self.settings.boot_ms_max / 1000))
         for source, target in (("taken.state", jail.STATE), ("taken.memory", jail.MEMORY)):
             await asyncio.to_thread(_take_over, running.root / source, directory / target)
         detached.write_private(directory / ABOUT, encode(about))
 
-    def _launch(self, spec: SandboxSpec, snapshot: Path | None) -> Running:
+    async def _origin(self, spec: SandboxSpec, snapshot: Path | None) -> Base:
+        if snapshot is not None:
+            return Base(snapshot, self._read_about(snapshot, spec))
+        about = Snapshot(
+            guest=self._guest.key, monitor=self.programs.version,
+            guest_mib=self.settings.guest_mib(spec.limits.memory_mib_max), network=spec.network is not None,
+        )  # fmt: skip
+        return Base(None, about)
+
+    async def _launch(self, spec: SandboxSpec, origin: Base) -> Running:
         assert spec.disk is not None
         machine.file_for_all(spec.disk)
         files = [(spec.disk, jail.DISK)]
-        if snapshot is None:
+        if origin.directory is None:
             files += [
                 (self._guest.kernel, jail.KERNEL),
                 *([(self._guest.initramfs, jail.INITRD)] if self._guest.initramfs else []),
             ]
         else:
-            files += [(str(snapshot / name), name) for name in (jail.STATE, jail.MEMORY)]
+            files += [(str(origin.directory / name), name) for name in (jail.STATE, jail.MEMORY)]
         described = Jail(
             id=spec.id, uid=self.settings.uid(spec.id), files=tuple(files), netns=spec.netns or None, log=spec.log,
             file_bytes_max=machine.file_bytes_max(
@@ -239,12 +166,19 @@ class FirecrackerEngine:
             ),
         )  # fmt: skip
         limits = host_limits(spec.limits, self.settings, pids=PIDS_MAX)
-        return launch(self.programs, self.places, self._tree, described, msgspec.structs.replace(limits, cpu_millicores=None))
+        return launch(self.programs, self.places, self.tree, described, msgspec.structs.replace(limits, cpu_millicores=None))
+
+    async def _wake(self, running: Running, spec: SandboxSpec, origin: Base) -> GuestAgent:
+        await running.answering()
+        if origin.directory is None:
+            await self._boot(running, spec)
+        else:
+            await self._load(running, spec, origin.directory)
+        return await self._greet(running, timeout_s=self.settings.boot_ms_max / 1000)
 
     async def _boot(self, running: Running, spec: SandboxSpec) -> None:
         api = running.api
-        vcpus = max(1, min(self.settings.vcpus_max, os.cpu_count() or 1, -(-spec.limits.cpu_millicores_max // 1000)))
-        await api.set_machine(vcpus=vcpus, memory_mib=self.settings.guest_mib(spec.limits.memory_mib_max))
+        await api.set_machine(vcpus=self.vcpus(spec.limits), memory_mib=self.settings.guest_mib(spec.limits.memory_mib_max))
         await api.set_boot(kernel=jail.KERNEL, initrd=jail.INITRD if self._guest.initramfs else None, arguments=KERNEL_LINE)
         await api.set_drive(DRIVE, jail.DISK, read_only=True)
         if spec.network is not None:
@@ -273,34 +207,10 @@ class FirecrackerEngine:
             log_path = str(self.places.machine(spec.id) / "pages.log")
             spawned = Spawn(name=name, argv=argv, fds=(listener.fileno(), memory), log=log_path, tag=self.places.tag)
             limits = Limits(memory_bytes=256 << 20, pids=8)
-            monitor.start(spawned, records=self.places.processes, tree=self._tree, limits=limits, wrapped=False).close()
+            monitor.start(spawned, records=self.places.processes, tree=self.tree, limits=limits, wrapped=False).close()
         finally:
             listener.close()
             os.close(memory)
-
-    async def _introduce(
-        self, running: Running, spec: SandboxSpec, about: Snapshot | None, config: list[bytes]
-    ) -> FirecrackerSandbox:
-        agent = await self._greet(running)
-        try:
-            await (agent.run(config) if about is None else agent.take_identity(config))
-            kept = about or Snapshot(
-                guest=self._guest.key, monitor=self.programs.version,
-                guest_mib=self.settings.guest_mib(spec.limits.memory_mib_max), network=spec.network is not None,
-            )  # fmt: skip
-            started = started_by(spec, guest_mib=kept.guest_mib, about=encode(kept))
-            running.process.group.limit(host_limits(spec.limits, self.settings, pids=PIDS_MAX))
-            detached.write_private(self.places.machine(spec.id) / STARTED_FILE, encode(started))
-        except BaseException:
-            await agent.aclose()
-            raise
-        return self._hold(started, running, agent)
-
-    async def _greet(self, running: Running) -> GuestAgent:
-        """Raises `AgentLost`, `TimeoutError`."""
-        async with asyncio.timeout(self.settings.boot_ms_max / 1000):
-            streams = await running.connect_agent_stream()
-        return await greet(*streams, running.process, timeout_s=self.settings.boot_ms_max / 1000)
 
     def _read_about(self, snapshot: Path, spec: SandboxSpec) -> Snapshot:
         try:
@@ -313,29 +223,29 @@ class FirecrackerEngine:
             raise EngineUnavailable(f"{snapshot} was taken {'with' if about.network else 'without'} a network")
         return about
 
-    def _running(self, process: monitor.Monitor, sandbox_id: str) -> Running:
-        return Running(process, jail.root(self.places, self.programs, sandbox_id))
+    def _kept(self, spec: SandboxSpec, origin: Base) -> tuple[int, bytes]:
+        return origin.about.guest_mib, encode(origin.about)
 
-    def _hold(self, started: Started, running: Running, agent: GuestAgent | None) -> FirecrackerSandbox:
-        held = self._open[started.id] = FirecrackerSandbox(self, started, running, agent)
-        return held
+    def _runs(self, origin: Base) -> bool:
+        return origin.directory is not None
 
-    async def _give_up(self, running: Running) -> None:
-        """What has been made stays for `remove`, which the caller owes; nothing of it runs on."""
-        running.let_go()
-        with contextlib.suppress(CgroupError):
-            await running.process.end()
-        running.process.close()
+    def _found(self, process: monitor.Monitor) -> Running:
+        return Running(process, jail.root(self.places, self.programs, process.name))
 
-    async def _remove(self, name: str) -> None:
-        await monitor.remove(name + PAGES_SUFFIX, records=self.places.processes, tree=self._tree)
-        await machine.remove(self.programs, self.places, self._tree, name)
+    def _box(self, started: Started, running: Running, agent: GuestAgent | None) -> FirecrackerSandbox:
+        return FirecrackerSandbox(self, started, running, agent)
+
+    async def _erase(self, name: str) -> None:
+        await monitor.remove(name + PAGES_SUFFIX, records=self.places.processes, tree=self.tree)
+        await machine.remove(self.programs, self.places, self.tree, name)
+
+    def _names(self) -> set[str]:
+        return {name.removesuffix(PAGES_SUFFIX) for name in (*super()._names(), *jail.ids(self.places, self.programs))}
 
 
 def find_programs() -> Programs:
     """Raises `EngineUnavailable`."""
-    if os.geteuid() != 0:
-        raise EngineUnavailable("microVMs need root: each gets a user id, groups and a tap of its own")
+    require_root()
     try:
         firecracker, jailer = tools.find_firecracker(), tools.find_jailer()
         path = str(firecracker.require())

@@ -94,7 +94,7 @@ class Running:
         parts = [detached.read_log_tail(path, bytes_max=LOG_TAIL_BYTES).strip() for path in places if not path.is_symlink()]
         return "; ".join(part for part in parts if part)
 
-    def let_go(self) -> None:
+    async def let_go(self) -> None:
         self.api.close()
 
 

@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator
+from typing import Protocol
 
 import msgspec
 
@@ -48,15 +49,38 @@ def host_limits(limits: SandboxLimits, settings: Settings, *, pids: int) -> Limi
     )
 
 
-class MicroVm(ABC):
-    """`agent` None: the guest does not answer any more, or not yet."""
+class Running(Protocol):
+    """The connections to one machine, as its monitor has them."""
 
-    def __init__(self, started: Started, process: Monitor, settings: Settings, agent: GuestAgent | None) -> None:
+    @property
+    def process(self) -> Monitor: ...
+
+    async def connect_agent_stream(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """To the guest's PID 1. Raises `OSError`, `AgentLost`; the deadline is the caller's."""
+        ...
+
+    def said(self) -> str:
+        """The last words of the monitor and of its guest's kernel, for people."""
+        ...
+
+    async def let_go(self) -> None:
+        """The machine goes on."""
+        ...
+
+
+class MicroVm(ABC):
+    """`agent` None: the guest does not answer any more, or not yet. `pids_max`: threads of the monitor."""
+
+    def __init__(
+        self, started: Started, running: Running, settings: Settings, agent: GuestAgent | None, *, pids_max: int
+    ) -> None:
         self.started = started
-        self.process = process
+        self.process = running.process
         self.settings = settings
         self.agent = agent
-        self.pids_max = 256
+        self.pids_max = pids_max
+        self._connections = running
+        self._turn = asyncio.Lock()  # pause, resume and snapshot exclude each other
         self._end: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
         self._watcher = asyncio.create_task(self._watch())
 
@@ -140,6 +164,7 @@ class MicroVm(ABC):
             self.agent = None
         if not self._end.done():
             self._end.set_result(Exit(code=None, detail="let go"))
+        await self._connections.let_go()
         self.process.close()
 
     def _talking(self) -> GuestAgent:
@@ -170,10 +195,7 @@ class MicroVm(ABC):
             return self.agent.exited.result()
         if self.process.group.usage().oom_kills:
             return Exit(code=KILLED, out_of_memory=True, detail="the machine around the program was over its memory limit")
-        return Exit(code=KILLED if status is not None else None, detail=self.last_words())
-
-    def last_words(self) -> str:
-        return ""
+        return Exit(code=KILLED if status is not None else None, detail=self._connections.said())
 
     def _finish(self, how: Exit) -> None:
         if not self._end.done():

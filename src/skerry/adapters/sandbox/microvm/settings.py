@@ -18,6 +18,7 @@ class Settings(Record):
     translated_code_mib: int = 48  # of QEMU without hardware virtualization
     boot_ms_max: int = 60_000
     templates_mib_max: int = 1024  # snapshots of booted guests, kept in memory for the next starts
+    warm_machines_max: int = 2  # of QEMU: loaded and paused, for the next starts of what was started last (about 16 MiB each)
     vcpus_max: int = 8
     start_retries: int = 1  # a guest that panics while it boots (seen under emulation) is tried again
     uid_first: int = UID_FIRST

@@ -77,10 +77,10 @@ def sandboxed(found: Programs, *, uid: int, guest: GuestFiles | None, kvm: bool,
 
 
 def arguments(
-    found: Programs, machine: Machine, guest: GuestFiles, *, incoming: bool, shared: bool, anonymous: bool
+    found: Programs, machine: Machine, guest: GuestFiles, *, incoming: bool, waits: bool, shared: bool, anonymous: bool
 ) -> tuple[str, ...]:
-    """QEMU's own. `incoming`: it waits for a snapshot; `shared`: what it writes to its memory stays in the file (a template
-    is being made); `anonymous`: no file, the memory is its own."""
+    """QEMU's own. `incoming`: it waits for a snapshot; `waits`: and then until it is told to go on; `shared`: what it writes to
+    its memory stays in the file (a template is being made); `anonymous`: no file, the memory is its own."""
     fd = {name: FIRST_FD + number for number, name in enumerate(FDS)}
     sets = tuple(part for name in ("log", "disk", "console") for part in ("-add-fd", f"fd={fd[name]},set={fd[name]}"))
     backend = f"memory-backend-file,mem-path=/proc/self/fd/{fd['memory']},share={'on' if shared else 'off'}"
@@ -102,7 +102,7 @@ def arguments(
         "-netdev", f"tap,id=net,fd={fd['tap']},vhost=off",
         "-device", f"virtio-net-device,netdev=net,mac={MAC}",
         *(("-device", "virtio-balloon-device,deflate-on-oom=on,free-page-reporting=on") if anonymous else ()),
-        *(("-incoming", "defer") if incoming else _kernel(machine, guest)),
+        *(("-incoming", "defer") if incoming else _kernel(machine, guest)), *(("-S",) if waits else ()),
     )  # fmt: skip
 
 

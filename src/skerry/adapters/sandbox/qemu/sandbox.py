@@ -1,6 +1,5 @@
 """A microVM in QEMU as `skerry.ports.sandbox.Sandbox`."""
 
-import asyncio
 import contextlib
 from collections.abc import Generator
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from skerry.adapters.cgroup.base import CgroupError
+from skerry.adapters.sandbox.microvm.agent import GuestAgent
 from skerry.adapters.sandbox.microvm.box import MicroVm, Started, host_limits
 from skerry.adapters.sandbox.microvm.settings import MIB, Settings
 from skerry.adapters.sandbox.qemu.machine import PIDS_MAX, Running
@@ -18,13 +18,13 @@ from skerry.ports.sandbox import Gone, SandboxError, SandboxLimits, Unsupported
 
 
 class QemuSandbox(MicroVm):
-    def __init__(self, started: Started, running: Running, settings: Settings, snapshots: Snapshots) -> None:
-        super().__init__(started, running.process, settings, running.agent)
-        self.pids_max = PIDS_MAX
+    def __init__(
+        self, started: Started, running: Running, settings: Settings, agent: GuestAgent | None, snapshots: Snapshots
+    ) -> None:
+        super().__init__(started, running, settings, agent, pids_max=PIDS_MAX)
         self._running = running
         self._snapshots = snapshots
         self._limits = started.limits
-        self._turn = asyncio.Lock()  # pause, resume and snapshot exclude each other
 
     async def resize(self, limits: SandboxLimits) -> None:
         await super().resize(limits)
@@ -63,14 +63,6 @@ class QemuSandbox(MicroVm):
         finally:
             with contextlib.suppress(CgroupError):  # what is in use now is not taken away
                 group.limit(replace(usual, memory_bytes=max(usual.memory_bytes or 0, group.usage().memory_bytes)))
-
-    def last_words(self) -> str:
-        return self._running.said()
-
-    async def let_go(self) -> None:
-        await super().let_go()
-        self._running.agent = None
-        await self._running.let_go()
 
     async def _ask(self, command: str) -> None:
         try:

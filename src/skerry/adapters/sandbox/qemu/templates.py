@@ -43,8 +43,16 @@ class Template:
     def memory_mib(self) -> int:
         return -(-os.fstat(self.memory_fd).st_blocks * 512 >> 20)
 
+    def memory(self) -> int:
+        """The descriptor. Raises `EngineUnavailable` when it was let go meanwhile."""
+        if self.memory_fd < 0:
+            raise EngineUnavailable("the template of this machine was let go for others: too many images are started at once")
+        return self.memory_fd
+
     def close(self) -> None:
-        os.close(self.memory_fd)
+        if self.memory_fd >= 0:
+            os.close(self.memory_fd)
+            self.memory_fd = -1
 
 
 class Templates:

@@ -91,7 +91,7 @@ const char *files_write(void);
 void make_parents(char *path);
 int write_file(const char *path, const char *text);
 void group_make(const char *name);
-void group_enter(const char *name);
+pid_t group_fork(const char *name);
 void group_kill(const char *name);
 bool group_remove(const char *name); /* false: not empty yet */
 bool group_out_of_memory(void);

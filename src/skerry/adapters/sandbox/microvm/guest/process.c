@@ -76,10 +76,9 @@ pid_t program_start(const struct config *config, int log_pipe[2], char *why, siz
     int failed[2];
     if (pipe2(failed, O_CLOEXEC))
         return -1;
-    pid_t pid = fork();
+    pid_t pid = group_fork("main");
     if (pid == 0) {
         setsid();
-        group_enter("main");
         int null = open("/dev/null", O_RDWR);
         dup2(null, 0), dup2(log_pipe[1], 1), dup2(log_pipe[1], 2);
         if (null > 2)
@@ -146,10 +145,9 @@ static void enter_terminal(int master, int why) {
         close(fd);
 }
 
-static void run_child(const struct config *program, const struct config *config, struct ends *ends, int master, const char *group, int copy) {
+static void run_child(const struct config *program, const struct config *config, struct ends *ends, int master, int copy) {
     int why = ends->failed[1];
     setsid();
-    group_enter(group);
     if (config->terminal)
         enter_terminal(master, why);
     else
@@ -194,9 +192,9 @@ void process_start(uint16_t channel, const struct config *program, const struct 
     *process = (struct process){.channel = channel, .in = ends.in[1], .out = ends.out[0], .err = ends.err[0], .window = WINDOW_BYTES, .copying = copy};
     snprintf(process->group, sizeof process->group, "x%u", channel);
     group_make(process->group);
-    process->pid = fork();
+    process->pid = group_fork(process->group);
     if (process->pid == 0)
-        run_child(program, config, &ends, master, process->group, copy);
+        run_child(program, config, &ends, master, copy);
     shut(ends.in[0]), shut(ends.out[1]), shut(ends.err[1]), shut(ends.failed[1]);
     bool bad = process->pid < 0 || told(ends.failed[0], why, sizeof why);
     close(ends.failed[0]);

@@ -5,9 +5,11 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/sched.h>
 #include <net/if.h>
 #include <net/if_arp.h>
 #include <net/route.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -34,6 +36,8 @@ struct kept_file {
 
 static struct kept_file *kept;
 static int upper_fd = -1;
+static uint32_t gateway_now; /* as it was set last */
+static uint8_t gateway_mac_now[6];
 
 /* /modules lists their files in the order in which they depend on each other; absent devices are no error. */
 static void load_modules(void) {
@@ -341,32 +345,52 @@ static const char *set_route(int fd, const struct config *config) {
     return ioctl(fd, SIOCADDRT, &route) ? "route" : NULL;
 }
 
+static bool same_address(int fd, unsigned long asked, uint32_t address) {
+    struct ifreq request = {.ifr_name = "eth0"};
+    return !ioctl(fd, asked, &request) && ((struct sockaddr_in *)&request.ifr_addr)->sin_addr.s_addr == address;
+}
+
+/* Most guests of a node have one and the same network, each in a namespace of its own: then a clone has it already. */
+static bool has_network(int fd, const struct config *config, uint32_t mask) {
+    struct ifreq request = {.ifr_name = "eth0"};
+    return config->gateway && config->gateway == gateway_now && !memcmp(config->gateway_mac, gateway_mac_now, 6) &&
+           !ioctl(fd, SIOCGIFHWADDR, &request) && !memcmp(request.ifr_hwaddr.sa_data, config->mac, 6) &&
+           same_address(fd, SIOCGIFADDR, config->address) && same_address(fd, SIOCGIFNETMASK, mask) && !raise_device(fd, "eth0");
+}
+
 /* The device stays up: what an earlier identity had (its address, and with that its routes) is replaced. */
-static const char *set_network(const struct config *config) {
-    int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+static const char *change_network(int fd, const struct config *config, uint32_t mask) {
     struct ifreq request = {.ifr_name = "eth0"};
     struct rtentry old = {.rt_flags = RTF_UP};
-    const char *failed = NULL;
-    if (!config->has_network) {
-        close(fd);
-        return NULL;
-    }
+    const char *failed;
+    gateway_now = 0;
     set_address(&old.rt_dst, 0), set_address(&old.rt_genmask, 0);
     ioctl(fd, SIOCDELRT, &old);
     request.ifr_hwaddr.sa_family = ARPHRD_ETHER;
     memcpy(request.ifr_hwaddr.sa_data, config->mac, 6);
     if (ioctl(fd, SIOCSIFHWADDR, &request))
-        failed = "eth0: hardware address";
+        return "eth0: hardware address";
     set_address(&request.ifr_addr, config->address);
-    if (!failed && ioctl(fd, SIOCSIFADDR, &request))
-        failed = "address";
-    set_address(&request.ifr_netmask, config->prefix ? htonl(~0u << (32 - config->prefix)) : 0);
-    if (!failed && ioctl(fd, SIOCSIFNETMASK, &request))
-        failed = "network mask";
-    if (!failed && raise_device(fd, "eth0"))
-        failed = "eth0";
-    if (!failed)
-        failed = set_route(fd, config);
+    if (ioctl(fd, SIOCSIFADDR, &request))
+        return "address";
+    set_address(&request.ifr_netmask, mask);
+    if (ioctl(fd, SIOCSIFNETMASK, &request))
+        return "network mask";
+    if (raise_device(fd, "eth0"))
+        return "eth0";
+    if ((failed = set_route(fd, config)))
+        return failed;
+    gateway_now = config->gateway;
+    memcpy(gateway_mac_now, config->gateway_mac, 6);
+    return NULL;
+}
+
+static const char *set_network(const struct config *config) {
+    uint32_t mask = config->prefix ? htonl(~0u << (32 - config->prefix)) : 0;
+    if (!config->has_network)
+        return NULL;
+    int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    const char *failed = has_network(fd, config, mask) ? NULL : change_network(fd, config, mask);
     int error = errno;
     close(fd);
     errno = error;
@@ -431,7 +455,18 @@ static const char *group_file(const char *name, const char *file) {
 
 void group_make(const char *name) { mkdir(group_file(name, ""), 0755); }
 
-void group_enter(const char *name) { write_file(group_file(name, "cgroup.procs"), "0"); }
+/* A child that is in the group from its first moment. To move one there the kernel waits for all of its CPUs, which under emulation
+   is the most of a start; so that is done only where the group has no room for one to be born in. */
+pid_t group_fork(const char *name) {
+    int fd = open(group_file(name, ""), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    struct clone_args wanted = {.flags = CLONE_INTO_CGROUP, .exit_signal = SIGCHLD, .cgroup = (uint64_t)fd};
+    pid_t pid = fd < 0 ? -1 : (pid_t)syscall(SYS_clone3, &wanted, sizeof wanted);
+    if (fd >= 0)
+        close(fd);
+    if (pid < 0 && !(pid = fork()))
+        write_file(group_file(name, "cgroup.procs"), "0");
+    return pid;
+}
 
 void group_kill(const char *name) { write_file(group_file(name, "cgroup.kill"), "1"); }
 
