@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from skerry.apps import cli_demand, cli_maintenance, cli_plan, cli_rollout, cli_run, cli_scale, cli_settings, cli_talk, cli_top
-from skerry.apps.cli_base import AccountOption, Before, DataDirOption, JsonOption
+from skerry.apps.cli_base import AccountOption, Before, DataDirOption, JsonOption, MicrovmEngineOption, WarmMicrovmsOption
 from skerry.apps.cli_base import chosen_account as _account
 from skerry.apps.cli_base import connect as _client
 from skerry.apps.cli_base import print_json as _print_json
@@ -99,13 +99,8 @@ def up(
     dead_after: Annotated[
         float | None, typer.Option(metavar="SECONDS", help="Without use, end an app's process until the next request.")
     ] = None,
-    microvm_engine: Annotated[
-        Literal["auto", "firecracker", "qemu"],
-        typer.Option(help="auto: Firecracker where it is installed and KVM runs guests, else QEMU."),
-    ] = "auto",
-    warm_microvms: Annotated[
-        int, typer.Option(metavar="N", min=0, max=64, help="MicroVMs of each node that wait, paused, for the next start.")
-    ] = 2,
+    microvm_engine: MicrovmEngineOption = "auto",
+    warm_microvms: WarmMicrovmsOption = 2,
     zram: Annotated[bool, typer.Option("--zram/--no-zram", help="As root: make swap in memory, for sleeping apps.")] = True,
     hook: Annotated[
         list[str] | None,

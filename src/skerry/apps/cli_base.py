@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -18,6 +18,13 @@ DataDirOption = Annotated[
     typer.Option(
         "--data-dir", metavar="DIR", help="Where the platform keeps its state (or SKERRY_DATA_DIR).", show_default=False
     ),
+]
+MicrovmEngineOption = Annotated[
+    Literal["auto", "firecracker", "qemu"],
+    typer.Option(help="Of microVMs; auto: Firecracker where it is installed and KVM runs guests, else QEMU."),
+]
+WarmMicrovmsOption = Annotated[
+    int, typer.Option(metavar="N", min=0, max=64, help="MicroVMs of each node that wait, paused, for the next start (QEMU).")
 ]
 AccountOption = Annotated[
     str | None, typer.Option("--account", help="Name or id of the account (or SKERRY_ACCOUNT).", show_default=False)
