@@ -69,8 +69,9 @@ class Images(Protocol):
     async def unmount(self, instance_id: str) -> None: ...
 
     async def disk(self, image: Image) -> Path:
-        """A read-only ext4 image of the root file system, for microVMs; made once and shared. Any user may read the file (mode
-        0644) where he gets it bound; the directories above it keep all others out."""
+        """A read-only ext4 image of the root file system, for microVMs; made once, shared, and not touched again: by its times
+        engines tell whether it is the one that they know. Any user may read the file (mode 0644) where he gets it bound; the
+        directories above it keep all others out."""
         ...
 
     def present(self) -> tuple[ImageUse, ...]: ...

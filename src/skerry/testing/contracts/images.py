@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+from pathlib import Path
 from typing import Protocol
 
 import pytest
@@ -157,6 +158,14 @@ class ImagesContract:
         built = harness.shop.offer(sample())
         first, second = await asyncio.gather(images.disk(built.image), images.disk(built.image))
         assert first == second
+        times = _changed(first)
+        assert await images.disk(built.image) == first
+        assert _changed(first) == times  # another start does not make it another disk
+
+
+def _changed(disk: Path) -> tuple[int, int] | None:
+    """The simulated one makes no files."""
+    return (disk.stat().st_ino, disk.stat().st_mtime_ns) if disk.exists() else None
 
 
 def wrong_diff_id() -> Built:
