@@ -10,6 +10,7 @@ import pytest
 from skerry.adapters.sandbox.qemu.engine import QemuEngine, find_host
 from skerry.ports.sandbox import EngineUnavailable, ExecSpec, Sandbox, SandboxLimits, SandboxSpec
 from skerry.testing.microvm import GuestWire, busybox_disk
+from skerry.testing.waiting import eventually
 
 pytestmark = [pytest.mark.root, pytest.mark.engine("qemu"), pytest.mark.timeout(300)]
 LIMITS = SandboxLimits(memory_mib_max=40, cpu_millicores_max=1000)
@@ -89,3 +90,13 @@ async def test_clones_serve_at_once_and_are_somebody_else(
     assert [(await said(each, "hostname")).strip() for each in (first, *clones)] == ["first", "copy-0", "copy-1"]
     sums = {await said(each, "md5sum", "/tmp/before") for each in (first, *clones)}
     assert len(sums) == 1  # they do come from one moment
+
+
+async def test_what_a_further_process_writes_to_the_programs_output_is_in_its_log(
+    engine: QemuEngine, disk: Path, wires: list[GuestWire], tmp_path: Path
+) -> None:
+    wanted = spec(disk, wires[0], tmp_path, "echo first; exec sleep 1000")
+    sandbox = await engine.start(wanted)
+    await eventually(lambda: "first" in Path(wanted.log).read_text(), timeout_s=30)
+    await said(sandbox, "sh", "-c", "echo second > /proc/1/fd/1")
+    await eventually(lambda: Path(wanted.log).read_text().split() == ["first", "second"], timeout_s=30)

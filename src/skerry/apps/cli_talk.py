@@ -42,13 +42,13 @@ def execute(
     import sys
 
     from skerry.apps.programs import words
-    from skerry.apps.talking import run_command
+    from skerry.apps.talking import COLUMNS, ROWS, run_command, window
     from skerry.ports.sandbox import ExecSpec
 
     with_terminal = (sys.stdin.isatty() and sys.stdout.isatty()) if terminal is None else terminal
-    rows, columns = 24, 80
+    rows, columns = ROWS, COLUMNS
     if with_terminal and sys.stdout.isatty():
-        columns, rows = os.get_terminal_size()
+        rows, columns = window(sys.stdout.fileno())
     with connect(data_dir) as client:
         chosen = chosen_account(client, client.whoami(), account).account
         seen = choose(client, chosen, name, instance=instance, city=city)

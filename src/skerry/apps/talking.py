@@ -27,6 +27,7 @@ OPEN_S_MAX = 15.0
 LOOK_S = 0.2
 OUTPUT_BYTES_MAX = 64 << 20  # of a command whose output is printed as JSON
 ID_CHARS_SHOWN = 8
+ROWS, COLUMNS = 24, 80
 
 
 class Partner(Record):
@@ -111,6 +112,12 @@ def _pump_stdin(opened: ClientConnection) -> None:
         opened.send(data_frame(STDIN, b""))
 
 
+def window(terminal: int) -> tuple[int, int]:
+    """Rows and columns. One that does not know them (of a script, of a serial line) counts as an ordinary one."""
+    columns, rows = os.get_terminal_size(terminal)
+    return rows or ROWS, columns or COLUMNS
+
+
 @contextlib.contextmanager
 def _terminal(opened: ClientConnection) -> Generator[None]:
     """Every key goes to the command; put back as it was, whatever happens."""
@@ -119,7 +126,7 @@ def _terminal(opened: ClientConnection) -> Generator[None]:
         return
 
     def resized(*_: object) -> None:
-        columns, rows = os.get_terminal_size()
+        rows, columns = window(sys.stdout.fileno())
         with contextlib.suppress(ConnectionClosed):
             opened.send(word_frame(Resize(rows=rows, columns=columns)))
 

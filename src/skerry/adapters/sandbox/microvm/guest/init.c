@@ -92,6 +92,7 @@ static void run(uint16_t channel) {
     pipe2(log_pipe, O_CLOEXEC);
     fcntl(log_pipe[0], F_SETFL, O_NONBLOCK);
     fchown(log_pipe[1], program.uid, program.gid); /* /dev/stdout may be opened again by its name */
+    dup2(log_pipe[1], 1); /* and as /proc/1/fd/1, by those who are not the program themselves */
     program_pid = program_start(&program, log_pipe, why, sizeof why);
     if (program_pid < 0) {
         frame_failed(channel, FAULT_PROGRAM, *why ? why : "cannot start", 0);
