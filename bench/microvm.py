@@ -2,7 +2,8 @@
 
     python -m bench microvm [--rounds 8] [--json FILE]
 
-A busybox web server on a network of its own; times run from `start` to the last byte of its first answer. Needs root.
+A busybox web server on a network of its own; times run from `start` to the last byte of its first answer. "waited": a machine of
+its kind was there, loaded and paused, as after an earlier start of the same image. Needs root.
 """
 
 import argparse
@@ -15,7 +16,8 @@ import time
 from pathlib import Path
 
 from _measure import Report
-from skerry.adapters.cgroup.probe import find_tree
+from skerry.adapters.sandbox.microvm.monitor import private_bytes
+from skerry.adapters.sandbox.microvm.settings import Settings
 from skerry.adapters.sandbox.qemu.engine import QemuEngine, find_host
 from skerry.ports.sandbox import EngineUnavailable, Sandbox, SandboxLimits, SandboxSpec
 from skerry.testing.microvm import GuestWire, busybox_disk
@@ -46,6 +48,7 @@ class Bench:
 
     async def answer(self, *, merge: bool = False, snapshot: str | None = None) -> tuple[Sandbox, float, float]:
         """(the machine, ms until it was started, ms until it had answered)."""
+        await self.engine.settled()
         spec, wire = self.spec(merge=merge)
         began = time.perf_counter()
         sandbox = await self.engine.start(spec, snapshot=snapshot)
@@ -78,11 +81,33 @@ class Bench:
             wire.remove()
 
 
+async def measure_waiting(bench: Bench, rounds: int) -> list[dict[str, str]]:
+    """Template and snapshot again, where a machine of the kind waits for each start."""
+    await bench.end((await bench.series(1))[0])
+    fresh, fresh_row = await bench.series(rounds)
+    snapshot = bench.root / "snapshot-waiting"
+    snapshot.mkdir()
+    await fresh[0].snapshot(str(snapshot))
+    fresh_private = private_mib(fresh)
+    await bench.end(fresh)
+    await bench.end((await bench.series(1, snapshot=str(snapshot)))[0])
+    clones, clone_row = await bench.series(rounds, snapshot=str(snapshot))
+    clone_private = private_mib(clones)
+    await bench.end(clones)
+    await bench.engine.settled()
+    waiting = [private_bytes(pid) / MIB for name in bench.engine.waiting for pid in bench.engine.tree.open(name).pids()]
+    bench.report.note(f"a machine that waits has {sum(waiting) / max(1, len(bench.engine.waiting)):.1f} MB of its own")
+    return [
+        {"start": "template, waited", **fresh_row, "private MB": f"{fresh_private:.1f}"},
+        {"start": "snapshot, waited", **clone_row, "private MB": f"{clone_private:.1f}"},
+    ]
+
+
 def private_mib(sandboxes: list[Sandbox]) -> float:
     return statistics.mean(sandbox.stats().private_bytes for sandbox in sandboxes) / MIB
 
 
-async def measure(bench: Bench, rounds: int) -> None:
+async def measure(bench: Bench, waiting: Bench, rounds: int) -> None:
     booted, boot_row = await bench.series(3, merge=True)
     boot_private = private_mib(booted)
     merged = await merge(booted)
@@ -104,11 +129,12 @@ async def measure(bench: Bench, rounds: int) -> None:
         {"start": "boot", **boot_row, "private MB": f"{boot_private:.1f}"},
         {"start": "template of a booted guest", **fresh_row, "private MB": f"{fresh_private:.1f}"},
         {"start": "snapshot of a running program", **clone_row, "private MB": f"{clone_private:.1f}"},
+        *await measure_waiting(waiting, rounds),
     ]
     bench.report.table("one after the other; private: what is free when it ends", rows)
     bench.report.note(f"a snapshot of a running machine took {took:.0f} ms")
     bench.report.note(f"a clone saves {boot_private - clone_private:.0f} MB of {boot_private:.0f} MB; {merged}")
-    bench.report.claim("clone to first answer", float(clone_row["first answer ms"]), at_most=CLONE_MS_MAX, unit="ms")
+    bench.report.claim("clone to first answer", float(rows[-1]["first answer ms"]), at_most=CLONE_MS_MAX, unit="ms")
 
 
 async def merge(sandboxes: list[Sandbox]) -> str:
@@ -143,20 +169,26 @@ async def main() -> int:
         return 0
     with tempfile.TemporaryDirectory(prefix="skerry-bench-") as name:
         root = Path(name)
-        engine = QemuEngine(data=root / "data", run=root / "run")
-        await engine.attach(frozenset())
         report = Report(options.json)
-        print(f"  {engine.facts.name} {engine.facts.version}; without: {dict(engine.facts.missing)}")
-        bench = Bench(root, engine, report)
+        engines = [
+            QemuEngine(data=root / name / "data", run=root / name / "run", settings=Settings(warm_machines_max=count))
+            for name, count in (("cold", 0), ("warm", 2))
+        ]
+        benches: list[Bench] = []
         try:
-            await measure(bench, options.rounds)
+            for engine in engines:
+                await engine.attach(frozenset())
+                benches.append(Bench(engine.places.data.parent, engine, report))
+            facts = engines[0].facts
+            print(f"  {facts.name} {facts.version}; without: {dict(facts.missing)}")
+            await measure(benches[0], benches[1], options.rounds)
         finally:
-            await engine.attach(frozenset())
-            await engine.aclose()
-            bench.close()
-            tree, _ = find_tree(f"skerry-{engine.places.tag}")
-            if tree is not None:
-                tree.remove()
+            for engine in engines:
+                await engine.aclose()
+                await engine.attach(frozenset())
+                engine.tree.remove()
+            for bench in benches:
+                bench.close()
         return report.close()
 
 
