@@ -34,14 +34,18 @@ class Node:
 
     async def open(self, known: frozenset[str] = frozenset(), *, machines_max: int = 2) -> QemuEngine:
         """A new one; the one before is as after kill -9."""
-        if self.engine is not None:
-            for each in (*self.engine._open.values(), *self.engine._warm._waiting.values()):
-                if each is not None:
-                    await each.let_go()
+        await self.let_go()
         settings = Settings(warm_machines_max=machines_max)
         self.engine = QemuEngine(data=self.disk.parent / "data", run=self.disk.parent / "run", settings=settings)
         await self.engine.attach(known)
         return self.engine
+
+    async def let_go(self) -> None:
+        """As kill -9 does."""
+        if self.engine is not None:
+            for each in (*self.engine._open.values(), *self.engine._warm._waiting.values()):
+                if each is not None:
+                    await each.let_go()
 
     def spec(self, script: str = SERVE, *, wire: GuestWire | None = None, memory_mib: int = 40) -> SandboxSpec:
         name = secrets.token_hex(8)
@@ -195,3 +199,18 @@ async def test_none_waits_where_that_is_switched_off(node: Node) -> None:
     await engine.start(node.spec())
     await engine.settled()
     assert engine.waiting == ()
+
+
+async def test_an_engine_ends_what_one_of_another_kind_left_where_it_was(node: Node, tmp_path: Path) -> None:
+    engine = await node.open()
+    await engine.start(node.spec())
+    await engine.settled()
+    await node.let_go()
+    other = QemuEngine(data=tmp_path / "data", run=tmp_path / "run", before=(engine.places,))
+    await other.attach(frozenset())
+    assert detached.find_tagged(engine.places.tag) == ()
+    assert engine.tree.names() == ()
+    assert not engine.places.data.exists()
+    assert not engine.places.run.exists()
+    await other.aclose()
+    other.tree.remove()
