@@ -6,6 +6,7 @@ import signal
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from skerry.adapters.cgroup.probe import find_tree
@@ -192,6 +193,15 @@ async def test_only_so_many_wait_and_they_end_with_their_engine(node: Node) -> N
     assert first not in node.left()
     await engine.aclose()
     assert second not in node.left()
+
+
+async def test_a_log_that_is_no_file_is_not_replaced_by_one(node: Node) -> None:
+    engine = await node.open()
+    for _ in range(2):
+        await engine.start(msgspec.structs.replace(node.spec(), log="/dev/null"))
+        await engine.settled()
+    assert engine.waiting == ()
+    assert Path("/dev/null").is_char_device()
 
 
 async def test_none_waits_where_that_is_switched_off(node: Node) -> None:

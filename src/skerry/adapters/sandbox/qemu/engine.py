@@ -69,6 +69,7 @@ class QemuEngine(MicroVmEngine[QemuSandbox, Running, Base]):
         )  # fmt: skip
 
     async def attach(self, known: frozenset[str]) -> None:
+        self.places.make()
         self._claims.load()
         self._waiting.mkdir(mode=0o700, exist_ok=True)
         await super().attach(known)
@@ -104,6 +105,7 @@ class QemuEngine(MicroVmEngine[QemuSandbox, Running, Base]):
         running = await self._take_warm(spec, origin, limits)
         if running is not None:
             return running
+        self._claims.forget(spec.id)  # of a machine before, which is gone: this one has the instance's name
         return launch(
             self._host, self.places, self.tree,
             Launch(
@@ -131,6 +133,9 @@ class QemuEngine(MicroVmEngine[QemuSandbox, Running, Base]):
             await self._give_up(running)
             await self.remove(spec.id)
             return None
+        except BaseException:
+            await self._give_up(running)
+            raise
         return running
 
     async def _make_warm(self, kind: Kind) -> Running:
@@ -228,7 +233,9 @@ def find_host() -> Host:
 
 
 def _kind(spec: SandboxSpec, origin: Base) -> Kind | None:
-    if origin.template is None or spec.disk is None:
+    """None: no machine can wait for such a start."""
+    log = Path(spec.log)
+    if origin.template is None or spec.disk is None or (log.exists() and not log.is_file()):  # /dev/null is nobody's to replace
         return None
     return Kind(origin.template, spec.disk, spec.log_bytes_max)
 

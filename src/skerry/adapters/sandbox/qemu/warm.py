@@ -126,7 +126,9 @@ class Claims:
 
     def load(self) -> None:
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._machines = {path.name: path.read_text() for path in self._directory.iterdir() if not path.name.startswith(".")}
+        for half in self._directory.glob(".*"):
+            half.unlink()
+        self._machines = {path.name: path.read_text() for path in self._directory.iterdir()}
 
     def machine_of(self, sandbox_id: str) -> str:
         return self._machines.get(sandbox_id, sandbox_id)
