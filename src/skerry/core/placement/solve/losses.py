@@ -44,10 +44,10 @@ def reserve_for_losses(books: Books, market: Market) -> None:
             books.decide(min(kept, key=lambda one: one.total))
 
 
-def make_room(books: Books, market: Market) -> None:
+def make_room(books: Books, market: Market) -> bool:
     """Others leave full sites where apps can reserve nowhere else for their losses: as many as find another site, all of them.
 
-    The important apps first; with half of them where it does not work for all.
+    The important apps first; with half of them where it does not work for all. Whether anything changed.
     """
     books.settle()
     served = sums(books.flows.app, books.flows.rps, books.columns.apps)
@@ -58,9 +58,10 @@ def make_room(books: Books, market: Market) -> None:
         _claim(books, market, claiming, served)
         left = _made_way(books, market, claiming)
         if not books.over().any() and float(books.unserved.rps.sum()) <= lost * (1.0 + 1e-9) + TINY_RPS and left < len(unsafe):
-            return
+            return True
         books.restore(before)
         claiming = claiming[: len(claiming) // 2]
+    return False
 
 
 def _claim(books: Books, market: Market, apps: Ints, served: Floats) -> None:

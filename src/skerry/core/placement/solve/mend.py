@@ -8,7 +8,15 @@ from skerry.core.placement.solve.batch import Market
 from skerry.core.placement.solve.books import Books
 from skerry.core.placement.solve.losses import make_room, reserve_for_losses
 from skerry.core.placement.solve.packable import Counts, unpacked
-from skerry.core.placement.solve.repair import RELIEFS_MAX, broken, decide_anew, idle_where_full, important_first, relieve
+from skerry.core.placement.solve.repair import (
+    RELIEFS_MAX,
+    TINY_RPS,
+    broken,
+    decide_anew,
+    idle_where_full,
+    important_first,
+    relieve,
+)
 
 PACKINGS_MAX = 8
 
@@ -22,9 +30,20 @@ def repaired(books: Books, market: Market, *, make_way: bool = True) -> None:
         if not books.over().any():
             break
     reserve_for_losses(books, market)
-    if make_way:
-        make_room(books, market)
     within_nodes(books, market)
+    if make_way:
+        _with_others_away(books, market)
+
+
+def _with_others_away(books: Books, market: Market) -> None:
+    """Room for losses, where nodes can pack what comes of it and nobody is served less for it."""
+    before = books.copied()
+    lost = float(before.unserved.rps.sum())
+    if make_room(books, market):
+        within_nodes(books, market)
+        books.settle()
+        if float(books.unserved.rps.sum()) > lost * (1.0 + 1e-9) + TINY_RPS:
+            books.restore(before)
 
 
 def within_nodes(books: Books, market: Market, before: Counts | None = None) -> None:

@@ -65,7 +65,9 @@ def _evict(books: Books, costs: Costs, stay: Ints) -> Requests:
         part = rows[start : start + CHUNK]
         cost = costs.of(flows.app[part], flows.metro[part])
         here = cost[upto(len(part)), flows.site[part]]
-        cost[_room(books, flows.app[part]) <= 0] = np.inf  # over or full: no way out
+        cost[:, over] = np.inf
+        if len(stay):  # nobody has to leave but for them: a full site is no way out either
+            cost[_room(books, flows.app[part]) <= 0] = np.inf
         lost = columns.problem.weights.unserved * columns.priority[flows.app[part]] / PRIORITY_NEUTRAL
         regret[start : start + CHUNK] = np.minimum(cost.min(axis=1), lost) - here
     each = columns.reserve[flows.app[rows]] / columns.rate[flows.app[rows]][:, None]  # units per rps
