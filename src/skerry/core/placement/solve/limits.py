@@ -90,10 +90,8 @@ def spread_out(standing: Standing, losses: int, missing: int, left: int) -> Ints
     counts = standing.counts
     largest = np.sort(counts)[::-1][: losses + 1]
     level = int(largest[losses - 1]) if len(largest) > losses else 0
-    if (
-        level == 0 or not (counts < np.minimum(standing.most, level)).any()
-    ):  # nothing can grow beside them: one step for everybody
-        level = int(largest[0]) + max(1, -(-missing // max(1, int((standing.most > counts).sum())))) if len(largest) else 0
+    if level == 0 or not (counts < level).any():  # nothing runs beside them, or all are alike: one step for everybody
+        level = int(largest[0]) + max(1, -(-missing // max(1, len(counts)))) if len(largest) else 0
     level = max(level, standing.min_site)
     can = np.maximum(np.minimum(standing.most, level) - counts, 0)
     can = np.where((counts == 0) & (can < standing.min_site), 0, can)

@@ -73,7 +73,7 @@ def _claim(books: Books, market: Market, apps: Ints, served: Floats) -> None:
         own = books.counts[app].astype(np.int64)
         more = np.where(books.closed, 0, books.holds(columns.reserve[app], np.maximum(books.free + others, 0.0)))
         most = np.minimum(own + more, columns.room(app))
-        _reserved(books, app, float(served[app]), price @ columns.reserve[app], most)
+        _reserved(books, app, float(served[app]), price @ columns.reserve[app], most, apart=True)
 
 
 def _made_way(books: Books, market: Market, claiming: Ints) -> int:
@@ -110,8 +110,9 @@ def _levels(room: Ints, need: int, losses: int) -> list[int]:
     return sorted({max(least, -(-need // sites)) for sites in SITES_LEFT} | {least})
 
 
-def _reserved(books: Books, app: int, served: float, price: Floats, room: Ints) -> bool:
-    """Add what is missing, up to `room` at each site; whether nothing is missing any more."""
+def _reserved(books: Books, app: int, served: float, price: Floats, room: Ints, *, apart: bool = False) -> bool:
+    """Add what is missing, up to `room` at each site; whether nothing is missing any more. `apart`: sites that may run none do
+    not count as ones that could have as many."""
     asked = books.columns.problem.apps[app]
     for _ in range(SPREADS_MAX):
         counts = books.counts[app].astype(np.int64)
@@ -120,8 +121,10 @@ def _reserved(books: Books, app: int, served: float, price: Floats, room: Ints) 
         if missing <= 0 or left <= 0:
             return missing <= 0
         most = room if asked.max_site is None else np.minimum(room, asked.max_site)
-        standing = Standing(counts, np.maximum(most, counts), price, max(1, asked.min_site))
-        added = spread_out(standing, asked.survive_sites, missing, left)
+        some = np.flatnonzero((most > 0) | (counts > 0)) if apart else upto(len(counts))
+        standing = Standing(counts[some], np.maximum(most, counts)[some], price[some], max(1, asked.min_site))
+        added = np.zeros_like(counts)
+        added[some] = spread_out(standing, asked.survive_sites, missing, left)
         if not added.any():
             return False
         books.set_counts(app, counts + added)
