@@ -71,7 +71,7 @@ def _claim(books: Books, market: Market, apps: Ints, served: Floats) -> None:
     others = GIVEN_UP * np.maximum(columns.capacity - np.maximum(books.free, 0.0), 0.0)
     for app in apps.tolist():
         own = books.counts[app].astype(np.int64)
-        more = np.where(books.closed, 0, books.holds(columns.reserve[app], np.maximum(books.free + others, 0.0)))
+        more = books.holds(columns.reserve[app], np.maximum(books.free + others, 0.0))
         most = np.minimum(own + more, columns.room(app))
         _reserved(books, app, float(served[app]), price @ columns.reserve[app], most, apart=True)
 
