@@ -140,7 +140,7 @@ def shortfalls(columns: Columns, books: Books) -> list[tuple[int, str, int]]:
     books.settle()
     served = sums(books.flows.app, books.flows.rps, columns.apps)
     found: list[tuple[int, str, int]] = []
-    for at in sorted({*broken(books).tolist(), *unsafe_apps(books, served).tolist()}):
+    for at in [int(app) for app in np.union1d(broken(books), unsafe_apps(books, served))]:
         app = columns.problem.apps[at]
         counts = books.counts[at].astype(np.int64)
         total = int(counts.sum())
