@@ -160,7 +160,7 @@ async def until_running(runtime: Runtime, instance: NodeInstance) -> None:
 async def check_yields_and_is_let_go(bench: Bench) -> None:
     hog, small = bench.pid(bench.hog), bench.pid(bench.small)
     keeper = bench.keeper()
-    await bench.work(keeper, 6)
+    await bench.work(keeper, 2)  # no more: what yields may have to wait for long on a busy machine
     assert (yields(hog), yields(small)) == (True, False)
     reasons = {grant.id: grant.reason for grant in keeper.grants}
     assert "more than its part of the node" in reasons[bench.hog.id]
