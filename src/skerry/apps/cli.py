@@ -44,15 +44,8 @@ app.add_typer(account_app, name="account")
 app.add_typer(token_app, name="token")
 app.add_typer(sim_app, name="sim")
 app.add_typer(world_app, name="world")
-cli_scale.add_to(app)
-cli_demand.add_to(app)
-cli_settings.add_to(app)
-cli_plan.add_to(app)
-cli_rollout.add_to(app)
-cli_run.add_to(app)
-cli_talk.add_to(app)
-cli_top.add_to(app)
-cli_maintenance.add_to(app)
+for commands in (cli_scale, cli_demand, cli_settings, cli_plan, cli_rollout, cli_run, cli_talk, cli_top, cli_maintenance):
+    commands.add_to(app)
 
 
 @app.callback()

@@ -5,14 +5,14 @@ from importlib.resources import files
 import pytest
 from msgspec.structs import replace
 
-from skerry.core.geo import outside
 from skerry.core.geo.cities import City, parse_cities_csv
-from skerry.core.geo.outside import homes_of, is_outside, outside_fault
+from skerry.core.geo.outside import homes_of
 from skerry.core.placement.place import place
 from skerry.core.placement.world import World
 from skerry.core.policy.scale import scale_faults
 from skerry.core.types.app import DataCalls, Scale
 from skerry.core.types.ids import SiteId
+from skerry.core.types.outside import CITIES, is_outside, outside_fault
 from skerry.testing.builders import make_app, make_evaluation, make_site, make_version, make_view
 
 V1 = make_version(1)
@@ -25,7 +25,7 @@ def cities() -> dict[str, City]:
 
 
 def test_every_listed_place_is_in_a_city_that_is_known(cities: dict[str, City]) -> None:
-    names = [f"{kind}:{name}" for kind, places in outside._CITY.items() for name in places]
+    names = [f"{kind}:{name}" for kind, places in CITIES.items() for name in places]
     assert len(names) > 100
     assert homes_of(names, SITES, cities).keys() == set(names)
     assert all(is_outside(name) and outside_fault(name) is None for name in names)

@@ -4,9 +4,9 @@ import re
 from collections.abc import Iterator
 from math import isfinite
 
-from skerry.core.geo.outside import outside_fault
 from skerry.core.policy.jurisdiction import JURISDICTION
 from skerry.core.types.app import Limits, Scale
+from skerry.core.types.outside import outside_fault
 
 PER_SITE_MAX = 1000  # instances of one version in one city; more is a typing error
 TOTAL_MAX = 100_000

@@ -491,10 +491,7 @@ class AppDifference(View):
 
 
 class PlanDifference(View):
-    """Apps that would change, of those looked at; `left_out` were too many to look at.
-
-    `remarks`: sentences about parts of the change that bring about nothing, and why.
-    """
+    """Apps that would change; `left_out` were too many to look at; `remarks`: what of it brings about nothing."""
 
     apps: tuple[AppDifference, ...]
     looked_at: int

@@ -12,7 +12,7 @@ only: they are no reason to refuse a deployment.
 from collections.abc import Mapping
 from typing import Any
 
-from skerry.core.geo.outside import is_outside
+from skerry.core.types.outside import is_outside
 
 HINTED_CALLS = 3.0  # for each request: from two on, the way to what is called counts more than that to the user
 
