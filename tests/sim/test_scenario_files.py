@@ -115,3 +115,19 @@ def test_a_mistake_is_named_with_its_line(tmp_path: Path, text: str, line: int, 
 def test_a_place_that_is_not_in_the_world_is_named_with_its_line(tmp_path: Path) -> None:
     with pytest.raises(WorldError, match=r"small.toml:9: event.places: 'lhrr' is not in the world; did you mean 'lhr'"):
         played(tmp_path, SMALL + EVENT.format(kind="lost", more='places = ["lhrr"]'))
+
+
+def test_a_report_is_drawn_over_time_and_on_the_map(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    from skerry.apps.sim.pictures import draw, on_the_map, over_time
+
+    text = SMALL + EVENT.format(kind="nodes-lost", more=EVENTS["nodes-lost"])
+    report = played(tmp_path, text, "nomad")
+    lines = over_time(report).axes[0].get_lines()
+    assert [line.get_label() for line in lines[:2]] == ["skerry", "nomad"]
+    assert [float(at) for at in lines[2].get_xdata()] == [5.0, 5.0]  # the event
+    *_, dots, rings = on_the_map(report).axes[0].collections
+    assert len(dots.get_offsets()) == sum(place.offered_rps > 0 for place in report.places) > 0
+    assert len(rings.get_offsets()) == sum(place.refused_share > 0.001 for place in report.places)
+    for path in draw(report, tmp_path / "pictures"):
+        assert path.read_bytes().startswith(b"\x89PNG")

@@ -1,11 +1,16 @@
 """The commands of `skerry sim`."""
 
+import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from skerry.kit.record import encode
+
+if TYPE_CHECKING:
+    from skerry.apps.sim.report import SimReport
 
 app = typer.Typer(help="Rehearse a platform in virtual time.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -59,6 +64,9 @@ def run(
         list[str] | None,
         typer.Option(metavar="NAME", help="Play this too: karmada, nomad, nearest, everywhere, or all. May be repeated."),
     ] = None,
+    pictures: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Write PNGs there: what users had over time, and on the map.")
+    ] = None,
     json: JsonOption = False,
 ) -> None:
     """Play a scenario in virtual time. Exit status 1: something is not as the scenario expects."""
@@ -69,6 +77,7 @@ def run(
     from skerry.apps.sim.scenario import find, read
     from skerry.apps.sim.text import print_report
 
+    draw = _artist() if pictures is not None else None
     found = read(find(scenario))
     found = replace(found, world=replace(found.world, seed=found.world.seed if seed is None else seed))
     methods = module.methods_of(tuple(baseline or ()))
@@ -79,7 +88,19 @@ def run(
         print(encode(report).decode(), flush=True)
     else:
         print_report(report)
+    if draw is not None and pictures is not None:
+        for path in draw(report, pictures):
+            print(path, file=sys.stderr)
     raise typer.Exit(1 if report.failed else 0)
+
+
+def _artist() -> "Callable[[SimReport, Path], tuple[Path, ...]]":
+    """Asked for before the long run, not after it."""
+    try:
+        from skerry.apps.sim.pictures import draw
+    except ImportError as error:
+        raise typer.BadParameter(f"pictures need matplotlib ({error}): pip install matplotlib, or make setup-dev") from error
+    return draw
 
 
 @app.command("list", epilog="Example: skerry sim list")
