@@ -19,7 +19,7 @@ run: setup ## three cities on this machine, with an example deployed (ARGS="--ci
 	@exec $(BIN)/skerry up $(ARGS)
 
 test: setup-dev ## all tests (TESTS=tests/unit, ARGS="-x -k name")
-	@exec $(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS) $(TESTS)
+	@exec $(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS) $(TESTS)
 
 gvisor: setup ## build gVisor (runsc) into this user's cache; some minutes, needs Go
 	@exec $(BIN)/skerry doctor --get gvisor

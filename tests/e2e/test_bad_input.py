@@ -21,7 +21,7 @@ UPLOAD_BYTES = 200 << 20
 CONTROL_GROWTH_KIB_MAX = 128 << 10  # the largest upload that is taken has 72 MiB
 NEIGHBOUR = 'export default { fetch(): Response { return new Response("unharmed"); } };'
 
-pytestmark = [pytest.mark.usefixtures("engines"), pytest.mark.xdist_group("platform-2"), pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.usefixtures("engines"), pytest.mark.timeout(120)]
 
 
 @pytest.fixture(scope="module")

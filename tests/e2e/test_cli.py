@@ -19,7 +19,7 @@ CITIES = {"lhr", "cur"}
 HOST = "hello.default.localhost"
 HELLO = "export default { fetch() { return new Response('hello'); } };"
 
-pytestmark = [pytest.mark.usefixtures("engines"), pytest.mark.xdist_group("platform-1"), pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.usefixtures("engines"), pytest.mark.timeout(120)]
 
 
 @pytest.fixture(scope="module")

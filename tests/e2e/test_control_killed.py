@@ -13,7 +13,7 @@ from skerry.testing.platform import Platform
 CITIES = ("lhr", "cur")
 STEPS = 5  # upload, plan, and the release's waves: more than a deployment has
 
-pytestmark = [pytest.mark.usefixtures("engines"), pytest.mark.xdist_group("platform-2"), pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.usefixtures("engines"), pytest.mark.timeout(240)]
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ CITIES = {"lhr", "cur", "sin"}
 HOST = "hello.default.localhost"
 RPS = 60.0
 
-pytestmark = [pytest.mark.usefixtures("engines"), pytest.mark.xdist_group("platform-3"), pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.usefixtures("engines"), pytest.mark.timeout(240)]
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ CITIES = {"lhr", "cur", "sin"}
 HOST = "hello.default.localhost"
 CODE = 'export default { async fetch(): Promise<Response> { return new Response("v1"); } };'
 
-pytestmark = [pytest.mark.usefixtures("engines"), pytest.mark.xdist_group("platform-1"), pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.usefixtures("engines"), pytest.mark.timeout(180)]
 
 
 @pytest.fixture(scope="module")

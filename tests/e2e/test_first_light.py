@@ -27,7 +27,7 @@ CITIES = {"lhr": ("London", "GB"), "cur": ("Willemstad", "CW"), "sin": ("Singapo
 ALLOWED = "127.0.77.1"  # by the operator, besides the public internet
 LIVE_S_MAX = 2.0  # from the deployment's commit to the last city
 
-pytestmark = [pytest.mark.usefixtures("engines"), pytest.mark.xdist_group("platform-1"), pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.usefixtures("engines"), pytest.mark.timeout(180)]
 
 
 @pytest.fixture(scope="module")

@@ -28,7 +28,7 @@ CODE = """export default { fetch(request) {
   return new Response(null, { status: 101, webSocket: client });
 } };"""
 
-pytestmark = [pytest.mark.usefixtures("engines"), pytest.mark.xdist_group("platform-2"), pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.usefixtures("engines"), pytest.mark.timeout(120)]
 
 
 @pytest.fixture(scope="module")

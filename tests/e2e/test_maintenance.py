@@ -13,7 +13,7 @@ from skerry.testing.platform import Platform
 CITIES = {"lhr", "cur"}
 HOST = "hello.default.localhost"
 
-pytestmark = [pytest.mark.usefixtures("engines"), pytest.mark.xdist_group("platform-3"), pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.usefixtures("engines"), pytest.mark.timeout(300)]
 
 
 @pytest.fixture(scope="module")

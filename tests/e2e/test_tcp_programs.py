@@ -33,7 +33,6 @@ Server(("", int(os.environ["PORT"])), Lines).serve_forever()
 pytestmark = [
     pytest.mark.usefixtures("engines"),
     pytest.mark.skipif(not is_root(), reason="programs need root"),
-    pytest.mark.xdist_group("platform-7"),
     pytest.mark.timeout(240),
 ]
 

@@ -14,7 +14,7 @@ from skerry.adapters.process.detached import open_pid
 from skerry.apps.supervisor.leftovers import find_leftovers
 from skerry.testing.platform import free_ports, tagged
 
-pytestmark = [pytest.mark.usefixtures("engines"), pytest.mark.xdist_group("platform-2"), pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.usefixtures("engines"), pytest.mark.timeout(180)]
 
 INSTALLED_EXAMPLE = "hello-edge"
 

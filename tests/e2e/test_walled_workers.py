@@ -33,7 +33,6 @@ CONFIG = """{ "name": "walled", "main": "index.js", "compatibility_date": "2026-
 pytestmark = [
     pytest.mark.usefixtures("engines"),
     pytest.mark.skipif(not is_root(), reason="gVisor needs root here"),
-    pytest.mark.xdist_group("platform-7"),
     pytest.mark.timeout(240),
 ]
 RUNSC = tools.find_runsc()

@@ -16,7 +16,6 @@ TREE = find_tree("skerry-probe")[0]
 
 pytestmark = [
     pytest.mark.usefixtures("engines"),
-    pytest.mark.xdist_group("platform-1"),
     pytest.mark.timeout(120),
     pytest.mark.skipif(os.geteuid() != 0, reason="control groups need root"),
     pytest.mark.skipif(TREE is None or not TREE.limits, reason="no CPU controller here"),

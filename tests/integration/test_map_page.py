@@ -12,7 +12,6 @@ from skerry.testing.own import OwnPlatform, ServedOwn, make_own_platform
 PROGRAM = find_chromium()
 pytestmark = [
     pytest.mark.skipif(PROGRAM is None, reason="no Chromium here (Debian: package chromium-headless-shell)"),
-    pytest.mark.xdist_group("chromium"),
 ]
 THREE = {"lhr": 3, "cur": 3, "sin": 2}
 Serve = Callable[[OwnPlatform], ServedOwn]

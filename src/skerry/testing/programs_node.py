@@ -76,6 +76,7 @@ class ProgramsNode:
         self._cut_off = False
         self._fetches = 0
         self._runtimes: list[ProgramRuntime] = []
+        self._microvm_engines: list[QemuEngine] = []
         self._places = Places(self.data, kind, self.root / "oci")
         self._microvms = MicrovmPlaces(self.data / "microvm", self.run / "microvm")
         self.tag = self._microvms.tag if kind == "microvm" else self._places.tag
@@ -112,7 +113,9 @@ class ProgramsNode:
 
     def _engine(self) -> SandboxEngine:
         if self.oci is None:
-            return QemuEngine(data=self._microvms.data, run=self._microvms.run)
+            engine = QemuEngine(data=self._microvms.data, run=self._microvms.run)
+            self._microvm_engines.append(engine)
+            return engine
         return OciEngine(self.oci, self.data, run_dir=self._places.run)
 
     async def kill_agent(self, runtime: Runtime) -> None:
@@ -155,11 +158,13 @@ class ProgramsNode:
             process.close()
 
     async def leftovers(self) -> list[str]:
-        """All that is there of instances."""
+        """All that is there of instances; machines that wait for the next ones are none."""
         tree, _ = find_tree(f"skerry-{self.tag}", controllers=ALL)
-        found = [f"group {name}" for name in (tree.names() if tree else ())]
-        found += [f"sandbox {name}" for name in sorted(self._sandboxes())]
-        found += [f"process {pid}" for pid in detached.find_tagged(self.tag)]
+        waiting = {name for engine in self._microvm_engines for name in engine.waiting}
+        theirs = {pid for name in waiting if tree is not None for pid in tree.open(name).pids()}
+        found = [f"group {name}" for name in (tree.names() if tree else ()) if name not in waiting]
+        found += [f"sandbox {name}" for name in sorted(self._sandboxes()) if name not in waiting]
+        found += [f"process {pid}" for pid in detached.find_tagged(self.tag) if pid not in theirs]
         found += [str(path) for place in ("records", "logs", "writable") for path in sorted((self.data / place).glob("*"))]
         found += [str(path) for path in sorted((self.data / "network" / "instances").glob("*"))]
         found += [line for line in detached.mounts() if str(self.root) in line and "/root/" in line]

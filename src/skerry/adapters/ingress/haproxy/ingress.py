@@ -63,6 +63,8 @@ from skerry.adapters.ingress.haproxy.tcp import FAILED, DoorStatistics, door_add
 from skerry.core.types.routes import RouteTable
 from skerry.ports.ingress import Counts, TargetStats, Unavailable
 
+START_TRIES, START_RETRY_S = 5, 0.2
+IN_USE = "Address already in use"  # HAProxy's words
 RESTARTS_AT_ONCE = 10  # in a minute; more often it is not killed but broken
 RESTART_DELAY_S = 1.0
 SWEEP_S = 1.0
@@ -113,8 +115,7 @@ class HAProxyIngress:
                 self._master = master
                 await self._take_over(master)
             else:
-                _refuse_taken_ports(settings)
-                await self._launch(master)
+                await self._first_launch(master)
         self._tasks = [asyncio.create_task(self._keep_running()), asyncio.create_task(self._keep_tidy())]
 
     async def apply(self, table: RouteTable) -> None:
@@ -182,6 +183,18 @@ class HAProxyIngress:
             await self._reload()
         else:
             await self._bring_up_to_date()
+
+    async def _first_launch(self, master: Master) -> None:
+        """A port that was free a moment ago may be held once more: by what a process that is just being made has inherited."""
+        for attempt in range(START_TRIES):
+            _refuse_taken_ports(self._settings)
+            try:
+                await self._launch(master)
+                return
+            except Unavailable as error:
+                if IN_USE not in str(error) or attempt == START_TRIES - 1:
+                    raise
+                await asyncio.sleep(START_RETRY_S)
 
     async def _launch(self, master: Master) -> None:
         await master.stop()  # what is left of one that was killed still has its ports

@@ -129,7 +129,9 @@ class MicroVm(ABC):
                 f"a machine of {self.started.guest_mib} MiB has no room for {limits.memory_mib_max} MiB: restart it"
             )
         wanted = host_limits(limits, self.settings, pids=self.pids_max)
-        above = max(wanted.memory_bytes or 0, self.process.group.usage().memory_bytes)  # the monitor itself gives nothing back
+        above, used = wanted.memory_bytes or 0, self.process.group.usage().memory_bytes
+        if used > above:  # the monitor gives nothing back, and a snapshot may have left it with pages that no program has
+            above = used + limits.memory_mib_max * MIB
         await self._talking().limit(fields.limits(limits))
         try:
             self.process.group.limit(msgspec.structs.replace(wanted, memory_bytes=above))

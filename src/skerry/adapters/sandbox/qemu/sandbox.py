@@ -55,14 +55,19 @@ class QemuSandbox(MicroVm):
 
     @contextlib.contextmanager
     def _room_for_all_of_it(self) -> Generator[None]:
-        """QEMU reads every page of the machine, and to read one that nobody ever wrote takes one, above the program's limit."""
+        """QEMU reads every page of the machine, and to read one that nobody ever wrote takes one, above the program's limit.
+
+        Those pages stay: the program may go on to use all that it could before.
+        """
         group, usual = self.process.group, host_limits(self._limits, self.settings, pids=self.pids_max)
+        before = group.usage().memory_bytes
         try:
             group.limit(replace(usual, memory_bytes=(usual.memory_bytes or 0) + self.started.guest_mib * MIB))
             yield
         finally:
             with contextlib.suppress(CgroupError):  # what is in use now is not taken away
-                group.limit(replace(usual, memory_bytes=max(usual.memory_bytes or 0, group.usage().memory_bytes)))
+                read = max(0, group.usage().memory_bytes - before)
+                group.limit(replace(usual, memory_bytes=(usual.memory_bytes or 0) + read))
 
     async def _ask(self, command: str) -> None:
         try:
