@@ -1,5 +1,6 @@
 """Machines that wait for the next start: it is one of them, nobody else's, and none is left over."""
 
+import asyncio
 import os
 import secrets
 import signal
@@ -9,6 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from skerry.adapters.cgroup.base import CgroupError
 from skerry.adapters.cgroup.probe import find_tree
 from skerry.adapters.process import detached
 from skerry.adapters.sandbox.microvm.settings import Settings
@@ -193,6 +195,31 @@ async def test_only_so_many_wait_and_they_end_with_their_engine(node: Node) -> N
     assert first not in node.left()
     await engine.aclose()
     assert second not in node.left()
+
+
+async def test_nothing_waits_on_when_the_making_of_one_was_broken_off(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = await node.open()
+    loading, fails = asyncio.Event(), [True]
+    erase = engine._erase
+
+    async def never(*_: object) -> None:
+        loading.set()
+        await asyncio.Event().wait()
+
+    async def busy_once(name: str) -> None:
+        if name != box.id and fails and fails.pop():
+            raise CgroupError("busy")
+        await erase(name)
+
+    box = await engine.start(node.spec())
+    monkeypatch.setattr(engine, "_load", never)
+    monkeypatch.setattr(engine, "_erase", busy_once)
+    monkeypatch.setattr(engine._warm, "_erase", busy_once)
+    await loading.wait()
+    await engine.remove(box.id)
+    await engine.aclose()
+    assert not fails
+    assert node.left() == []
 
 
 async def test_a_log_that_is_no_file_is_not_replaced_by_one(node: Node) -> None:

@@ -93,6 +93,11 @@ class QemuEngine(MicroVmEngine[QemuSandbox, Running, Base]):
 
     async def aclose(self) -> None:
         await self._warm.aclose()
+        for left in list(self._waiting.iterdir()) if self._waiting.is_dir() else ():  # its making was broken off
+            try:
+                await self._erase(left.name)
+            except (OSError, CgroupError) as error:
+                log.warning("warm_machine_left", name=left.name, error=str(error))  # the next engine removes it
         await super().aclose()
         self._origins.close()
 
