@@ -239,7 +239,8 @@ def _regret(cost: Floats, demand: Floats) -> Floats:
     others = cost.copy()
     others[rows, best] = np.inf
     second = others.min(axis=1)
-    more = np.where(demand > 0.0, demand * np.where(np.isfinite(second), second - first, np.inf), 0.0)
+    margin = np.where(np.isfinite(second), second - first, np.inf)
+    more = np.multiply(demand, margin, out=np.zeros(len(demand)), where=demand > 0.0)
     return sums(best, floats(more), cost.shape[1])
 
 
