@@ -129,5 +129,5 @@ def test_a_report_is_drawn_over_time_and_on_the_map(tmp_path: Path) -> None:
     *_, dots, rings = on_the_map(report).axes[0].collections
     assert len(dots.get_offsets()) == sum(place.offered_rps > 0 for place in report.places) > 0
     assert len(rings.get_offsets()) == sum(place.refused_share > 0.001 for place in report.places)
-    for path in draw(report, tmp_path / "pictures"):
+    for path in draw(report, tmp_path):
         assert path.read_bytes().startswith(b"\x89PNG")

@@ -44,7 +44,7 @@ def test_what_is_called_counts_as_in_the_nearest_site(cities: dict[str, City]) -
 
 def test_a_misspelt_place_is_refused_with_the_one_that_was_meant() -> None:
     scale = Scale(calls=(DataCalls(data="aws:eu-wset-2", per_request=1.0),))
-    assert scale_faults(scale, SITES) == ("calls: 'aws:eu-wset-2' is no place that is known; did you mean 'aws:eu-west-2'?",)
+    assert scale_faults(scale, SITES) == ("calls: 'aws:eu-wset-2' is no place that is known; perhaps 'aws:eu-west-2' is meant",)
     assert scale_faults(Scale(calls=(DataCalls(data="orders:eu", per_request=1.0),)), SITES) == ()
 
 

@@ -77,7 +77,7 @@ def run(
     from skerry.apps.sim.scenario import find, read
     from skerry.apps.sim.text import print_report
 
-    draw = _artist() if pictures is not None else None
+    draw = _artist(pictures) if pictures is not None else None
     found = read(find(scenario))
     found = replace(found, world=replace(found.world, seed=found.world.seed if seed is None else seed))
     methods = module.methods_of(tuple(baseline or ()))
@@ -94,12 +94,15 @@ def run(
     raise typer.Exit(1 if report.failed else 0)
 
 
-def _artist() -> "Callable[[SimReport, Path], tuple[Path, ...]]":
-    """Asked for before the long run, not after it."""
+def _artist(directory: Path) -> "Callable[[SimReport, Path], tuple[Path, ...]]":
+    """What keeps it from drawing is told before the long run, not after it."""
     try:
+        directory.mkdir(parents=True, exist_ok=True)
         from skerry.apps.sim.pictures import draw
     except ImportError as error:
         raise typer.BadParameter(f"pictures need matplotlib ({error}): pip install matplotlib, or make setup-dev") from error
+    except OSError as error:
+        raise typer.BadParameter(f"pictures cannot be written to {directory}: {error.strerror}") from error
     return draw
 
 

@@ -24,8 +24,7 @@ _NUMBER = re.compile(r"-?\d*\.?\d+")
 
 
 def draw(report: SimReport, directory: Path) -> tuple[Path, Path]:
-    """Writes `NAME-time.png` and `NAME-map.png`. Raises `OSError`."""
-    directory.mkdir(parents=True, exist_ok=True)
+    """Writes `NAME-time.png` and `NAME-map.png` into a directory that is there. Raises `OSError`."""
     written = directory / f"{report.scenario}-time.png", directory / f"{report.scenario}-map.png"
     for path, figure in zip(written, (over_time(report), on_the_map(report)), strict=True):
         figure.savefig(path, dpi=DPI)

@@ -77,15 +77,7 @@ async def deploy(layout: Layout, project: Path, target: Target, account_id: str,
         log_bytes_max=NO_FILE_LIMIT,
         tag=layout.tag,
     )
-    process = spawn(what, records=layout.records)
-    orphans.own(process.pid)
-    try:
-        status = await asyncio.wait_for(process.wait(), DEPLOY_S_MAX)
-    except TimeoutError:
-        status = None
-    finally:
-        await process.stop(grace_ms=0)
-        orphans.disown(process.pid)
+    status = await _ended(what, layout, orphans)
     if status != 0:
         said = "\n".join(read_log_tail(log).strip().splitlines()[-12:])
         how = f"ended with {status}" if status is not None else f"did not end within {DEPLOY_S_MAX:.0f} s"
@@ -105,18 +97,23 @@ async def deploy_services(layout: Layout, orphans: Orphans) -> tuple[str, ...]:
         log_bytes_max=NO_FILE_LIMIT,
         tag=layout.tag,
     )
-    process = spawn(what, records=layout.records)
-    orphans.own(process.pid)
-    try:
-        status = await asyncio.wait_for(process.wait(), DEPLOY_S_MAX)
-    except TimeoutError:
-        status = None
-    finally:
-        await process.stop(grace_ms=0)
-        orphans.disown(process.pid)
+    status = await _ended(what, layout, orphans)
     if status != 0:
         return (f"the example's services are not deployed; the log: {log}",)
     return tuple(read_log_tail(log).strip().splitlines())
+
+
+async def _ended(what: Spawn, layout: Layout, orphans: Orphans) -> int | None:
+    """Its exit status; None: it did not end in time, and was ended."""
+    process = spawn(what, records=layout.records)
+    orphans.own(process.pid)
+    try:
+        return await asyncio.wait_for(process.wait(), DEPLOY_S_MAX)
+    except TimeoutError:
+        return None
+    finally:
+        await process.stop(grace_ms=0)
+        orphans.disown(process.pid)
 
 
 def _env(layout: Layout, target: Target, account_id: str) -> dict[str, str]:

@@ -44,4 +44,4 @@ def outside_fault(name: str) -> str | None:
     if kind not in CITIES or is_outside(name):
         return None
     near = get_close_matches(place, CITIES[kind], n=1)
-    return f"{name[:64]!r} is no place that is known" + (f"; did you mean {f'{kind}:{near[0]}'!r}?" if near else "")
+    return f"{name[:64]!r} is no place that is known" + (f"; perhaps {f'{kind}:{near[0]}'!r} is meant" if near else "")

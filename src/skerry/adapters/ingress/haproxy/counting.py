@@ -14,6 +14,7 @@ import msgspec
 
 from skerry.adapters.ingress.haproxy.layout import LOOP, Assignment, app_backend
 from skerry.adapters.ingress.haproxy.settings import Limits
+from skerry.adapters.ingress.haproxy.statistics import stat_rows
 from skerry.core.types.ids import AccountId, AppName, InstanceId
 from skerry.kit.record import Record
 from skerry.ports.ingress import AppCount, Counts, InstanceCount
@@ -90,11 +91,8 @@ def show_slot(slot: str) -> str:
 
 def parse_slot(answer: str) -> SlotStatistics:
     """CSV with a header line that starts with "# "; empty statistics when it is none."""
-    head, _, body = answer.lstrip("\n").removeprefix("# ").partition("\n")
-    names = head.split(",")
     requests, servers = 0, dict[str, tuple[int, int, int]]()
-    for line in body.splitlines():
-        row = dict(zip(names, line.split(","), strict=False))
+    for row in stat_rows(answer):
         total, now = int(row.get("stot") or 0), int(row.get("scur") or 0)
         if row.get("svname") == "BACKEND":
             requests += total

@@ -21,6 +21,7 @@ from skerry.adapters.ingress.haproxy.plan import (
 )
 from skerry.adapters.ingress.haproxy.servers import server_options
 from skerry.adapters.ingress.haproxy.settings import Settings
+from skerry.adapters.ingress.haproxy.statistics import stat_rows
 from skerry.adapters.ingress.haproxy.tcp import is_door, parse_open
 from skerry.kit.record import Record
 
@@ -251,16 +252,12 @@ async def quiet(worker: Session, backends: Iterable[str]) -> frozenset[str]:
 
 def _parse_stat(answer: str) -> list[Traffic]:
     """CSV with a header line that starts with "# ". Loop servers are left out."""
-    head, _, rows = answer.lstrip("\n").partition("\n")
-    if not head.startswith("# "):
-        raise Refused(f"not statistics: {head[:200]!r}")
-    names = head[2:].split(",")
-    backend, name, current, total = (names.index(field) for field in ("pxname", "svname", "scur", "stot"))
-    fields = (row.split(",") for row in rows.splitlines() if row)
+    if not answer.lstrip("\n").startswith("# "):
+        raise Refused(f"not statistics: {answer.lstrip()[:200]!r}")
     return [
-        Traffic(backend=row[backend], name=row[name], in_flight=int(row[current] or 0), total=int(row[total] or 0))
-        for row in fields
-        if not row[name].startswith(LOOP)
+        Traffic(backend=row["pxname"], name=row["svname"], in_flight=int(row["scur"] or 0), total=int(row["stot"] or 0))
+        for row in stat_rows(answer)
+        if not row["svname"].startswith(LOOP)
     ]
 
 

@@ -19,6 +19,7 @@ import msgspec
 from skerry.adapters.ingress.haproxy.layout import LOOP, Layout, peer_tcp_backend
 from skerry.adapters.ingress.haproxy.servers import abstract, server_line
 from skerry.adapters.ingress.haproxy.settings import Settings
+from skerry.adapters.ingress.haproxy.statistics import stat_rows
 from skerry.core.policy.public_ports import PORTS_MAX
 from skerry.kit.record import Record
 
@@ -145,7 +146,7 @@ def parse_door(answer: str) -> DoorStatistics:
     """CSV with a header line that starts with "# "; empty statistics when it is none."""
     asked = refused = now = 0
     servers: dict[str, tuple[int, int]] = {}
-    for row in _rows(answer):
+    for row in stat_rows(answer):
         total = int(row.get("stot") or 0)
         if row.get("svname") == "FRONTEND":
             refused, now = int(row.get("dcon") or 0), int(row.get("scur") or 0)
@@ -158,7 +159,7 @@ def parse_door(answer: str) -> DoorStatistics:
 
 def parse_open(answer: str) -> dict[str, int]:
     """Of all public ports of a worker, by `show stat -1 1 -1`: users' connections now."""
-    return {row["pxname"]: int(row.get("scur") or 0) for row in _rows(answer) if is_door(row.get("pxname", ""))}
+    return {row["pxname"]: int(row.get("scur") or 0) for row in stat_rows(answer) if is_door(row.get("pxname", ""))}
 
 
 def is_door(name: str) -> bool:
@@ -168,9 +169,3 @@ def is_door(name: str) -> bool:
 
 def port_of(name: str) -> int:
     return int(name[3:].partition("-")[0])
-
-
-def _rows(answer: str) -> list[dict[str, str]]:
-    head, _, body = answer.lstrip("\n").removeprefix("# ").partition("\n")
-    names = head.split(",")
-    return [dict(zip(names, line.split(","), strict=False)) for line in body.splitlines() if line]
