@@ -108,23 +108,34 @@ def test_uv_is_given_what_pip_is_told(setup: ModuleType, monkeypatch: pytest.Mon
     assert env["SSL_CERT_FILE"] == "/etc/mine.pem"  # what is set already wins
 
 
-def check_skips(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def read_report(tmp_path: Path, *arguments: str, xml: str = REPORT) -> subprocess.CompletedProcess[str]:
     report = tmp_path / "report.xml"
-    report.write_text(REPORT)
-    command = [sys.executable, str(SCRIPTS / "skips.py"), str(report), *arguments]
+    report.write_text(xml)
+    command = [sys.executable, str(SCRIPTS / "report.py"), str(report), *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
 def test_a_skipped_test_fails_a_complete_machine(tmp_path: Path) -> None:
-    done = check_skips(tmp_path)
+    done = read_report(tmp_path)
     assert done.returncode == 1
     assert done.stdout == "skipped: tests.b::test_kernel: no kvm here\n"
 
 
 def test_a_skip_that_is_allowed_passes(tmp_path: Path) -> None:
-    assert check_skips(tmp_path, "--allow-skip", "no kvm").returncode == 0
+    assert read_report(tmp_path, "--allow-skip", "no kvm").returncode == 0
+
+
+def test_a_failed_test_is_told_in_a_few_lines(tmp_path: Path) -> None:
+    message = "&#10;".join(f"line {number}" for number in range(100))
+    done = read_report(
+        tmp_path, xml=f'<s><testcase classname="tests.c" name="test_d"><failure message="{message}"/></testcase></s>'
+    )
+    assert done.returncode == 1
+    lines = done.stdout.splitlines()
+    assert (lines[0], lines[1], lines[-1]) == ("failed: tests.c::test_d", "  line 0", "  line 99")
+    assert len(lines) < 20
 
 
 def test_a_missing_report_is_a_failure(tmp_path: Path) -> None:
-    command = [sys.executable, str(SCRIPTS / "skips.py"), str(tmp_path / "none.xml")]
+    command = [sys.executable, str(SCRIPTS / "report.py"), str(tmp_path / "none.xml")]
     assert subprocess.run(command, capture_output=True, check=False).returncode != 0
