@@ -26,7 +26,11 @@ EXTRAS: dict[str, dict[str, Entry]] = {
         "var/log/nginx/error.log": Link(target="/dev/stderr"),
     },
 }
-COMMANDS = {"nginx": ("nginx", "-g", "daemon off;"), "lighttpd": ("lighttpd", "-D", "-f", "/etc/lighttpd/lighttpd.conf")}
+COMMANDS = {
+    "lighttpd": ("lighttpd", "-D", "-f", "/etc/lighttpd/lighttpd.conf"),
+    "nginx": ("nginx", "-g", "daemon off;"),
+    "redis": ("redis-server", "--protected-mode", "no", "--dir", "/tmp"),
+}
 
 
 def base() -> dict[str, Entry]:
@@ -53,21 +57,36 @@ def from_packages(names: list[str]) -> Built:
     with tempfile.TemporaryDirectory() as scratch:
         root = Path(scratch, "root")
         wanted = dependencies(names)
-        subprocess.run(["apt-get", "download", "-q", *wanted], cwd=scratch, check=True, stdout=subprocess.DEVNULL)
+        asked("apt-get", "download", "-q", *wanted, place=scratch)
         for package in sorted(Path(scratch).glob("*.deb")):
-            subprocess.run(["dpkg", "-x", str(package), str(root)], check=True)
+            asked("dpkg", "-x", str(package), str(root), place=scratch)
         system = base() | tree_of(root)
-    program = names[0].partition("-")[0]
-    system |= EXTRAS.get(program, {})
-    command = COMMANDS.get(program, (program,))
+    short = names[0].partition("-")[0]
+    system |= EXTRAS.get(short, {})
+    command = COMMANDS.get(short) or (program_of(names[0], system),)
     return build([system], name=names[0], command=command, env=("PATH=/usr/sbin:/usr/bin:/sbin:/bin",), ports=(80,))
+
+
+def program_of(package: str, system: dict[str, Entry]) -> str:
+    """The program with the package's name, or with the first part of it."""
+    for name in (package, package.partition("-")[0]):
+        if any(f"{place}/{name}" in system for place in ("usr/sbin", "usr/bin", "sbin", "bin")):
+            return name
+    sys.exit(f"{package} has no program of its name: write its command into COMMANDS in {Path(__file__).name}")
+
+
+def asked(*command: str, place: str | None = None) -> str:
+    """What a tool of the distribution prints; ends with what it said if it fails."""
+    done = subprocess.run(command, cwd=place, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        sys.exit(f"{command[0]} {command[1]}: {done.stderr.strip() or f'status {done.returncode}'}")
+    return done.stdout
 
 
 def dependencies(names: list[str]) -> list[str]:
     """All packages that these need, as apt resolves them for an empty machine."""
     simulated = ["apt-get", "install", "-s", "-q", "--no-install-recommends", "-o", "Dir::State::status=/dev/null", *names]
-    done = subprocess.run(simulated, capture_output=True, text=True, check=True)
-    return sorted({line.split()[1].split(":")[0] for line in done.stdout.splitlines() if line.startswith("Inst ")})
+    return sorted({line.split()[1].split(":")[0] for line in asked(*simulated).splitlines() if line.startswith("Inst ")})
 
 
 def tree_of(root: Path) -> dict[str, Entry]:
