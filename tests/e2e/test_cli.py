@@ -218,6 +218,7 @@ async def test_our_wrangler_takes_our_options(platform: Platform, tmp_path: Path
     arguments = form.format(platform.data, account=account).split()
     said = await printed(platform, *arguments, cwd=project, SKERRY_DATA_DIR=str(tmp_path / "nowhere"))
     assert f"On this platform {name} answers at http://{name}.{account}.localhost:{platform.port}" in said
+    assert {item["state"] for item in await platform.instances(app=name)} & {"running", "asleep"}  # it waits for that
 
     async def answers() -> bool:
         return (await platform.get("cur", f"{name}.{account}")).text == "ours"

@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from skerry.adapters import machine, tools
 from skerry.adapters.cgroup.probe import find_tree
 from skerry.apps import doctor
+from skerry.apps.supervisor.ports import Wanted
 
 
 @pytest.fixture
@@ -50,6 +52,19 @@ def test_an_engine_without_which_no_worker_runs_is_missing_and_a_tool_of_benches
     monkeypatch.setattr(doctor, "ENGINES", ((lambda: absent, "all", True), (lambda: absent, "benches", False)))
     states = [finding.state for finding in doctor._engines()]
     assert states == ["missing", "limited"]
+
+
+@pytest.mark.parametrize(("running", "state"), [(None, "limited"), (77, "ok")])
+def test_ports_that_the_running_platform_has_are_in_order(
+    monkeypatch: pytest.MonkeyPatch, running: int | None, state: str
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        taken = Wanted(host="127.0.0.1", port=listener.getsockname()[1], use="users", option="--port")
+        monkeypatch.setattr(doctor, "PORTS", (taken,))
+        monkeypatch.setattr(doctor, "_running_pid", lambda: running)
+        (found,) = doctor._ports()
+    assert found.state == state
+    assert (f"pid {running or os.getpid()}") in found.found
 
 
 def test_the_kernel_setting_that_forbids_namespaces_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -203,6 +203,7 @@ def wrangler(context: typer.Context, data_dir: DataDirOption = None, account: Ac
             result = _run_in_foreground(command, {**os.environ, "WRANGLER_OUTPUT_FILE_PATH": str(output), **values})
             deployed = wrangling.read_deployed(output) if result == 0 else ()
         if deployed:
+            wrangling.wait_until_served(client, chosen.account, deployed)
             _print_urls(client, chosen, tuple(dict.fromkeys(entry.worker_name or "" for entry in deployed)))
     raise typer.Exit(result)
 

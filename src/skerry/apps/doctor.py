@@ -17,6 +17,8 @@ from skerry.adapters.sandbox.microvm import build, kvm
 from skerry.adapters.sandbox.oci.runtimes import has_systrap
 from skerry.apps.microvm_engine import find_choice
 from skerry.apps.supervisor.errors import UpError
+from skerry.apps.supervisor.layout import default_data_dir
+from skerry.apps.supervisor.lock import open_supervisor, read_platform
 from skerry.apps.supervisor.ports import Wanted, refuse_if_taken
 from skerry.kit.record import Record
 
@@ -266,6 +268,7 @@ def _memory() -> Iterator[Finding]:
 
 
 def _ports() -> Iterator[Finding]:
+    running = _running_pid()
     for wanted in PORTS:
         problem = ""
         try:
@@ -274,11 +277,21 @@ def _ports() -> Iterator[Finding]:
             problem = str(error)
         yield _judge(
             f"{wanted.host}:{wanted.port}",
-            problem or "free",
-            good=not problem,
-            disables="starting with the usual ports (unless it is Skerry that runs: skerry status)",
+            f"in use; Skerry runs (pid {running})" if problem and running else problem or "free",
+            good=not problem or running is not None,
+            disables="starting with the usual ports",
             remedy=f"skerry up {wanted.option} N",
         )
+
+
+def _running_pid() -> int | None:
+    """The supervisor of this user's platform, if one runs: then it is that which has the ports."""
+    platform = read_platform(default_data_dir())
+    process = open_supervisor(platform) if platform else None
+    if platform is None or process is None:
+        return None
+    process.close()
+    return platform.pid
 
 
 def _microvms() -> Iterator[Finding]:

@@ -6,13 +6,18 @@ import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from skerry.adapters import tools
 from skerry.kit.record import Record
 
+if TYPE_CHECKING:
+    from skerry.apps.client import Client
+
 OUTPUT_BYTES_MAX = 1 << 20
+SERVED_S_MAX = 60.0
 SIGNALLED = 128  # a shell's exit status for a child that a signal ended: this plus the signal
 
 
@@ -50,6 +55,15 @@ def read_deployed(path: Path) -> tuple[Deployed, ...]:
             with contextlib.suppress(msgspec.DecodeError):
                 found.append(msgspec.json.decode(line, type=Deployed))
     return tuple(entry for entry in found if entry.type in ("deploy", "version-deploy") and entry.worker_name)
+
+
+def wait_until_served(client: "Client", account: str, deployed: Sequence[Deployed]) -> None:
+    """Wrangler ends when a version is accepted; it answers a moment later. Raises `ClientError` if it does not start."""
+    from skerry.apps.programs import progress
+
+    for name, version in dict.fromkeys((entry.worker_name, entry.version_id) for entry in deployed):
+        if name and version:
+            progress.wait_until_served(client, account, name, version, seconds=SERVED_S_MAX, quiet=False)
 
 
 @contextlib.contextmanager
