@@ -137,6 +137,26 @@ async def test_worker_behind_assets(node: WorkerdNode, runtime: WorkerdRuntime) 
     assert await node.text(address, "/api/asset") == "about us"
 
 
+async def test_files_before_a_worker_of_another_runtime_that_moves(node: WorkerdNode, runtime: WorkerdRuntime) -> None:
+    first, second = [
+        await served(
+            node, runtime, node.shop.instance(name, f"export default {{ fetch() {{ return new Response('{name}'); }} }};")
+        )
+        for name in ("one", "two")
+    ]
+    outside = node.shop.instance("outside", ECHO, assets=node.shop.assets(SITE))
+    address = await runtime.outer.begin(outside, first)
+    assert await node.text(address, "/about") == "about us"
+    assert await node.text(address, "/api/x") == "one"
+    assert await runtime.outer.begin(outside, second) == address
+    async with asyncio.timeout(20):
+        while await node.text(address, "/api/x") != "two":  # until the process that knows the old one has been replaced
+            await asyncio.sleep(0.02)
+    await runtime.outer.end(outside.id)
+    assert not list(node.places.outer.iterdir())
+    assert not list(node.places.bindings.iterdir())
+
+
 async def test_worker_first(node: WorkerdNode, runtime: WorkerdRuntime) -> None:
     always = node.shop.assets(SITE, run_worker_first=True)
     some = node.shop.assets(SITE, run_worker_first=("/about*", "!/docs/*"))

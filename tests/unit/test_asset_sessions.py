@@ -284,9 +284,9 @@ async def test_sessions_end_and_are_swept(dialect: Dialect) -> None:
     assert (await dialect.store.range("asset-batches/")).entries == ()
 
 
-async def test_assets_behind_gvisor_are_refused(dialect: Dialect) -> None:
+async def test_assets_alone_are_nothing_to_put_into_gvisor(dialect: Dialect) -> None:
     token = await upload_all(dialect, SITE)
     files = form({"assets": {"jwt": token}, "compatibility_date": "2026-01-01", "skerry": {"isolation": "gvisor"}})
     async with dialect.client() as client:
         answer = await client.put(dialect.path("/workers/scripts/site"), files=files)
-    assert (answer.status_code, "has no static assets yet" in answer.text) == (400, True)
+    assert (answer.status_code, "There is no code to put into gVisor" in answer.text) == (400, True)

@@ -2,14 +2,15 @@
 
 Contract: `as_program` is quick, needs nobody else and gives the same program for the same version, so that the next agent goes on
 with what an earlier one began. `files` may fetch: it raises what the images port does (`ImagesUnavailable`: worth another try;
-`BadImage`: the version's own fault). For versions that are no Workers `files` and `mounts` are empty.
+`BadImage`: the version's own fault). `face` comes before `mounts`. For what is no Worker `files` and `mounts` are empty,
+and `face` and `seen` change nothing.
 """
 
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from skerry.core.types.app import Version
-from skerry.core.types.slices import NodeInstance
+from skerry.core.types.slices import NodeInstance, ObservedInstance
 from skerry.ports.sandbox import Mount, SandboxFile
 
 
@@ -22,8 +23,21 @@ class Walled(Protocol):
         """What such a program reads that is the version's own."""
         ...
 
-    def mounts(self, version: Version) -> tuple[Mount, ...]:
+    def mounts(self, instance: NodeInstance) -> tuple[Mount, ...]:
         """Directories of the node with sockets that it may connect to."""
+        ...
+
+    async def face(self, instance: NodeInstance, address: str) -> None:
+        """From here on users meet its static assets first, and behind them the program at `address`. Idempotent; a second time
+        with another address if it has moved. Survives the agent. Raises `ports.network.NetworkError`."""
+        ...
+
+    async def unface(self, instance_id: str) -> None:
+        """Idempotent, and right after half a `face`."""
+        ...
+
+    def seen(self, observed: ObservedInstance) -> ObservedInstance:
+        """The program as its users meet it: at the address of its assets, and not running before they are served."""
         ...
 
     def fault(self, version: Version, said: str) -> str:
@@ -44,8 +58,17 @@ class NoWalled:
     async def files(self, version: Version) -> tuple[SandboxFile, ...]:
         return ()
 
-    def mounts(self, version: Version) -> tuple[Mount, ...]:
+    def mounts(self, instance: NodeInstance) -> tuple[Mount, ...]:
         return ()
+
+    async def face(self, instance: NodeInstance, address: str) -> None:
+        return None
+
+    async def unface(self, instance_id: str) -> None:
+        return None
+
+    def seen(self, observed: ObservedInstance) -> ObservedInstance:
+        return observed
 
     def fault(self, version: Version, said: str) -> str:
         return ""

@@ -280,10 +280,10 @@ class Apps:
         if upload.assets is not None and upload.assets.token is None:
             check_config(upload.assets)
             stored = msgspec.structs.replace(stored, assets=previous.assets if previous else None)
-        if upload.isolation != "sandbox" and stored.assets is not None:
-            raise draft.invalid("A Worker in gVisor has no static assets yet; deploy them as an app of their own.")
         if stored.worker is None and stored.assets is None:
             raise draft.invalid("The upload has neither a main module nor assets.")
+        if upload.isolation != "sandbox" and stored.worker is None:
+            raise draft.invalid("There is no code to put into gVisor: the upload has assets alone. Leave `isolation` out.")
         return draft.sealed(
             Version(
                 id=self._repository.new_version_id(),

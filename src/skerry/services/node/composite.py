@@ -91,10 +91,12 @@ class CompositeRuntime:
                 listener.cancel()
 
     async def aclose(self, *, stop_instances: bool) -> None:
-        closing = [runtime.aclose(stop_instances=stop_instances) for runtime in self._all()]
-        for result in await asyncio.gather(*closing, return_exceptions=True):
-            if isinstance(result, BaseException):
-                raise result
+        """Programs first: those that are Workers stand on the other's ways in and out."""
+        try:
+            if self._programs is not None:
+                await self._programs.aclose(stop_instances=stop_instances)
+        finally:
+            await self._workers.aclose(stop_instances=stop_instances)
 
     def stats(self, instance_id: str) -> SandboxStats:
         return self._of(instance_id).stats(instance_id)

@@ -56,6 +56,16 @@ class Fronts:
         self._work[wanted.id] = asyncio.create_task(self._prepare(wanted, front, upstream))
         return front
 
+    async def lead(self, instance_id: str, upstream: str) -> None:
+        """Its worker is at another address now; the front's sockets stay."""
+        front = self._fronts[instance_id]
+        await cancel((self._work.pop(instance_id, None),))
+        if front.served is None:
+            self._work[instance_id] = asyncio.create_task(self._prepare(self._wanted[instance_id], front, upstream))
+        else:
+            front.served = msgspec.structs.replace(front.served, upstream=upstream)
+            self._host.put(front)
+
     async def prepared(self) -> None:
         """Returns when each front is served, refused, or waits for a second try."""
         await asyncio.gather(*(asyncio.shield(_first_try(task)) for task in self._work.values()))

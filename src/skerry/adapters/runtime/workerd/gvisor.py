@@ -1,6 +1,6 @@
 """A Worker as a program: the same engine with the same configuration, behind gVisor's wall in place of namespaces.
 
-    user ─► ingress ─► published address ─► gVisor's own network ─► workerd (http)
+    user ─► ingress ─► (its assets ─►) published address ─► gVisor's own network ─► workerd (http)
                                                  health check ───► workerd (health)
                        workerd ─► unix socket of the node's egress process, the only way out
 
@@ -17,12 +17,13 @@ from skerry.adapters.runtime.workerd import stderr
 from skerry.adapters.runtime.workerd.config import HEALTH_SOCKET, HTTP_SOCKET, Unsupported, app_config, encode_config
 from skerry.adapters.runtime.workerd.image import CONFIG, WorkerdImage
 from skerry.adapters.runtime.workerd.runtime import WorkerdRuntime
-from skerry.adapters.runtime.workerd.sandbox import EGRESS_DIRECTORY, WORKERD
+from skerry.adapters.runtime.workerd.sandbox import ASSETS_DIRECTORY, EGRESS_DIRECTORY, WORKERD
 from skerry.core.types.app import Version
 from skerry.core.types.ids import Digest
 from skerry.core.types.program import Health, HttpCheck, NetworkPolicy, Program
-from skerry.core.types.slices import NodeInstance
+from skerry.core.types.slices import NodeInstance, ObservedInstance
 from skerry.ports.images import BadImage, ImagesUnavailable
+from skerry.ports.network import NetworkError
 from skerry.ports.runtime import Unavailable
 from skerry.ports.sandbox import Mount, SandboxFile
 
@@ -88,9 +89,29 @@ class GvisorWorkers:
             raise BadImage(f"its code has {len(data):,} bytes; in gVisor at most {CONFIG_BYTES_MAX:,} are taken")
         return (SandboxFile(path=CONFIG, content=data, mode=0o400),)
 
-    def mounts(self, version: Version) -> tuple[Mount, ...]:
-        """What a Worker's sandbox sees of the node: the sockets of the way out."""
-        return () if version.worker is None else (Mount(source=str(self._workers.fleet.places.egress), target=EGRESS_DIRECTORY),)
+    def mounts(self, instance: NodeInstance) -> tuple[Mount, ...]:
+        """What a Worker's sandbox sees of the node: the sockets of the way out, and that of its own assets."""
+        if instance.version.worker is None:
+            return ()
+        assets = self._workers.outer.directory(instance.id)
+        return (
+            Mount(source=str(self._workers.fleet.places.egress), target=EGRESS_DIRECTORY),
+            *((Mount(source=str(assets), target=ASSETS_DIRECTORY),) if assets is not None else ()),
+        )
+
+    async def face(self, instance: NodeInstance, address: str) -> None:
+        if instance.version.worker is None or instance.version.assets is None:
+            return
+        try:
+            await self._workers.outer.begin(instance, address)
+        except OSError as error:
+            raise NetworkError(f"its assets have no address: {error.strerror}") from error
+
+    async def unface(self, instance_id: str) -> None:
+        await self._workers.outer.end(instance_id)
+
+    def seen(self, observed: ObservedInstance) -> ObservedInstance:
+        return self._workers.outer.seen(observed)
 
     def fault(self, version: Version, said: str) -> str:
         return (stderr.startup_error(said) or "") if version.worker is not None else ""

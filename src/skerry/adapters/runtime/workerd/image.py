@@ -14,7 +14,7 @@ from pathlib import Path
 from skerry.adapters.imagesources.opening import own_architecture
 from skerry.adapters.process.detached import write_private
 from skerry.adapters.runtime.workerd.engine import Engine
-from skerry.adapters.runtime.workerd.sandbox import EGRESS_DIRECTORY, HEALTH_DIRECTORY, WORKERD
+from skerry.adapters.runtime.workerd.sandbox import ASSETS_DIRECTORY, EGRESS_DIRECTORY, HEALTH_DIRECTORY, WORKERD
 from skerry.adapters.threads import whole
 from skerry.core.types.ids import Digest
 from skerry.core.types.program import Image, Layer
@@ -23,7 +23,7 @@ from skerry.kit.record import Record, decode, encode
 CONFIG = "/worker.bin"  # where the Worker's configuration is bound
 NAME = "workerd"
 _CHUNK_BYTES = 1 << 20
-_DIRECTORIES = ("tmp", "etc", "dev", "proc", "sys", HEALTH_DIRECTORY, EGRESS_DIRECTORY)
+_DIRECTORIES = ("tmp", "etc", "dev", "proc", "sys", HEALTH_DIRECTORY, EGRESS_DIRECTORY, ASSETS_DIRECTORY)
 _EMPTY = (CONFIG, "/etc/resolv.conf", "/etc/hosts")  # bound over: a read-only root cannot make them
 _LAYER_TYPE = "application/vnd.oci.image.layer.v1.tar"
 
@@ -108,7 +108,7 @@ def _make(engine: Engine) -> Made:
 
 def _fingerprint(engine: Engine) -> str:
     found = [(path, stat.st_size, stat.st_mtime_ns) for path in _sources(engine).values() for stat in (Path(path).stat(),)]
-    return _digest(repr(found).encode())
+    return _digest(repr((_DIRECTORIES, _EMPTY, found)).encode())
 
 
 def _sources(engine: Engine) -> dict[str, str]:

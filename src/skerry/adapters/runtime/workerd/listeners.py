@@ -41,6 +41,15 @@ def listen_tcp(host: str, port: int = 0) -> socket.socket:
     return listener
 
 
+def listen_again(address: str) -> socket.socket:
+    """At an address that one had before; where somebody else has the port now, at a new one. Raises `OSError`."""
+    host, _, port = address.rpartition(":")
+    host = host.strip("[]")
+    with contextlib.suppress(OSError):
+        return listen_tcp(host, int(port))
+    return listen_tcp(host)
+
+
 def listen_unix(path: Path, *, mode: int = 0o600) -> socket.socket:
     """A listener at `path`, which it replaces. Its directory decides who may reach it; `mode` who may connect."""
     path.unlink(missing_ok=True)

@@ -10,7 +10,6 @@ names that derive from the data directory, and a tag in each process's environme
 """
 
 import asyncio
-import contextlib
 import os
 import secrets
 import shutil
@@ -33,7 +32,8 @@ from skerry.adapters.runtime.workerd.egress import Egress
 from skerry.adapters.runtime.workerd.engine import describe_cpu, find_engine
 from skerry.adapters.runtime.workerd.fronts import Fronts, Listeners
 from skerry.adapters.runtime.workerd.instance import Instance, now_ms
-from skerry.adapters.runtime.workerd.listeners import address_of, listen_tcp
+from skerry.adapters.runtime.workerd.listeners import address_of, listen_again, listen_tcp
+from skerry.adapters.runtime.workerd.outer import OuterFronts
 from skerry.adapters.runtime.workerd.process import Fleet, SandboxedProcess, newest
 from skerry.adapters.runtime.workerd.settings import Places, Settings
 from skerry.adapters.runtime.workerd.trees import Trees
@@ -96,6 +96,7 @@ class WorkerdRuntime(Plain):
         self._changes = Changes()
         self._begun = False
         self._gone = asyncio.Event()  # something was removed since files were collected
+        self.outer = OuterFronts(places, address, lambda: self._fronts, self._gone.set)  # of Workers that another runtime runs
         self._background: list[asyncio.Task[None]] = []
 
     @property
@@ -134,6 +135,7 @@ class WorkerdRuntime(Plain):
             kept = _read_kept(path)
             if kept is not None:
                 await self._restore(kept, left, earlier)
+        self.outer.restore(earlier)
         for listener in earlier.values():
             listener.close()
         for process in left.values():
@@ -292,7 +294,7 @@ class WorkerdRuntime(Plain):
         answer on a Unix socket, for 20 % of one-byte bodies and nearly all large ones, and on TCP only now and then
         for bodies of some 100 kB.
         """
-        return earlier.pop(address, None) or self._listen_again(address or f"{BEHIND_HOST}:0")
+        return earlier.pop(address, None) or listen_again(address or f"{BEHIND_HOST}:0")
 
     def _keep(self, kept: Kept) -> None:
         self._wanted[kept.instance.id] = kept
@@ -340,7 +342,7 @@ class WorkerdRuntime(Plain):
             process = None
         dead = kept.dead and process is None
         life = Life(state="dead" if dead else "starting", since_ms=now_ms())
-        listener = earlier.pop(kept.address, None) or self._listen_again(kept.address)
+        listener = earlier.pop(kept.address, None) or listen_again(kept.address)
         self._place(wanted, kept.key, listener, earlier, life, upstream=kept.upstream)
         instance = self._instances.get(wanted.id)
         if instance is None:
@@ -351,12 +353,6 @@ class WorkerdRuntime(Plain):
             instance.resume_dead()
         else:
             instance.begin()
-
-    def _listen_again(self, address: str) -> socket.socket:
-        host, _, port = address.rpartition(":")
-        with contextlib.suppress(OSError):
-            return listen_tcp(host.strip("[]"), int(port))
-        return listen_tcp(host.strip("[]"))  # somebody else has the port now: a new address, which is reported
 
     async def _sweep(self) -> None:
         """Remove what belongs to nothing that is known: groups, tagged processes, sockets, trees, blobs."""
@@ -369,7 +365,7 @@ class WorkerdRuntime(Plain):
         for path in places.health.glob("*.sock"):
             if path.stem not in known:
                 path.unlink(missing_ok=True)
-        keys = {kept.key for kept in self._wanted.values()}
+        keys = {kept.key for kept in self._wanted.values()} | self.outer.keys()
         for path in places.bindings.glob("*"):
             if path.name not in keys:
                 self._fronts.remove_files(path.name)

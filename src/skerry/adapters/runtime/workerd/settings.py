@@ -52,6 +52,7 @@ class Places:
         self.data = data
         self.run = run
         self.instances = data / "instances"  # <id>.json: what has to run, and its address
+        self.outer = data / "outer"  # <id>.json: fronts of Workers that another runtime runs
         self.processes = data / "processes"  # records of processes
         self.logs = data / "logs"
         self.blobs = data / "blobs"  # content of modules and assets, by digest
@@ -67,7 +68,7 @@ class Places:
         return stable_id(str(self.data), length=8)
 
     def make(self) -> None:
-        for path in (self.data, self.instances, self.processes, self.logs, self.blobs, self.run):
+        for path in (self.data, self.instances, self.outer, self.processes, self.logs, self.blobs, self.run):
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
         for path in (self.health, self.bindings):
             path.mkdir(mode=0o700, exist_ok=True)

@@ -204,7 +204,7 @@ class ProgramInstance:
 
     def observed(self) -> ObservedInstance:
         version, life = self.kept.instance.version, self.life
-        return ObservedInstance(
+        observed = ObservedInstance(
             id=self.kept.instance.id,
             account=version.account,
             app=version.app,
@@ -217,6 +217,7 @@ class ProgramInstance:
             memory_bytes=self.stats.memory_bytes,
             detail=life.detail or (self._doing if life.state == "starting" else ""),
         )
+        return self._ground.walled.seen(observed)
 
     # Inside.
 

@@ -85,7 +85,7 @@ def sandbox_spec(
 ) -> SandboxSpec:
     """`files` come beside the program's own. Raises `BadProgram`."""
     program, version = kept.program(), kept.instance.version
-    sockets = ground.walled.mounts(version)
+    sockets = ground.walled.mounts(kept.instance)
     return SandboxSpec(
         id=kept.instance.id,
         rootfs=rootfs,

@@ -77,6 +77,15 @@ async def _publish(start: Start) -> None:
         )
 
 
+async def _face(start: Start) -> None:
+    if start.address is not None:
+        await start.ground.walled.face(start.kept.instance, start.address)
+
+
+async def _unface(ground: Ground, kept: Kept) -> None:
+    await ground.walled.unface(kept.instance.id)
+
+
 async def _prepare(start: Start) -> None:
     async with asyncio.timeout(start.ground.settings.image_ms_max / 1000):
         start.config = await start.ground.images.prepare(start.kept.program().image)
@@ -114,7 +123,11 @@ async def _end(ground: Ground, kept: Kept) -> None:
         await engine.remove(kept.instance.id)
 
 
-PLACED = (Step("joining the network", _join, _leave), Step("getting its address", _publish))
+PLACED = (
+    Step("joining the network", _join, _leave),
+    Step("getting its address", _publish),
+    Step("serving its assets", _face, _unface),
+)
 """Once for an instance."""
 
 LAUNCHED = (
