@@ -16,7 +16,7 @@ from skerry.ports.sandbox import ExecSpec, Exit, SandboxLimits
 from skerry.services.node.programs.runtime import ProgramRuntime
 from skerry.services.node.programs.settings import ProgramSettings
 from skerry.testing.contracts.runtime import address_of, becomes, find
-from skerry.testing.machine.agentry import Agentry, SimEngine
+from skerry.testing.machine.agentry import Agentry, SimEngine, SimSandbox
 from skerry.testing.machine.machine import Behaviour, SimulatedMachine
 from skerry.testing.machine.node import program_runtime
 from skerry.testing.programs import image, program_instance
@@ -281,6 +281,29 @@ def test_one_that_stops_answering_is_restarted_and_nobody_is_led_to_it() -> None
         assert (await becomes(node.runtime, wanted.id, "running")).restarts == 1
         log = b"".join([data async for data in node.runtime.logs(wanted.id, tail_bytes=1000, follow=False)])
         assert b"skerry: its health check failed 3 times in a row" in log
+
+    play(story)
+
+
+def test_one_that_is_stopped_for_its_snapshot_is_not_taken_for_sick(monkeypatch: pytest.MonkeyPatch) -> None:
+    takes_snapshot = SimSandbox.snapshot
+
+    async def long(sandbox: SimSandbox, directory: str) -> None:
+        box = sandbox._box
+        box.behaviour = replace(box.behaviour, status=500)
+        await asyncio.sleep(60)
+        box.behaviour = replace(box.behaviour, status=200)
+        await takes_snapshot(sandbox, directory)
+
+    async def story(node: Node) -> None:
+        monkeypatch.setattr(SimSandbox, "snapshot", long)
+        health = Health(check=HttpCheck(), interval_ms=1000, failures_max=3)
+        wanted = program_instance("app", Program(image=GOOD, port=8080, health=health))
+        await node.run(wanted, "running")
+        name = await node.runtime.snapshot(wanted.id)
+        await asyncio.sleep(10)
+        await node.runtime.forget_snapshot(name)
+        assert [(seen.state, seen.restarts) for seen in node.runtime.observe()] == [("running", 0)]
 
     play(story)
 

@@ -160,6 +160,8 @@ class ProgramsNode:
     async def leftovers(self) -> list[str]:
         """All that is there of instances; machines that wait for the next ones are none."""
         tree, _ = find_tree(f"skerry-{self.tag}", controllers=ALL)
+        for engine in self._microvm_engines:
+            await engine.settled()
         waiting = {name for engine in self._microvm_engines for name in engine.waiting}
         theirs = {pid for name in waiting if tree is not None for pid in tree.open(name).pids()}
         found = [f"group {name}" for name in (tree.names() if tree else ()) if name not in waiting]

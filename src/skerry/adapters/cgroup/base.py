@@ -15,7 +15,7 @@ from typing import Protocol
 
 from skerry.kit.record import Record
 
-KILL_ROUNDS_MAX = 200  # of 1 to 20 ms: a killed process is gone in a few ms unless the disk hangs
+KILL_S_MAX = 30.0  # a killed process is gone in a few ms, unless the disk hangs or a busy machine lets nobody end
 
 
 class CgroupError(Exception):

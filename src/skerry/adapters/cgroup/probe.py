@@ -2,10 +2,11 @@
 
 import asyncio
 import os
+import time
 from collections.abc import Collection
 from pathlib import Path
 
-from skerry.adapters.cgroup.base import KILL_ROUNDS_MAX, CgroupError, Tree
+from skerry.adapters.cgroup.base import KILL_S_MAX, CgroupError, Tree
 from skerry.adapters.cgroup.v1 import CONTROLLERS, V1Tree
 from skerry.adapters.cgroup.v2 import V2Tree
 
@@ -30,12 +31,13 @@ def find_tree(name: str, *, mounts: Path = MOUNTS, controllers: Collection[str] 
 
 async def end_group(tree: Tree, name: str) -> None:
     """Kill all processes of a group and remove it; safe to call twice, and for a group that is not there."""
-    group = tree.open(name)
-    for turn in range(KILL_ROUNDS_MAX):
+    group, deadline, pause_ms = tree.open(name), time.monotonic() + KILL_S_MAX, 1
+    while time.monotonic() < deadline:
         group.kill()
         if group.remove():
             return
-        await asyncio.sleep(min(20, turn + 1) / 1000)
+        await asyncio.sleep(pause_ms / 1000)
+        pause_ms = min(20, pause_ms + 1)
     raise CgroupError(f"group {name}: processes {group.pids()} do not end")
 
 

@@ -87,6 +87,7 @@ class V2Group:
         return read_pids_below(self.path)
 
     def kill(self) -> None:
+        write_if_there(self.path / "cpu.idle", "0")  # a busy machine leaves idle groups no time to end in
         if (self.path / "cgroup.kill").exists():
             write_if_there(self.path / "cgroup.kill", "1")
         elif self.path.exists():

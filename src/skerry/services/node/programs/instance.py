@@ -6,7 +6,7 @@ instance as its owner and ends with it.
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Generator
 from typing import Any
 
 from msgspec.structs import replace
@@ -37,6 +37,7 @@ class ProgramInstance:
         self.kept = kept
         self.sandbox: Sandbox | None = None
         self.stats = SandboxStats()
+        self._still = 0  # how many keep it from answering
         self.ready_at_ms = 0  # of this agent's monotonic clock: when it was last seen to become ready
         self._ground = ground
         self._save = save
@@ -292,7 +293,7 @@ class ProgramInstance:
 
     async def _stay(self, sandbox: Sandbox) -> None:
         """Until it ends by itself, or is ended since it is not healthy."""
-        sick = asyncio.ensure_future(self._doctor().sick(sandbox, awake=lambda: self.life.state in ("running", "asleep")))
+        sick = asyncio.ensure_future(self._doctor().sick(sandbox, awake=self._awake))
         ended = asyncio.ensure_future(self._end_of(sandbox))
         try:
             await asyncio.wait((ended, sick), return_when=asyncio.FIRST_COMPLETED)
@@ -300,6 +301,18 @@ class ProgramInstance:
         finally:
             await cancel((ended, sick))
         await self._over(verdict)
+
+    def _awake(self) -> bool:
+        return self.life.state in ("running", "asleep") and not self._still
+
+    @contextlib.contextmanager
+    def still(self) -> Generator[None]:
+        """Meanwhile it is stopped for our sake: that it answers nothing is no illness."""
+        self._still += 1
+        try:
+            yield
+        finally:
+            self._still -= 1
 
     async def _end_of(self, sandbox: Sandbox) -> Exit:
         """Who comes from the first moment on waits, while it is being learnt how it ended."""

@@ -203,7 +203,7 @@ class ProgramRuntime:
 
     async def snapshot(self, instance_id: str) -> str:
         instance, sandbox = self._able(instance_id, "snapshot")
-        with as_runtime_faults(instance_id):
+        with as_runtime_faults(instance_id), instance.still():
             return await self._snapshots.make(instance.kept, sandbox, engine_of(self._ground, instance.kept).facts)
 
     async def clone(self, snapshot: str, instance: NodeInstance) -> ObservedInstance:
