@@ -9,11 +9,12 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
 
 from skerry.apps.client import Client, ClientError
-from skerry.core.types.view import InstanceView
+from skerry.core.types.view import InstanceView, RolloutView
 
 LOOK_S = 0.3
 BAD_STATES = ("failed", "backoff")
 STARTS_GIVEN = 2  # a slow machine may need more than one for a guest
+PLACE_S = 2.0  # so long a decision may take
 BAD_S = 8.0  # so long an instance that keeps failing is given, since a first crash is often mended by a second try
 
 
@@ -42,7 +43,8 @@ class Bar:
 
 def wait_until_served(client: Client, account: str, app: str, version: str, *, seconds: float, quiet: bool) -> None:
     """Until an instance of the version serves. Raises `ClientError` with what keeps it from that."""
-    deadline, bad_since, said = time.monotonic() + seconds, 0.0, ""
+    began, bad_since, said = time.monotonic(), 0.0, ""
+    deadline = began + seconds
     while True:
         seen = [instance for instance in client.instances(account, app) if instance.version == version]
         if any(instance.state in ("running", "asleep") for instance in seen):
@@ -55,6 +57,8 @@ def wait_until_served(client: Client, account: str, app: str, version: str, *, s
         bad_since = (bad_since or now) if seen and all(map(_failed_before, seen)) else 0.0
         if (bad_since and now - bad_since > BAD_S) or any(instance.state == "failed" for instance in seen):
             raise ClientError(f"{app} does not start: {_worst(seen)}", hint=f"`skerry logs {app}` has what it wrote")
+        if not seen and now - began > PLACE_S:
+            _fail_if_blocked(client, account, app)
         if now > deadline:
             _give_up(client, account, app, seen, seconds)
         time.sleep(LOOK_S)
@@ -65,8 +69,18 @@ def _failed_before(instance: InstanceView) -> bool:
     return instance.state in BAD_STATES or (instance.state == "starting" and instance.restarts >= STARTS_GIVEN)
 
 
+def _fail_if_blocked(client: Client, account: str, app: str) -> None:
+    state = _rollout(client, account, app)
+    if state is not None and state.state == "blocked":
+        raise ClientError(f"{app} finds no place: {state.detail}", hint=f"`skerry explain {app}` tells of each city why not")
+
+
+def _rollout(client: Client, account: str, app: str) -> RolloutView | None:
+    return next((item.rollout for item in client.apps() if (item.account, item.app) == (account, app)), None)
+
+
 def _give_up(client: Client, account: str, app: str, seen: list[InstanceView], seconds: float) -> None:
-    state = next((item.rollout for item in client.apps() if (item.account, item.app) == (account, app)), None)
+    state = _rollout(client, account, app)
     why = _worst(seen) if seen else (state.detail if state and state.detail else "no city runs it yet")
     raise ClientError(
         f"{app} does not serve after {seconds:.0f} s: {why}", hint=f"`skerry explain {app}` tells where it may run and why"
