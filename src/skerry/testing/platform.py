@@ -208,7 +208,7 @@ class Platform:
         found = (await self.status())["instances"]
         return [i for i in found if site in (None, i["site"]) and app in (None, i["app"])]
 
-    async def settled(self, app: str, sites: set[str], *, limit_s: float = 30.0) -> None:
+    async def settled(self, app: str, sites: set[str], *, limit_s: float = 75.0) -> None:
         """Until the app's rollout is done and it serves in exactly these sites."""
         seen: dict[str, Any] = {}
 
@@ -241,7 +241,7 @@ class Platform:
         return found
 
     async def until(
-        self, holds: Callable[[], Awaitable[bool]], *, limit_s: float = 30.0, what: Callable[[], str] = lambda: ""
+        self, holds: Callable[[], Awaitable[bool]], *, limit_s: float = 75.0, what: Callable[[], str] = lambda: ""
     ) -> None:
         """Ask again and again; errors count as "not yet". Raises AssertionError after `limit_s`."""
         loop = asyncio.get_running_loop()

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable
 
 
-async def eventually(holds: Callable[[], object], *, timeout_s: float = 20, every_s: float = 0.01) -> None:
+async def eventually(holds: Callable[[], object], *, timeout_s: float = 60, every_s: float = 0.01) -> None:
     """Return once `holds()` is true; `TimeoutError` names what never came true."""
     for _ in range(int(timeout_s / every_s)):
         if holds():
