@@ -20,6 +20,7 @@ from skerry.apps.cli_base import chosen_account as _account
 from skerry.apps.cli_base import connect as _client
 from skerry.apps.cli_base import print_json as _print_json
 from skerry.apps.cli_base import where as _data_dir
+from skerry.apps.cli_help import Sections
 from skerry.apps.sim.cli import app as sim_app
 from skerry.apps.world.cli import app as world_app
 
@@ -32,6 +33,7 @@ EXPIRES_DAYS_MAX = 3650
 
 app = typer.Typer(
     name="skerry",
+    cls=Sections,
     help="An edge application platform on your own servers.",
     no_args_is_help=True,
     add_completion=False,

@@ -4,6 +4,7 @@ import pytest
 from typer.testing import CliRunner
 
 from skerry.apps.cli import app
+from skerry.apps.cli_help import SECTIONS
 
 COMMANDS = (
     "up", "down", "status", "env", "wrangler", "apps", "explain", "map", "sites", "nodes", "drain", "undrain", 
@@ -27,3 +28,11 @@ def test_every_command_has_a_text_an_example_and_json(command: str) -> None:
 def test_the_program_lists_its_commands() -> None:
     shown = CliRunner().invoke(app, ["--help"]).stdout
     assert all(command.split()[0] in shown for command in COMMANDS)
+
+
+def test_every_command_stands_where_one_looks_for_it() -> None:
+    shown = CliRunner().invoke(app, ["--help"]).stdout
+    assert "Others:" not in shown
+    named = [name for names in SECTIONS.values() for name in names]
+    assert len(named) == len(set(named))
+    assert all(f"\n  {name} " in shown for name in named)
