@@ -6,15 +6,24 @@ that the others start fast.
 
 import os
 import shlex
-import signal
-import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from skerry.apps import cli_demand, cli_maintenance, cli_plan, cli_rollout, cli_run, cli_scale, cli_settings, cli_talk, cli_top
+from skerry.apps import (
+    cli_backup,
+    cli_demand,
+    cli_maintenance,
+    cli_plan,
+    cli_rollout,
+    cli_run,
+    cli_scale,
+    cli_settings,
+    cli_talk,
+    cli_top,
+)
 from skerry.apps.cli_base import AccountOption, Before, DataDirOption, JsonOption, MicrovmEngineOption, WarmMicrovmsOption
 from skerry.apps.cli_base import chosen_account as _account
 from skerry.apps.cli_base import connect as _client
@@ -25,9 +34,7 @@ from skerry.apps.sim.cli import app as sim_app
 from skerry.apps.world.cli import app as world_app
 
 if TYPE_CHECKING:
-    from skerry.apps.client import Client
     from skerry.apps.config import HookConfig
-    from skerry.core.types.view import AccountView
 
 EXPIRES_DAYS_MAX = 3650
 
@@ -46,7 +53,9 @@ app.add_typer(account_app, name="account")
 app.add_typer(token_app, name="token")
 app.add_typer(sim_app, name="sim")
 app.add_typer(world_app, name="world")
-for commands in (cli_scale, cli_demand, cli_settings, cli_plan, cli_rollout, cli_run, cli_talk, cli_top, cli_maintenance):
+for commands in (
+    cli_scale, cli_demand, cli_settings, cli_plan, cli_rollout, cli_run, cli_talk, cli_top, cli_maintenance, cli_backup,
+):  # fmt: skip
     commands.add_to(app)
 
 
@@ -202,11 +211,11 @@ def wrangler(context: typer.Context, data_dir: DataDirOption = None, account: Ac
         values = wrangling.wrangler_env(client.target.dialect_url, client.target.token, chosen.account)
         command = wrangling.command(context.args)
         with wrangling.output_file() as output:
-            result = _run_in_foreground(command, {**os.environ, "WRANGLER_OUTPUT_FILE_PATH": str(output), **values})
+            result = wrangling.run_in_foreground(command, {**os.environ, "WRANGLER_OUTPUT_FILE_PATH": str(output), **values})
             deployed = wrangling.read_deployed(output) if result == 0 else ()
         if deployed:
             wrangling.wait_until_served(client, chosen.account, deployed)
-            _print_urls(client, chosen, tuple(dict.fromkeys(entry.worker_name or "" for entry in deployed)))
+            wrangling.print_urls(client, chosen, tuple(dict.fromkeys(entry.worker_name or "" for entry in deployed)))
     raise typer.Exit(result)
 
 
@@ -458,32 +467,6 @@ def main() -> None:
 
 def _ms(seconds: float | None) -> int | None:
     return None if seconds is None else round(seconds * 1000)
-
-
-def _run_in_foreground(command: list[str], environment: dict[str, str]) -> int:
-    """Its exit status as a shell gives it. Ctrl-C is the child's."""
-    child = subprocess.Popen(command, env=environment)
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        status = child.wait()
-    finally:
-        signal.signal(signal.SIGINT, before)
-    return status if status >= 0 else 128 - status
-
-
-def _print_urls(client: "Client", account: "AccountView", names: tuple[str, ...]) -> None:
-    """Where the apps really answer: wrangler prints a workers.dev address, which is not here."""
-    from skerry.apps.client import ClientError
-
-    try:
-        found = client.status()
-    except ClientError:
-        return
-    for item in found.apps:
-        if item.account == account.account and item.app in names:
-            print(f"\nOn this platform {item.app} answers at {item.url}")
-            for site in found.sites:
-                print(f"  {site.site}  {site.city:<16} curl --connect-to ::{site.address} {item.url}/")
 
 
 def _fail(message: str, *, hint: str, code: int) -> None:

@@ -4,7 +4,7 @@ from typer._click import Context, HelpFormatter  # typer gives them no public na
 from typer.core import TyperGroup
 
 SECTIONS: dict[str, tuple[str, ...]] = {
-    "A platform": ("up", "status", "doctor", "down"),
+    "A platform": ("up", "status", "doctor", "backup", "restore", "down"),
     "Apps": ("wrangler", "env", "run", "deploy", "apps", "scale", "rollout", "delete"),
     "What they do": ("instances", "logs", "exec", "cp", "top", "demand"),
     "Where, and why": ("explain", "map", "plan", "settings"),

@@ -3,6 +3,8 @@
 import contextlib
 import os
 import shutil
+import signal
+import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,6 +17,7 @@ from skerry.kit.record import Record
 
 if TYPE_CHECKING:
     from skerry.apps.client import Client
+    from skerry.core.types.view import AccountView
 
 OUTPUT_BYTES_MAX = 1 << 20
 SERVED_S_MAX = 60.0
@@ -64,6 +67,32 @@ def wait_until_served(client: "Client", account: str, deployed: Sequence[Deploye
     for name, version in dict.fromkeys((entry.worker_name, entry.version_id) for entry in deployed):
         if name and version:
             progress.wait_until_served(client, account, name, version, seconds=SERVED_S_MAX, quiet=False)
+
+
+def run_in_foreground(command: list[str], environment: dict[str, str]) -> int:
+    """Its exit status as a shell gives it. Ctrl-C is the child's."""
+    child = subprocess.Popen(command, env=environment)
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        status = child.wait()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    return status if status >= 0 else 128 - status
+
+
+def print_urls(client: "Client", account: "AccountView", names: tuple[str, ...]) -> None:
+    """Where the apps really answer: wrangler prints a workers.dev address, which is not here."""
+    from skerry.apps.client import ClientError
+
+    try:
+        found = client.status()
+    except ClientError:
+        return
+    for item in found.apps:
+        if item.account == account.account and item.app in names:
+            print(f"\nOn this platform {item.app} answers at {item.url}")
+            for site in found.sites:
+                print(f"  {site.site}  {site.city:<16} curl --connect-to ::{site.address} {item.url}/")
 
 
 @contextlib.contextmanager

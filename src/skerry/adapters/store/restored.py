@@ -11,8 +11,8 @@ from skerry.ports.store import Unavailable
 REVISIONS_SKIPPED = 1_000_000_000  # more than any store writes between two backups, and 2^53 holds millions of it
 
 
-def advance_revision(path: Path, *, by: int = REVISIONS_SKIPPED) -> int:
-    """Move a store's revision `by` ahead and forget its history; the new revision.
+def advance_revision(path: Path, *, by: int = REVISIONS_SKIPPED, at_least: int = 0) -> int:
+    """Move a store's revision `by` ahead, and to `at_least`, and forget its history; the new revision.
 
     A backup is behind what sites have seen: slices carry revisions as their generations, and whoever holds
     a higher one refuses them. What the store holds stays as it is; of its entries, the one that was written last
@@ -35,7 +35,7 @@ def advance_revision(path: Path, *, by: int = REVISIONS_SKIPPED) -> int:
         entry = Reader(stack.enter_context(closing(connect(path)))).get(newest[0].decode())
         assert entry is not None
         writer = Writer(connection, path, history_transactions_max=1, history_bytes_max=1)
-        writer.revision += by - 1
+        writer.revision = max(writer.revision + by, at_least) - 1
         rewrite = Transaction(checks=(), writes=((entry.key, entry.value),), size_bytes=len(entry.value))
         writer.commit([rewrite])  # bounds of 1 leave nothing of the history but this
         return writer.revision

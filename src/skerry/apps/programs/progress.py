@@ -21,7 +21,8 @@ BAD_S = 8.0  # so long an instance that keeps failing is given, since a first cr
 class Bar:
     """How much of an image has been sent; nothing where nobody looks."""
 
-    def __init__(self, *, quiet: bool) -> None:
+    def __init__(self, *, quiet: bool, doing: str = "sending") -> None:
+        self._doing = doing
         console = Console(file=sys.stderr, quiet=quiet)
         columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
         self._progress = Progress(*columns, console=console, transient=True, disable=quiet or not console.is_terminal)
@@ -37,7 +38,7 @@ class Bar:
     def tell(self, name: str, done: int, total: int) -> None:
         task = self._tasks.get(name)
         if task is None:
-            task = self._tasks[name] = self._progress.add_task(f"sending {name}", total=total)
+            task = self._tasks[name] = self._progress.add_task(f"{self._doing} {name}", total=total)
         self._progress.update(task, completed=done, total=total)
 
 
