@@ -12,7 +12,7 @@ import numpy as np
 from skerry.core.placement.solve.ask import Ints
 from skerry.core.placement.solve.columns import Instances
 from skerry.core.placement.solve.plan import Flows, Terms, Unserved
-from skerry.core.placement.solve.solution import Certificate, Solution
+from skerry.core.placement.solve.solution import Certificate, SitePrices, Solution
 from skerry.core.types.problem import Problem
 from skerry.core.worlds.faults import WorldError, meant, refuse, shown
 from skerry.kit.record import Record
@@ -42,10 +42,21 @@ class AppPrices(Record):
     homes: dict[str, str] = msgspec.field(default_factory=dict[str, str])
 
 
-class CertificateLine(Record):
-    """Prices that prove the bound. Of a site: J per millicore, per MiB of memory and per MiB of disk."""
+Levels = dict[str, dict[str, float]]
+
+
+class SitePricesLine(Record):
+    """Prices of sites. Of each: J per millicore, per MiB of memory and per MiB of disk. `levels`: app, home, J per request."""
 
     sites: dict[str, tuple[float, float, float]]
+    levels: Levels = msgspec.field(default_factory=dict[str, dict[str, float]])
+
+
+class CertificateLine(SitePricesLine):
+    """Prices that prove the bound; `others` do it together with these, where the homes of the apps `apart` are others."""
+
+    apart: tuple[str, ...] = ()
+    others: tuple[SitePricesLine, ...] = ()
     apps: dict[str, AppPrices] = msgspec.field(default_factory=dict[str, AppPrices])
 
 
@@ -220,11 +231,22 @@ def objective_line(terms: Terms) -> ObjectiveLine:
 def _certificate(problem: Problem, solution: Solution) -> Iterator[bytes]:
     """Without a proof, the prices alone: who goes on from the plan decides at them."""
     proof = solution.certificate
-    prices = solution.shadow if proof is None else proof.site_price
-    sites = {site.id: tuple(row) for site, row in zip(problem.sites, prices.tolist(), strict=True) if any(row)}
-    yield b'"certificate": {"sites": ' + _encoder.encode(sites) + b",\n"
+    prices = (SitePrices(solution.shadow),) if proof is None else proof.prices
+    first, *others = [_site_prices(problem, one) for one in prices]
+    yield b'"certificate": {"sites": ' + _encoder.encode(first.sites) + b",\n"
+    yield _field("levels", first.levels)
+    yield _field("apart", [problem.apps[app].app for app in proof.apart] if proof is not None else [])
+    yield _field("others", others)
     yield from _mapping("apps", _app_prices(problem, proof) if proof is not None else {}, last=True)
     yield b"},\n"
+
+
+def _site_prices(problem: Problem, prices: SitePrices) -> SitePricesLine:
+    levels: Levels = {}
+    for app, home, level in prices.levels:
+        levels.setdefault(problem.apps[app].app, {})[problem.sites[home].id] = level
+    named = zip(problem.sites, prices.price.tolist(), strict=True)
+    return SitePricesLine(sites={site.id: tuple(row) for site, row in named if any(row)}, levels=levels)
 
 
 def _app_prices(problem: Problem, proof: Certificate) -> dict[str, object]:

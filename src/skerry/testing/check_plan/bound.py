@@ -10,8 +10,12 @@ its cheapest site, instances by the request):
 p: an instance's price, its resources at λ, + high − low. knapsack(c): the most of Σ f (v − cost) with f ≤ demand, Σ f ≤ c.
 An app that calls data which may move is bounded over all homes: b above holds for the homes its prices are for; for all
 others instances count by the request, and each datum counts its share of the calls of a request that has all of them there.
+
+Several prices of sites prove together, where they say more of one choice of homes than of another: for the apps that stand
+apart, J is at least the least, over all their homes, of the most over the prices.
 """
 
+import heapq
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,20 +26,49 @@ from skerry.testing.check_plan.world import App, Floats, World
 
 def bound_of(world: World, certificate: Certificate, now: dict[str, dict[str, float]]) -> float:
     """Raises KeyError or ValueError where the certificate names what is not there, or a price is below 0."""
-    prices = np.zeros((len(world.sites), 3))
-    for site, price in certificate.sites.items():
-        prices[world.site_at[site]] = price
-    if prices.min(initial=0.0) < 0.0:
-        raise ValueError("a site price is below 0")
-    capacity = np.array([site.node * site.nodes * (1.0 - site.reserve) for site in world.sites.values()])
     callers: dict[str, int] = {}
     for app in world.apps.values():
         for data in app.calls:
             callers[data] = callers.get(data, 0) + 1
-    total = -float((prices * capacity).sum())
-    for name, app in world.apps.items():
-        total += _App(world, app, prices, now.get(name, {})).bound(certificate.apps.get(name, AppPrices()), callers)
-    return total
+    every = [certificate, *certificate.others]
+    constants = np.zeros(len(every))
+    tables = {name: np.zeros((len(every), len(world.sites))) for name in certificate.apart}
+    for number, prices in enumerate(every):
+        price = np.zeros((len(world.sites), 3))
+        for site, row in prices.sites.items():
+            price[world.site_at[site]] = row
+        if price.min(initial=0.0) < 0.0:
+            raise ValueError("a site price is below 0")
+        capacity = np.array([site.node * site.nodes * (1.0 - site.reserve) for site in world.sites.values()])
+        constants[number] = -float((price * capacity).sum())
+        for name, app in world.apps.items():
+            proof = certificate.apps.get(name, AppPrices())
+            part = _App(world, app, price, now.get(name, {}))
+            least = part.bound(proof if number == 0 else AppPrices(homes=proof.homes), callers)
+            if name in tables:
+                tables[name][number] = np.maximum(least, part.by_home(prices.levels.get(name, {}), proof, callers))
+            else:
+                constants[number] += least
+    return least_of_most(constants, list(tables.values()))
+
+
+def least_of_most(constants: Floats, tables: list[Floats]) -> float:
+    """The least, over a home for each app, of the most over prices of the constant and the homes' values: the least of all that
+    a choice of the first homes can still come to is looked at first."""
+    rest = [constants * 0.0]
+    for table in reversed(tables):
+        rest.insert(0, rest[0] + table.min(axis=1))
+    waiting: list[tuple[float, int, int, tuple[float, ...]]] = [(float((constants + rest[0]).max()), 0, 0, tuple(constants))]
+    pushed = 0
+    while True:
+        value, _, depth, total = heapq.heappop(waiting)
+        if depth == len(tables):
+            return value
+        after = np.array(total)[:, None] + tables[depth]
+        for home in np.flatnonzero(np.isfinite(after).all(axis=0)):
+            pushed += 1
+            reached = float((after[:, home] + rest[depth + 1]).max())
+            heapq.heappush(waiting, (reached, pushed, depth + 1, tuple(after[:, home].tolist())))
 
 
 class _App:
@@ -83,6 +116,51 @@ class _App:
             self._over_homes(here, constant + self._by_count(price), self._by_request(price, stays, near, question), question)
             for near in tangents
         )
+
+    def by_home(self, levels: dict[str, float], proof: AppPrices, callers: dict[str, int]) -> Floats:
+        """[S]: with its most called data there, wherever the others are. Where a level is said: the sites beside that home cost at
+        least as much, since the app may run no more at each than `most`."""
+        data, calls = self.world.data, self.app.calls
+        loose = {name: calls[name] for name in sorted(calls) if data[name].movable}
+        first = min(loose, key=lambda name: (-loose[name], name))
+        others = {name: call for name, call in loose.items() if name != first}
+        stays = sum((calls[name] * self._to(data[name].home) for name in calls if name not in loose), np.zeros(len(self.most)))
+        moves = {name: self._moving(name, callers[name]) for name in loose}
+        total, least = sum(loose.values()), np.full(len(self.most), -np.inf)
+        away = sum((calls[name] * self._to(proof.homes.get(name, data[name].home)) for name in loose), stays)
+        for near in (stays, away):
+            cost = self._by_request(self.price, stays, near, _Homes({}, loose, moves))
+            parts = {name: (loose[name] / total if total else 1.0 / len(loose)) * cost + moves[name] for name in loose}
+            least = np.maximum(least, parts[first] + sum(float(parts[name].min()) for name in others))
+        if others:
+            alone = self._by_request(self.price, stays, stays, _Homes({}, {first: loose[first]}, moves))
+            least = np.maximum(least, alone + moves[first])
+        for home, level in levels.items():
+            at = self.world.site_at[home]
+            found = self._at_home(at, level, stays, (loose[first], total), _Homes(proof.homes, others, moves))
+            least[at] = max(least[at], found + moves[first][at])
+        return least + self._by_count(self.price)
+
+    def _at_home(self, at: int, level: float, stays: Floats, calls: tuple[float, float], others: "_Homes") -> float:
+        """`calls`: of the data at home, and of all."""
+        to_home = self.world.site_rtt[:, at]
+        beside = self.world.weights.latency * calls[1] * to_home + self._floor(self.price) / self.app.rps_per_instance
+        extra = np.where(self.most >= self.least, np.maximum(0.0, level - beside), 0.0)
+        paid = float((extra * self.most)[self.open].sum()) * self.app.rps_per_instance
+        here = stays + calls[0] * to_home
+        if not others.calls:
+            cost = self.request(self.rtt + here) + self._floor(self.price) / self.app.rps_per_instance + extra
+            return float(self.rps @ np.minimum(cost[:, self.open].min(axis=1, initial=self.lost), self.lost)) - paid
+        away = sum(
+            (call * self._to(others.homes.get(name, self.world.data[name].home)) for name, call in others.calls.items()), here
+        )
+        total, found = sum(others.calls.values()), -np.inf
+        for near in (here, away):
+            cost = self._by_request(self.price, here, near, others, extra)
+            parts = [(call / total if total else 1.0 / len(others.calls)) * cost for call in others.calls.values()]
+            sum_ = sum(float((part + others.moves[name]).min()) for name, part in zip(others.calls, parts, strict=True))
+            found = max(found, sum_)
+        return found - paid
 
     def _counted(self, high: float, low: float) -> tuple[float, Floats]:
         """What count limits add, and the price of an instance with them."""
@@ -159,11 +237,12 @@ class _App:
             rest += float(((price[at] - floor[at]) * counts + move * np.abs(counts - self.now[at])).min())
         return rest
 
-    def _by_request(self, price: Floats, stays: Floats, near: Floats, question: "_Homes") -> Floats:
+    def _by_request(self, price: Floats, stays: Floats, near: Floats, question: "_Homes", extra: Floats | None = None) -> Floats:
         """[S]: what requests cost at least with all movable data there. For several data lateness counts only for metros
         that are late if data calls take as long as `near` says: any tangent of a convex cost is below it."""
         weights, limit = self.world.weights, self.app.latency_objective_ms
         each, calls = self._floor(price) / self.app.rps_per_instance, sum(question.calls.values())
+        each = each if extra is None else each + extra
         several = len(question.calls) > 1
         least = np.full((len(self.rps), len(self.most)), self.lost)
         sure = np.zeros(len(self.rps), dtype=np.bool_)

@@ -12,11 +12,19 @@ class AppPrices(msgspec.Struct):
     homes: dict[str, str] = {}
 
 
-class Certificate(msgspec.Struct):
-    """Prices of sites and of apps."""
+class SitePrices(msgspec.Struct):
+    """Prices of sites; of the apps that stand apart: home, then level."""
 
     sites: dict[str, tuple[float, float, float]]
-    apps: dict[str, AppPrices]
+    levels: dict[str, dict[str, float]] = {}
+
+
+class Certificate(SitePrices):
+    """Prices of sites and of apps, other prices of sites, and the apps whose homes these tell apart."""
+
+    apps: dict[str, AppPrices] = {}
+    apart: list[str] = []
+    others: list[SitePrices] = []
 
 
 class File(msgspec.Struct):

@@ -14,6 +14,7 @@ from skerry.core.placement.solve.arrays import floats, ordered, ranked, sums, up
 from skerry.core.placement.solve.ask import Ints
 from skerry.core.placement.solve.batch import Market, app_parts, decide_app, prove_part
 from skerry.core.placement.solve.books import Books
+from skerry.core.placement.solve.certify import Prover
 from skerry.core.placement.solve.columns import Columns, make_columns
 from skerry.core.placement.solve.costs import CHUNK, Costs
 from skerry.core.placement.solve.losses import reserve_for_losses
@@ -71,8 +72,11 @@ def proven_again(problem: Problem, before: Solution, after: Solution, spread: Sp
     columns = _columns(problem, before)
     homes = _inverse(columns.order.sites)[after.homes][columns.order.data]
     prover = Market.at(columns, columns.homes_now, _shadow(columns, after))
-    proofs = list(spread(partial(prove_part, prover, homes), app_parts(columns)))
-    bound, certificate = certified(columns, prover, proofs)
+    parts = app_parts(columns)
+    proofs = list(spread(partial(prove_part, prover, homes), parts))
+    whole = Prover(columns, upto(0), spread, parts)
+    whole.start(prover, proofs)
+    bound, certificate = certified(columns, whole.proven())
     return replace(after, bound=bound, certificate=certificate)
 
 

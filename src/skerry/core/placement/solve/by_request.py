@@ -121,7 +121,7 @@ def least_costs(columns: Columns, costs: Costs, shadow: Floats, apps: Ints, home
         app, rps = some[part][owner], demand.rps[rows]
         least = floats(costs.of(app, demand.metro[rows].astype(np.int64)).min(axis=1)) * (1.0 - SINGLE)
         found += sums(app, rps * np.minimum(least, _lost(columns, app)), columns.apps)
-    kept = _kept_at_least(columns, shadow)
+    kept = kept_at_least(columns, shadow)
     found += kept
     for app in apps[~fixed].tolist():
         found[app] = (
@@ -130,7 +130,7 @@ def least_costs(columns: Columns, costs: Costs, shadow: Floats, apps: Ints, home
     return found[apps] * (1.0 - SAFETY)
 
 
-def _kept_at_least(columns: Columns, shadow: Floats) -> Floats:
+def kept_at_least(columns: Columns, shadow: Floats) -> Floats:
     """[A]: what instances of now cost beyond what their requests pay: their end, or at most as much of their price."""
     now, move = columns.now, columns.problem.weights.move
     price = np.einsum("ik,ik->i", (columns.price + shadow)[now.site], columns.reserve[now.app])

@@ -12,6 +12,7 @@ are so however they are served, or those that are so with the data where it was 
 Data that several apps call counts its move in equal parts with each of them.
 """
 
+from copy import copy
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -66,7 +67,13 @@ def home_costs(columns: Columns, app: int, ask: Ask, homes: Ints, count_price: f
 
     Exact where it is least; elsewhere at most what it costs.
     """
-    data = columns.loose[app]
+    return costs_of_data(columns, app, ask, homes, columns.loose[app], count_price=count_price)
+
+
+def costs_of_data(
+    columns: Columns, app: int, ask: Ask, homes: Ints, data: Ints, *, count_price: float = 0.0, extra: Floats | None = None
+) -> HomeCosts:
+    """As `home_costs`, of some of its data; the question counts the calls of all others. `extra` [S]: J per request more."""
     calls = columns.calls_of(app, data)
     asked = replace(ask, price=floats(ask.price + count_price))
     nowhere, said = np.zeros(columns.sites), np.zeros(columns.sites)
@@ -75,14 +82,14 @@ def home_costs(columns: Columns, app: int, ask: Ask, homes: Ints, count_price: f
     moves = np.stack([moving_cost(columns, int(at)) for at in data])
     straight = len(data) > 1 and ask.latency_objective_ms is not None
     found = [
-        _least_over_homes(_Requests(columns, app, asked, calls, near), moves)
+        _least_over_homes(Requests(columns, app, asked, calls, near).raised(extra), moves)
         for near in ((nowhere, said) if straight else (nowhere,))
     ]
     best = int(np.argmax([costs.min(axis=1).sum() for costs in found]))
     return HomeCosts(data, found[best])
 
 
-def _least_over_homes(asked: "_Requests", moves: Floats) -> Floats:
+def _least_over_homes(asked: "Requests", moves: Floats) -> Floats:
     """[data, S]"""
     found, exact = asked.bounds(), np.zeros(moves.shape[1], dtype=np.bool_)
     for _ in range(moves.shape[1]):
@@ -97,7 +104,7 @@ def _least_over_homes(asked: "_Requests", moves: Floats) -> Floats:
     return asked.part[:, None] * found + moves
 
 
-class _Requests:
+class Requests:
     """X of one app.
 
     A way over s to the home is at least the shortest over any site: with K ≥ 1, RTT(m, s) + K · RTT(s, h) is at least
@@ -125,6 +132,14 @@ class _Requests:
             surely = (self._serve + near[allowed]).min(axis=1, initial=np.inf) >= ask.latency_objective_ms
             self._limit = ask.latency_objective_ms
             self._late = np.where(surely | (not several), late, 0.0)
+
+    def raised(self, extra: Floats | None) -> "Requests":
+        """With so much more J per request at each of all sites [S]."""
+        if extra is None:
+            return self
+        found = copy(self)
+        found._price = self._price + extra[self._sites]
+        return found
 
     def bounds(self) -> Floats:
         """[S]: at most X."""

@@ -6,7 +6,7 @@ the crowd's prices, softer first ─► homes of data that is called seldom ─�
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
@@ -15,7 +15,7 @@ import numpy as np
 from skerry.core.placement.solve.arrays import floats, ranked, sums
 from skerry.core.placement.solve.ask import Ints
 from skerry.core.placement.solve.columns import KINDS, Columns
-from skerry.core.placement.solve.costs import Costs
+from skerry.core.placement.solve.costs import Costs, calls_per_request
 from skerry.core.placement.solve.crowd import Crowd, crowd_of, drawn_by_data, fewer, made, movable, pair_rows, rows_of
 from skerry.core.placement.solve.equilibrium import Rows, joined, settled
 from skerry.core.placement.solve.homes import best_homes, home_prices
@@ -28,6 +28,8 @@ FROM_NOTHING_MS = ((30.0, 3), (20.0, 2), (12.0, 2), (8.0, 2), (5.0, 3))  # softn
 FINER_MS = ((4.0, 3), (2.5, 3), (1.6, 3), (1.0, 3), (0.6, 3))
 AGAIN_MS = ((4.0, 2), (2.0, 3), (1.0, 3), (0.5, 4))
 TRIED_MS = ((12.0, 2), (6.0, 2), (3.0, 3))
+ELSEWHERE_MS = ((4.0, 2), (1.0, 3), (0.5, 3))
+ELSEWHERE_ROWS = (1_500, 2_500)
 COARSE_ROWS = (2_500, 2_500)
 TRIED_ROWS = (1_200, 1_800)  # the largest, and those that stand for the others
 SOFT_MS = 0.5  # at which everybody is decided
@@ -43,11 +45,11 @@ class Spread(Protocol):
 
 @dataclass(frozen=True)
 class Giants:
-    """Which apps are tried home by home."""
+    """Which apps are tried home by home: by what they ask for, and by how often they call their data for it."""
 
-    most: int = 3
-    share: float = 0.01  # of all that is asked of a kind, at least
-    homes: int = 8  # that are tried
+    most: int = 6
+    share: float = 0.005  # of all that is asked of a kind, times calls per request, at least
+    homes: int = 4  # that are tried
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,32 @@ class Priced:
     proving: Floats
     shadow: Floats
     homes: Ints
+    elsewhere: "Elsewhere"
+
+
+@dataclass(frozen=True)
+class Elsewhere:
+    """The prices there would be with the homes of the largest apps at other places."""
+
+    asking: "_Asking"
+    homes: Ints
+    proving: Floats
+
+    @property
+    def apps(self) -> Ints:
+        """The largest, whose data is theirs to move."""
+        return self.asking.large
+
+    def at(self, homes: Sequence[int]) -> Floats:
+        """A home for all data of each of `apps`."""
+        columns = self.asking.columns
+        found, fixed = self.homes.copy(), np.zeros(columns.apps, dtype=np.bool_)
+        fixed[self.apps] = True
+        for app, home in zip(self.apps.tolist(), homes, strict=True):
+            found[columns.own[app]] = home
+        crowd = replace(self.asking, large=self.apps[:0]).rows(found, fixed)
+        parts = [fewer(crowd, *ELSEWHERE_ROWS), *(_exact_rows(columns, app, found) for app in self.apps.tolist())]
+        return settled(joined(parts, columns.sites), columns.capacity * FULL, self.proving, _soft(columns, ELSEWHERE_MS)).price
 
 
 def shadow_prices(columns: Columns, giants: Giants, spread: Spread) -> Priced:
@@ -70,15 +98,15 @@ def shadow_prices(columns: Columns, giants: Giants, spread: Spread) -> Priced:
     some = fewer(asking.rows(homes, fixed), *COARSE_ROWS)
     price = settled(some, have, np.zeros((columns.sites, KINDS)), _soft(columns, FROM_NOTHING_MS)).price
     homes = _homes_at(columns, weak, homes, price, spread)
-    price = proving = settled(asking.rows(homes, fixed), have, price, _soft(columns, FINER_MS)).price
+    price = settled(asking.rows(homes, fixed), have, price, _soft(columns, FINER_MS)).price
     for app in large.tolist():
         trial = _Trial(columns, app, fewer(asking.but(app).rows(homes, fixed), *TRIED_ROWS), homes, price)
         homes, price = trial.best(giants, spread)
         fixed[app] = True
-    price = settled(asking.rows(homes, fixed), have, price, _soft(columns, AGAIN_MS)).price
-    homes = _homes_at(columns, np.flatnonzero(drawn & ~fixed), homes, price, spread)
-    price = settled(asking.rows(homes, ~nobody), have, price, _soft(columns, AGAIN_MS)).price
-    return Priced(proving, price, homes)
+    proving = settled(asking.rows(homes, fixed), have, price, _soft(columns, AGAIN_MS)).price
+    homes = _homes_at(columns, np.flatnonzero(drawn & ~fixed), homes, proving, spread)
+    price = settled(asking.rows(homes, ~nobody), have, proving, _soft(columns, AGAIN_MS)).price
+    return Priced(proving, price, homes, Elsewhere(asking, homes, proving))
 
 
 def _soft(columns: Columns, ms: Sequence[tuple[float, int]]) -> list[tuple[float, int]]:
@@ -99,7 +127,7 @@ def _units(columns: Columns) -> Floats:
 def _giants(columns: Columns, giants: Giants) -> Ints:
     """The largest apps that are drawn by data that is theirs to move, the largest first."""
     units = _units(columns)
-    share = (units / np.maximum(units.sum(axis=0), 1e-300)).max(axis=1, initial=0.0)
+    share = (units / np.maximum(units.sum(axis=0), 1e-300)).max(axis=1, initial=0.0) * calls_per_request(columns)
     share = np.where(drawn_by_data(columns), share, 0.0)
     some = ranked(-share, giants.most)
     return some[share[some] >= giants.share]

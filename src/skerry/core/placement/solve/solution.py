@@ -1,15 +1,13 @@
 """The record of a whole decision, in the order of the problem it answers."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from skerry.core.placement.solve.arrays import floats, ordered, sums
 from skerry.core.placement.solve.ask import Ints
-from skerry.core.placement.solve.batch import Market, Proof
 from skerry.core.placement.solve.books import Books
-from skerry.core.placement.solve.bound import SAFETY
+from skerry.core.placement.solve.certify import AtPrices, Proven
 from skerry.core.placement.solve.columns import Columns, Instances
 from skerry.core.placement.solve.losses import unsafe_apps
 from skerry.core.placement.solve.plan import Flows, Terms, Unserved, serve_of, terms_of
@@ -18,10 +16,20 @@ from skerry.core.types.problem import PRIORITY_NEUTRAL, Floats
 
 
 @dataclass(frozen=True)
-class Certificate:
-    """The prices that prove a bound (see `bound` and `homes`), in the caller's order."""
+class SitePrices:
+    """One set of prices of sites, with the levels (app, home, J per request) that `apart` tells of."""
 
-    site_price: Floats  # [S, (cpu_millicores, memory_mib, disk_mib)] J per unit
+    price: Floats  # [S, (cpu_millicores, memory_mib, disk_mib)] J per unit
+    levels: tuple[tuple[int, int, float], ...] = ()
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """The prices that prove a bound (see `bound`, `homes` and `apart`), in the caller's order. At the first prices of sites apps
+    have metro and count prices; at the others everybody counts by the request."""
+
+    prices: tuple[SitePrices, ...]
+    apart: tuple[int, ...]  # apps whose homes are chosen together
     metro_price: Floats  # per row of the problem's demand, J per rps; not a number: what the cheapest site costs, by the request
     count_price: Floats  # [A, (max_total, min_total)] J per instance
     homes: tuple[tuple[int, int, int], ...]  # app, data, site: of movable data, where it is for the app's metro prices
@@ -70,37 +78,43 @@ def app_totals(columns: Columns, books: Books) -> Floats:
     return total + np.array([columns.moved_homes_cost(app, draft.homes) for app in range(columns.apps)])
 
 
-def bound_of(columns: Columns, prover: Market, proofs: Sequence[Proof]) -> float:
-    """What the proofs add up to."""
-    least = sum(float(proof.least.sum()) for proof in proofs)
-    size = sum(float(np.abs(proof.least).sum()) for proof in proofs)
-    used = float((columns.capacity_exact * prover.shadow).sum())
-    return least - used - SAFETY * (size + used)
-
-
-def finished(columns: Columns, books: Books, shadow: Floats, prover: Market, proofs: Sequence[Proof]) -> Solution:
+def finished(columns: Columns, books: Books, shadow: Floats, proof: Proven) -> Solution:
     """The solution in the caller's order, with its bound. `shadow`: what the next decision goes on at."""
-    return in_callers_order(columns, books, shadow, certified(columns, prover, proofs))
+    return in_callers_order(columns, books, shadow, certified(columns, proof))
 
 
-def certified(columns: Columns, prover: Market, proofs: Sequence[Proof]) -> tuple[float, Certificate]:
+def certified(columns: Columns, proof: Proven) -> tuple[float, Certificate]:
     """The bound, and what proves it, in the caller's order."""
     order = columns.order
     metro_price, count_price = np.zeros(len(order.pairs)), np.zeros((columns.apps, 2))
     homes: list[tuple[int, int, int]] = []
-    for proof in proofs:
-        count_price[proof.apps] = proof.count_price
-        start = int(columns.problem.demand.start[proof.apps[0]]) if len(proof.apps) else 0
-        metro_price[start : start + len(proof.metro_price)] = proof.metro_price
-        callers = np.repeat(proof.apps, [len(columns.loose[int(app)]) for app in proof.apps])
-        rows = (order.apps[callers], order.data[proof.homes[0]], order.sites[proof.homes[1]])
+    for part in proof.prices[0].proofs:
+        count_price[part.apps] = part.count_price
+        start = int(columns.problem.demand.start[part.apps[0]]) if len(part.apps) else 0
+        metro_price[start : start + len(part.metro_price)] = part.metro_price
+        callers = np.repeat(part.apps, [len(columns.loose[int(app)]) for app in part.apps])
+        rows = (order.apps[callers], order.data[part.homes[0]], order.sites[part.homes[1]])
         homes += [(int(app), int(data), int(site)) for app, data, site in zip(*rows, strict=True)]
     by_caller = np.empty_like(metro_price)
     by_caller[order.pairs] = metro_price
     certificate = Certificate(
-        _placed(prover.shadow, order.sites), by_caller, _placed(count_price, order.apps), tuple(sorted(homes))
+        prices=tuple(SitePrices(_placed(one.shadow, order.sites), _levels(columns, proof.apart, one)) for one in proof.prices),
+        apart=tuple(order.apps[proof.apart].tolist()),
+        metro_price=by_caller,
+        count_price=_placed(count_price, order.apps),
+        homes=tuple(sorted(homes)),
     )
-    return bound_of(columns, prover, proofs), certificate
+    return proof.bound, certificate
+
+
+def _levels(columns: Columns, apart: Ints, prices: AtPrices) -> tuple[tuple[int, int, float], ...]:
+    order = columns.order
+    found = [
+        (int(order.apps[app]), int(order.sites[home]), float(table.level[home]))
+        for app, table in zip(apart.tolist(), prices.tables, strict=True)
+        for home in table.looked_at()
+    ]
+    return tuple(sorted(found))
 
 
 def _placed(values: Floats, where: Ints) -> Floats:

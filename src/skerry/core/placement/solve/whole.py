@@ -10,19 +10,17 @@ from functools import partial
 
 import numpy as np
 
+from skerry.core.placement.solve.apart import first_home
 from skerry.core.placement.solve.arrays import floats, ranked, upto
-from skerry.core.placement.solve.ask import Ints
-from skerry.core.placement.solve.batch import Market, Proof, app_parts, draft_of, prove_part, solve_part
+from skerry.core.placement.solve.batch import Market, Proof, app_parts, draft_of, solve_part
 from skerry.core.placement.solve.books import Books
+from skerry.core.placement.solve.certify import Plan, Prover, proven
 from skerry.core.placement.solve.columns import Columns, make_columns
 from skerry.core.placement.solve.mend import repaired
 from skerry.core.placement.solve.prices import Giants, Spread, shadow_prices, soft_of
 from skerry.core.placement.solve.repair import decide_anew
-from skerry.core.placement.solve.solution import Solution, app_totals, bound_of, finished
+from skerry.core.placement.solve.solution import Solution, app_totals, finished
 from skerry.core.types.problem import Floats, Problem
-
-FAR = 0.25  # of J: a bound that is so far below it is tried at lower prices
-FEWER = (0.7, 0.4, 0.15, 0.0)
 
 
 @dataclass(frozen=True)
@@ -31,6 +29,7 @@ class Settings:
 
     giants: Giants = field(default_factory=Giants)
     improved: int = 1_500  # apps that decide once more in the room that is left, the farthest above their bound first
+    prices: int = 5  # that the bound is proven at, at most
     gain_min: float = 0.001  # of an app's J: less is no reason to change what runs
 
 
@@ -54,26 +53,12 @@ def place_all(
     repaired(books, market)
     improved(books, market, proofs, settings)
     repaired(books, market)
-    prover, proofs = proven(books, prover, proofs, spread, chunks)
-    return finished(columns, books, priced.proving, prover, proofs)
-
-
-def proven(
-    books: Books, prover: Market, proofs: Sequence[Proof], spread: Spread, chunks: Sequence[Ints]
-) -> tuple[Market, Sequence[Proof]]:
-    """The better proof, where one is far below the plan: at parts of its prices, too. (Data that several apps call may move in
-    the bound, but not in the prices; at no prices at all the bound is at least 0.)"""
-    columns = books.columns
-    best, total = bound_of(columns, prover, proofs), float(app_totals(columns, books).sum())
-    if best >= total * (1.0 - FAR):
-        return prover, proofs
-    for part in FEWER:
-        at = Market.at(columns, prover.homes, prover.shadow * part)
-        found = list(spread(partial(prove_part, at, books.homes), chunks))
-        value = bound_of(columns, at, found)
-        if value > best:
-            best, prover, proofs = value, at, found
-    return prover, proofs
+    elsewhere = priced.elsewhere
+    plan = Plan(
+        float(app_totals(columns, books).sum()), tuple(first_home(columns, int(app), books.homes) for app in elsewhere.apps)
+    )
+    proof = proven(Prover(columns, elsewhere.apps, spread, chunks), (prover, proofs), plan, elsewhere, settings.prices)
+    return finished(columns, books, priced.proving, proof)
 
 
 def improved(books: Books, market: Market, proofs: Sequence[Proof], settings: Settings) -> None:

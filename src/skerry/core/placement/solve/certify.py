@@ -1,0 +1,140 @@
+"""The bound of a whole plan: at the prices everybody was decided at, and at those that large apps' other homes would bring.
+
+each app's part at the first prices ─► the choice of homes that the bound allows ─► its own prices, everybody's part there
+                                   ─► again, until the choice is the plan's or there are prices enough
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+
+from skerry.core.placement.solve.apart import LOOKED_AT, Chosen, HomeTable, least_of_most
+from skerry.core.placement.solve.arrays import floats, ranked
+from skerry.core.placement.solve.ask import Ints
+from skerry.core.placement.solve.batch import Market, Proof, prove_part
+from skerry.core.placement.solve.bound import SAFETY
+from skerry.core.placement.solve.by_request import kept_at_least
+from skerry.core.placement.solve.columns import Columns
+from skerry.core.placement.solve.prices import Elsewhere, Spread
+from skerry.core.types.problem import Floats
+
+FAR = 0.25  # of J: a bound that is so far below it is tried at lower prices
+FEWER = (0.7, 0.4, 0.15, 0.0)
+CLOSE = 0.01  # of J: nearer than this, no more prices are looked for
+
+
+@dataclass(frozen=True)
+class AtPrices:
+    """Everybody's part of the bound at one set of prices. `tables`: of the large apps, which `constant` does not have."""
+
+    shadow: Floats
+    proofs: Sequence[Proof]
+    constant: float
+    tables: tuple[HomeTable, ...]
+
+
+@dataclass(frozen=True)
+class Proven:
+    """What proves the bound: `apart` are the large apps, the first of the prices has metro and count prices of apps."""
+
+    bound: float
+    apart: Ints
+    prices: tuple[AtPrices, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the plan costs, and the homes of the large apps in it."""
+
+    total: float
+    homes: tuple[int, ...]
+
+
+class Prover:
+    """Collects prices while they raise the bound."""
+
+    def __init__(self, columns: Columns, apart: Ints, spread: Spread, parts: Sequence[Ints]) -> None:
+        self._columns, self._apart, self._spread, self._parts = columns, apart, spread, parts
+        self._near = columns.homes_now.copy()
+        self._prices: list[AtPrices] = []
+
+    def start(self, prover: Market, proofs: Sequence[Proof]) -> Chosen:
+        """The first prices; the homes that go with their proofs are those that tangents are nearest to from now on."""
+        for proof in proofs:
+            self._near[proof.homes[0]] = proof.homes[1]
+        self._prices.append(self._at(prover, proofs, searched=True))
+        return self.least()
+
+    def also(self, shadow: Floats) -> Chosen:
+        """At other prices, too."""
+        market = Market.at(self._columns, self._columns.homes_now, shadow)
+        proofs = list(self._spread(partial(prove_part, market, self._near), self._parts))
+        self._prices.append(self._at(market, proofs, searched=False))
+        return self.least()
+
+    def forget(self) -> None:
+        """The last prices did not help."""
+        self._prices.pop()
+
+    def least(self) -> Chosen:
+        """What they prove together, and the homes of the large apps that it is reached with: looked at until it is exact."""
+        constants = np.array([one.constant for one in self._prices])
+        while True:
+            tables = [np.stack([one.tables[at].least for one in self._prices]) for at in range(len(self._apart))]
+            chosen = least_of_most(constants, tables)
+            if not any([self._look_at(at, home, constants, tables) for at, home in enumerate(chosen.homes)]):
+                return chosen
+
+    def proven(self) -> Proven:
+        return Proven(self.least().value, self._apart, tuple(self._prices))
+
+    def _at(self, prover: Market, proofs: Sequence[Proof], *, searched: bool) -> AtPrices:
+        """`searched`: what proves apps with whole instances counts for the large ones, too."""
+        columns = self._columns
+        least = np.zeros(columns.apps)
+        for proof in proofs:
+            least[proof.apps] = proof.least
+        others = np.delete(least, self._apart)
+        used = float((columns.capacity_exact * prover.shadow).sum())
+        constant = float(others.sum()) - used - SAFETY * (float(np.abs(others).sum()) + used)
+        kept = kept_at_least(columns, prover.shadow)
+        tables = [HomeTable(columns, int(app), self._near, prover.shadow, float(kept[app])) for app in self._apart]
+        for table, app in zip(tables, self._apart.tolist(), strict=True):
+            table.at_least(float(least[app]) if searched else -np.inf)
+        return AtPrices(prover.shadow, proofs, constant, tuple(tables))
+
+    def _look_at(self, at: int, home: int, constants: Floats, tables: Sequence[Floats]) -> bool:
+        """One app's home at all prices, and some that may be next; whether that was news."""
+        if all(one.tables[at].exact[home] for one in self._prices):
+            return False
+        known = np.all([one.tables[at].exact for one in self._prices], axis=0)
+        reached = _reached(at, constants, tables)
+        for near in {home, *ranked(np.where(known, np.inf, reached), LOOKED_AT).tolist()}:
+            for one in self._prices:
+                one.tables[at].look_at(near)
+        return True
+
+
+def _reached(at: int, constants: Floats, tables: Sequence[Floats]) -> Floats:
+    """[S]: at least what all cost with one app's home there."""
+    others = sum((table.min(axis=1) for number, table in enumerate(tables) if number != at), constants)
+    return floats((others[:, None] + tables[at]).max(axis=0))
+
+
+def proven(prover: Prover, first: tuple[Market, Sequence[Proof]], plan: Plan, elsewhere: Elsewhere, most: int) -> Proven:
+    """At most so many prices, and fewer where the bound is near `plan` or their homes are the plan's."""
+    chosen = prover.start(*first)
+    for _ in range(most - 1):
+        if chosen.value >= plan.total * (1.0 - CLOSE) or chosen.homes == plan.homes:
+            break
+        chosen = prover.also(elsewhere.at(chosen.homes))
+    if chosen.value < plan.total * (1.0 - FAR):
+        for part in FEWER:  # data that several apps call may move in the bound, but not in the prices
+            lower = prover.also(first[0].shadow * part)
+            if lower.value > chosen.value:
+                chosen = lower
+            else:
+                prover.forget()
+    return prover.proven()
