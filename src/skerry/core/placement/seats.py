@@ -44,17 +44,20 @@ class Budget:
 
 @dataclass(frozen=True)
 class Wants:
-    """What a decision asks of hundreds of seats, worked out once. `needs`: features of nodes, in all and by version."""
+    """What a decision asks of hundreds of seats, worked out once. `needs`: features of nodes, in all and by version. `anywhere`: no
+    list and no jurisdiction keeps the app away from any site."""
 
     scale: Scale
     versions: tuple[Version, ...]
     needs_of: Mapping[VersionId, tuple[str, ...]]
     needs: tuple[str, ...]
+    anywhere: bool
 
     @classmethod
     def of(cls, scale: Scale, versions: tuple[Version, ...]) -> Self:
         needs_of = {version.id: needed_features(scale.features, version) for version in versions}
-        return cls(scale, versions, needs_of, tuple(sorted({name for needs in needs_of.values() for name in needs})))
+        needs = tuple(sorted({name for needs in needs_of.values() for name in needs}))
+        return cls(scale, versions, needs_of, needs, not (scale.deny or scale.allow or scale.jurisdiction))
 
 
 NOTHING: Counter[VersionId] = Counter()
@@ -89,7 +92,8 @@ class Seat:
         if self.excluded is not None:
             return 0
         if len(self._wanted) == 1:
-            return min(self._room_for_one(), self._caps.get((self.site.id, self._wanted[0].id), MANY))
+            room = self._room_for_one()
+            return min(room, self._caps.get((self.site.id, self._wanted[0].id), MANY)) if self._caps else room
         together = Resources()
         for version in self._wanted:
             together += version.limits.reserve
@@ -172,9 +176,9 @@ class Seat:
 
     def placements(self) -> tuple[Placement, ...]:
         """By version id."""
-        found = [(version, count) for version, count in self.counts.items() if count]
-        if not found:
+        if not any(self.counts.values()):
             return ()
+        found = [(version, count) for version, count in self.counts.items() if count]
         return tuple(Placement(site=self.site.id, version=version, count=count) for version, count in sorted(found))
 
     def rejection(self) -> Rejection | None:
@@ -307,7 +311,9 @@ def is_being_left(view: SiteView) -> bool:
 def site_rejection(view: SiteView, wants: Wants, *, runs_there: bool) -> Rejection | None:
     """What excludes the site altogether: first what the user wants, then how the site is, then what it has."""
     site, features, kinds = view.site, wants.scale.features, view.shaped().kinds
-    rejection = place_rejection(site, wants.scale) or site_state_rejection(site, runs_there=runs_there)
+    rejection = None if wants.anywhere else place_rejection(site, wants.scale)
+    if rejection is None and site.state != "up":
+        rejection = site_state_rejection(site, runs_there=runs_there)
     if rejection is not None:
         return rejection
     if not kinds or (features and not any(kind.has(features) for kind in kinds)):
@@ -320,7 +326,10 @@ def site_rejection(view: SiteView, wants: Wants, *, runs_there: bool) -> Rejecti
 
 
 def _has_a_node(kinds: Sequence[NodeKind], needs: tuple[str, ...], reserve: Resources) -> bool:
-    return any(reserve.fits_in(kind.capacity) and (not needs or kind.has(needs)) for kind in kinds)
+    for kind in kinds:  # no generator: this is asked of every site in every decision
+        if reserve.fits_in(kind.capacity) and (not needs or kind.has(needs)):
+            return True
+    return False
 
 
 def _version_rejection(view: SiteView, needs: tuple[str, ...], version: Version) -> Rejection | None:

@@ -118,8 +118,8 @@ class _App:
         )
 
     def by_home(self, levels: dict[str, float], proof: AppPrices, callers: dict[str, int]) -> Floats:
-        """[S]: with its most called data there, wherever the others are. Where a level is said: the sites beside that home cost at
-        least as much, since the app may run no more at each than `most`."""
+        """[S]: with its most called data there, wherever the others are. Where a level is said: the sites beside that home cost
+        at least as much, since the app may run no more at each than `most`."""
         data, calls = self.world.data, self.app.calls
         loose = {name: calls[name] for name in sorted(calls) if data[name].movable}
         first = min(loose, key=lambda name: (-loose[name], name))

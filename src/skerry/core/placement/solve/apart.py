@@ -4,7 +4,7 @@ At any prices λ, J ≥ c(λ) + Σ b(λ, app, home) over these apps: c is what a
 
     J ≥ least over their homes of  (most over λ of  c(λ) + Σ b(λ, app, home))
 
-and every choice of homes has prices that tell most about it. "Home" is that of the data an app calls most; its others are anywhere.
+and every choice of homes has prices that tell most about it. "Home" is that of the data an app calls most; others are anywhere.
 b counts instances by the request, and what one app may run at a site at most, at prices of its own, as for any μ ≥ 0
 
     b = Σ_metro demand · min(lost, least over s of cost(s) + μ(s)) − Σ_s μ(s) · most(s)
@@ -35,7 +35,7 @@ class HomeTable:
     """b of one app by home [S]: where it matters as said above, elsewhere less."""
 
     def __init__(self, columns: Columns, app: int, homes: Ints, shadow: Floats, constant: float) -> None:
-        """`homes`: of all data; tangents are nearest there. `constant`: what its instances cost beyond their requests, at least."""
+        """`homes`: of all data; tangents are nearest there. `constant`: at least what instances cost beyond their requests."""
         self._columns, self._app, self._homes, self._constant = columns, app, homes, constant
         data = columns.loose[app]
         calls = columns.calls_of(app, data)
@@ -131,7 +131,7 @@ class Chosen:
 
 
 def least_of_most(constants: Floats, tables: Sequence[Floats]) -> Chosen:
-    """The least, over a home for each of the tables [prices, S], of the most over prices of the constant and the homes' values."""
+    """The least, over a home for each of the tables [prices, S], of the most over prices of constant and homes' values."""
     rest = np.cumsum([np.zeros_like(constants), *(table.min(axis=1) for table in reversed(tables))], axis=0)[::-1]
     ceiling = _some(constants, tables)
     highest = ceiling.value + 1e-9 * abs(ceiling.value)  # sums in another order differ in their last digits

@@ -84,7 +84,8 @@ class Prover:
         while True:
             tables = [np.stack([one.tables[at].least for one in self._prices]) for at in range(len(self._apart))]
             chosen = least_of_most(constants, tables)
-            if not any([self._look_at(at, home, constants, tables) for at, home in enumerate(chosen.homes)]):
+            news = [self._look_at(at, home, constants, tables) for at, home in enumerate(chosen.homes)]
+            if not any(news):
                 return chosen
 
     def proven(self) -> Proven:
