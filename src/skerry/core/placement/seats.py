@@ -44,8 +44,8 @@ class Budget:
 
 @dataclass(frozen=True)
 class Wants:
-    """What a decision asks of hundreds of seats, worked out once. `needs`: features of nodes, in all and by version. `anywhere`: no
-    list and no jurisdiction keeps the app away from any site."""
+    """What a decision asks of hundreds of seats, worked out once. `needs`: features of nodes, in all and by version.
+    `anywhere`: no list and no jurisdiction keeps the app away from any site."""
 
     scale: Scale
     versions: tuple[Version, ...]
@@ -326,7 +326,7 @@ def site_rejection(view: SiteView, wants: Wants, *, runs_there: bool) -> Rejecti
 
 
 def _has_a_node(kinds: Sequence[NodeKind], needs: tuple[str, ...], reserve: Resources) -> bool:
-    for kind in kinds:  # no generator: this is asked of every site in every decision
+    for kind in kinds:  # noqa: SIM110 - a generator costs more, and this is asked of every site in every decision
         if reserve.fits_in(kind.capacity) and (not needs or kind.has(needs)):
             return True
     return False

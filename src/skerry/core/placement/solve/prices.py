@@ -6,17 +6,18 @@ the crowd's prices, softer first ─► homes of data that is called seldom ─�
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
 from skerry.core.placement.solve.arrays import floats, ranked, sums
-from skerry.core.placement.solve.ask import Ints
+from skerry.core.placement.solve.ask import Ints, latency_cost
+from skerry.core.placement.solve.bound import price_floor
 from skerry.core.placement.solve.columns import KINDS, Columns
 from skerry.core.placement.solve.costs import Costs, calls_per_request
-from skerry.core.placement.solve.crowd import Crowd, crowd_of, drawn_by_data, fewer, made, movable, pair_rows, rows_of
+from skerry.core.placement.solve.crowd import Crowd, crowd_of, drawn_by_data, fewer, made, movable, rows_of
 from skerry.core.placement.solve.equilibrium import Rows, joined, settled
 from skerry.core.placement.solve.homes import best_homes, home_prices
 from skerry.core.placement.solve.plan import pair_apps
@@ -27,11 +28,13 @@ Result = TypeVar("Result")
 FROM_NOTHING_MS = ((30.0, 3), (20.0, 2), (12.0, 2), (8.0, 2), (5.0, 3))  # softness in ms, and steps there
 FINER_MS = ((4.0, 3), (2.5, 3), (1.6, 3), (1.0, 3), (0.6, 3))
 AGAIN_MS = ((4.0, 2), (2.0, 3), (1.0, 3), (0.5, 4))
+LAST_MS = ((2.0, 2), (1.0, 3), (0.5, 4))
 TRIED_MS = ((12.0, 2), (6.0, 2), (3.0, 3))
 ELSEWHERE_MS = ((4.0, 2), (1.0, 3), (0.5, 3))
 ELSEWHERE_ROWS = (1_500, 2_500)
 COARSE_ROWS = (2_500, 2_500)
-TRIED_ROWS = (1_200, 1_800)  # the largest, and those that stand for the others
+FINER_ROWS = (4_000, 3_000)
+TRIED_ROWS = (900, 1_300)  # the largest, and those that stand for the others
 SOFT_MS = 0.5  # at which everybody is decided
 FULL = 0.998  # of a site's capacity is sold: whole instances seldom fill the rest
 PART = 64  # apps whose homes are looked for together
@@ -47,9 +50,9 @@ class Spread(Protocol):
 class Giants:
     """Which apps are tried home by home: by what they ask for, and by how often they call their data for it."""
 
-    most: int = 6
+    most: int = 8
     share: float = 0.005  # of all that is asked of a kind, times calls per request, at least
-    homes: int = 4  # that are tried
+    homes: int = 3  # that are tried
 
 
 @dataclass(frozen=True)
@@ -66,47 +69,50 @@ class Priced:
 class Elsewhere:
     """The prices there would be with the homes of the largest apps at other places."""
 
-    asking: "_Asking"
+    large: "_Large"
+    others: Rows
     homes: Ints
     proving: Floats
 
     @property
     def apps(self) -> Ints:
         """The largest, whose data is theirs to move."""
-        return self.asking.large
+        return self.large.apps
 
     def at(self, homes: Sequence[int]) -> Floats:
         """A home for all data of each of `apps`."""
-        columns = self.asking.columns
-        found, fixed = self.homes.copy(), np.zeros(columns.apps, dtype=np.bool_)
-        fixed[self.apps] = True
+        columns = self.large.columns
+        found = self.homes.copy()
         for app, home in zip(self.apps.tolist(), homes, strict=True):
             found[columns.own[app]] = home
-        crowd = replace(self.asking, large=self.apps[:0]).rows(found, fixed)
-        parts = [fewer(crowd, *ELSEWHERE_ROWS), *(_exact_rows(columns, app, found) for app in self.apps.tolist())]
-        return settled(joined(parts, columns.sites), columns.capacity * FULL, self.proving, _soft(columns, ELSEWHERE_MS)).price
+        rows = self.large.beside(self.others, found, np.ones(columns.apps, dtype=np.bool_))
+        return settled(rows, columns.capacity * FULL, self.proving, _soft(columns, ELSEWHERE_MS)).price
 
 
 def shadow_prices(columns: Columns, giants: Giants, spread: Spread) -> Priced:
     """All of it; deterministic."""
-    have, nobody = columns.capacity * FULL, np.zeros(columns.apps, dtype=np.bool_)
-    large = _giants(columns, giants)
-    asking = _Asking(columns, crowd_of(columns, large), large)
-    drawn = drawn_by_data(columns)
-    weak = np.flatnonzero(movable(columns) & ~drawn)
-    homes, fixed = columns.homes_now, nobody.copy()
-    some = fewer(asking.rows(homes, fixed), *COARSE_ROWS)
-    price = settled(some, have, np.zeros((columns.sites, KINDS)), _soft(columns, FROM_NOTHING_MS)).price
-    homes = _homes_at(columns, weak, homes, price, spread)
-    price = settled(asking.rows(homes, fixed), have, price, _soft(columns, FINER_MS)).price
-    for app in large.tolist():
-        trial = _Trial(columns, app, fewer(asking.but(app).rows(homes, fixed), *TRIED_ROWS), homes, price)
+    have, fixed = columns.capacity * FULL, np.zeros(columns.apps, dtype=np.bool_)
+    large = _Large(columns, _giants(columns, giants))
+    crowd, drawn = crowd_of(columns, large.apps), drawn_by_data(columns)
+    homes = columns.homes_now
+    rows = large.beside(fewer(rows_of(columns, crowd, homes, settled=fixed), *COARSE_ROWS), homes, fixed)
+    price = settled(rows, have, np.zeros((columns.sites, KINDS)), _soft(columns, FROM_NOTHING_MS)).price
+    homes = _homes_at(columns, np.flatnonzero(movable(columns) & ~drawn), homes, price, spread)
+    others = rows_of(columns, crowd, homes, settled=fixed)
+    rows = large.beside(fewer(others, *FINER_ROWS), homes, fixed)
+    price = settled(rows, have, price, _soft(columns, FINER_MS)).price
+    some = fewer(others, *TRIED_ROWS)
+    for app in large.apps.tolist():
+        trial = _Trial(columns, app, large.but(app).beside(some, homes, fixed), homes, price)
         homes, price = trial.best(giants, spread)
         fixed[app] = True
-    proving = settled(asking.rows(homes, fixed), have, price, _soft(columns, AGAIN_MS)).price
+    proving = settled(large.beside(others, homes, fixed), have, price, _soft(columns, AGAIN_MS)).price
+    elsewhere = Elsewhere(large, fewer(others, *ELSEWHERE_ROWS), homes, proving)
     homes = _homes_at(columns, np.flatnonzero(drawn & ~fixed), homes, proving, spread)
-    price = settled(asking.rows(homes, ~nobody), have, proving, _soft(columns, AGAIN_MS)).price
-    return Priced(proving, price, homes, Elsewhere(asking, homes, proving))
+    stay = np.ones_like(fixed)
+    others = rows_of(columns, crowd, homes, settled=stay)
+    price = settled(large.beside(others, homes, stay), have, proving, _soft(columns, LAST_MS)).price
+    return Priced(proving, price, homes, elsewhere)
 
 
 def _soft(columns: Columns, ms: Sequence[tuple[float, int]]) -> list[tuple[float, int]]:
@@ -134,21 +140,19 @@ def _giants(columns: Columns, giants: Giants) -> Ints:
 
 
 @dataclass(frozen=True)
-class _Asking:
-    """The crowd, and the large apps beside it."""
+class _Large:
+    """The largest apps, beside all others."""
 
     columns: Columns
-    crowd: Crowd
-    large: Ints
+    apps: Ints
 
-    def but(self, app: int) -> "_Asking":
-        return _Asking(self.columns, self.crowd, self.large[self.large != app])
+    def but(self, app: int) -> "_Large":
+        return _Large(self.columns, self.apps[self.apps != app])
 
-    def rows(self, homes: Ints, fixed: Bools) -> Rows:
-        """Of a large app one with a home somewhere, or, where its home is fixed, all its metros."""
-        columns = self.columns
-        parts = [rows_of(columns, self.crowd, homes, settled=fixed)]
-        for app in self.large.tolist():
+    def beside(self, others: Rows, homes: Ints, fixed: Bools) -> Rows:
+        """Of a large app one row with a home somewhere, or, where its home is fixed, all its metros."""
+        columns, parts = self.columns, [others]
+        for app in self.apps.tolist():
             if fixed[app]:
                 parts.append(_exact_rows(columns, app, homes))
             else:
@@ -159,11 +163,14 @@ class _Asking:
 
 
 def _exact_rows(columns: Columns, app: int, homes: Ints) -> Rows:
-    rows, _ = pair_rows(columns, np.array([app]))
-    apps = np.full(len(rows), app, dtype=np.int64)
-    costs = Costs(columns, homes, np.zeros_like(columns.capacity), started=True)
-    cost = costs.of(apps, columns.problem.demand.metro[rows].astype(np.int64))
-    return made(columns, apps, columns.problem.demand.rps[rows], cost)
+    """One app's metros, at given homes."""
+    metros, rps = columns.problem.demand.of(app)
+    asked, weights, now = columns.problem.apps[app], columns.problem.weights, columns.running_now(app)
+    serve = columns.serve_ms(app, metros.astype(np.int64), homes)
+    each = price_floor(columns.instance_price(app), now, weights.move) / asked.rps_per_instance
+    runs = columns.may_run(np.array([app]))[0] | ((now > 0) & columns.allowed[columns.policy_of[app]])
+    cost = latency_cost(serve, asked.latency_objective_ms, asked.priority, weights) + np.where(runs, each, np.inf)
+    return made(columns, np.full(len(rps), app, dtype=np.int64), rps, cost.astype(np.float32))
 
 
 def _homes_at(columns: Columns, apps: Ints, homes: Ints, price: Floats, spread: Spread) -> Ints:
