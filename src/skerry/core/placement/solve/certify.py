@@ -22,7 +22,9 @@ from skerry.core.types.problem import Floats
 
 FAR = 0.25  # of J: a bound that is so far below it is tried at lower prices
 FEWER = (0.7, 0.4, 0.15, 0.0)
-CLOSE = 0.01  # of J: nearer than this, no more prices are looked for
+CLOSE = 0.015  # of J: nearer than this, no more prices are looked for
+GAIN_LEAST = 0.0002  # of J: prices that raise the bound by less are the last
+TOGETHER = 2  # homes of an app that have prices together
 
 
 @dataclass(frozen=True)
@@ -80,13 +82,29 @@ class Prover:
 
     def least(self) -> Chosen:
         """What they prove together, and the homes of the large apps that it is reached with: looked at until it is exact."""
-        constants = np.array([one.constant for one in self._prices])
         while True:
-            tables = [np.stack([one.tables[at].least for one in self._prices]) for at in range(len(self._apart))]
+            constants, tables = self._tables()
             chosen = least_of_most(constants, tables)
             news = [self._look_at(at, home, constants, tables) for at, home in enumerate(chosen.homes)]
             if not any(news):
                 return chosen
+
+    def beside(self, chosen: Chosen, plan: Plan) -> list[list[int]]:
+        """Of each large app: its chosen home, and where that is not the plan's, the next ones with which the bound is too low.
+        Prices for them together serve each of them nearly as well as prices of its own would."""
+        constants, tables = self._tables()
+        found: list[list[int]] = []
+        for at, (home, stays) in enumerate(zip(chosen.homes, plan.homes, strict=True)):
+            rest = [table[:, one] for number, (table, one) in enumerate(zip(tables, chosen.homes, strict=True)) if number != at]
+            reached = floats((sum(rest, constants)[:, None] + tables[at]).max(axis=0))
+            near = [int(one) for one in ranked(reached, TOGETHER) if reached[one] < plan.total * (1.0 - CLOSE)]
+            found.append(near if home != stays and home in near else [home])
+        return found
+
+    def _tables(self) -> tuple[Floats, list[Floats]]:
+        """[prices], and of each large app [prices, S]."""
+        constants = np.array([one.constant for one in self._prices])
+        return constants, [np.stack([one.tables[at].least for one in self._prices]) for at in range(len(self._apart))]
 
     def proven(self) -> Proven:
         return Proven(self.least().value, self._apart, tuple(self._prices))
@@ -125,12 +143,16 @@ def _reached(at: int, constants: Floats, tables: Sequence[Floats]) -> Floats:
 
 
 def proven(prover: Prover, first: tuple[Market, Sequence[Proof]], plan: Plan, elsewhere: Elsewhere, most: int) -> Proven:
-    """At most so many prices, and fewer where the bound is near `plan` or their homes are the plan's."""
+    """At most so many prices; fewer where the bound is near `plan` or the last ones brought little."""
     chosen = prover.start(*first)
     for _ in range(most - 1):
         if chosen.value >= plan.total * (1.0 - CLOSE) or chosen.homes == plan.homes:
             break
-        chosen = prover.also(elsewhere.at(chosen.homes))
+        before, chosen = chosen, prover.also(elsewhere.at(prover.beside(chosen, plan)))
+        if chosen.value < before.value + GAIN_LEAST * plan.total:
+            if chosen.value <= before.value:
+                prover.forget()
+            break
     if chosen.value < plan.total * (1.0 - FAR):
         for part in FEWER:  # data that several apps call may move in the bound, but not in the prices
             lower = prover.also(first[0].shadow * part)

@@ -6,7 +6,7 @@ the crowd's prices, softer first ─► homes of data that is called seldom ─�
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
@@ -31,7 +31,7 @@ AGAIN_MS = ((4.0, 2), (2.0, 3), (1.0, 3), (0.5, 4))
 LAST_MS = ((2.0, 2), (1.0, 3), (0.5, 4))
 TRIED_MS = ((12.0, 2), (6.0, 2), (3.0, 3))
 ELSEWHERE_MS = ((4.0, 2), (1.0, 3), (0.5, 3))
-ELSEWHERE_ROWS = (1_500, 2_500)
+ELSEWHERE_ROWS = (2_500, 3_500)
 COARSE_ROWS = (2_500, 2_500)
 FINER_ROWS = (4_000, 3_000)
 TRIED_ROWS = (900, 1_300)  # the largest, and those that stand for the others
@@ -79,13 +79,16 @@ class Elsewhere:
         """The largest, whose data is theirs to move."""
         return self.large.apps
 
-    def at(self, homes: Sequence[int]) -> Floats:
-        """A home for all data of each of `apps`."""
-        columns = self.large.columns
-        found = self.homes.copy()
-        for app, home in zip(self.apps.tolist(), homes, strict=True):
-            found[columns.own[app]] = home
-        rows = self.large.beside(self.others, found, np.ones(columns.apps, dtype=np.bool_))
+    def at(self, homes: Sequence[Sequence[int]]) -> Floats:
+        """Homes of each of `apps`, for all its data; of an app with several an equal part has each."""
+        columns, parts = self.large.columns, [self.others]
+        for app, several in zip(self.apps.tolist(), homes, strict=True):
+            for home in several:
+                found = self.homes.copy()
+                found[columns.own[app]] = home
+                rows = _exact_rows(columns, app, found)
+                parts.append(replace(rows, rps=rows.rps / len(several)))
+        rows = joined(parts, columns.sites)
         return settled(rows, columns.capacity * FULL, self.proving, _soft(columns, ELSEWHERE_MS)).price
 
 

@@ -29,7 +29,8 @@ class Settings:
 
     giants: Giants = field(default_factory=Giants)
     improved: int = 1_500  # apps that decide once more in the room that is left, the farthest above their bound first
-    prices: int = 5  # that the bound is proven at, at most
+    prices: int = 4  # that the bound is proven at, at most
+    priced: int = 100_000  # apps that are looked at for more prices, in all: some seconds
     gain_min: float = 0.001  # of an app's J: less is no reason to change what runs
 
 
@@ -57,7 +58,8 @@ def place_all(
     plan = Plan(
         float(app_totals(columns, books).sum()), tuple(first_home(columns, int(app), books.homes) for app in elsewhere.apps)
     )
-    proof = proven(Prover(columns, elsewhere.apps, spread, chunks), (prover, proofs), plan, elsewhere, settings.prices)
+    most = min(settings.prices, 1 + settings.priced // max(1, columns.apps))
+    proof = proven(Prover(columns, elsewhere.apps, spread, chunks), (prover, proofs), plan, elsewhere, most)
     return finished(columns, books, priced.proving, proof)
 
 
