@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from test_world_files import GOOD
 
-from skerry.adapters.worlds import read_world, write_plan
+from skerry.adapters.worlds import make_problem, read_world, write_plan, write_world
 from skerry.core.placement.solve.whole import place_all
 from skerry.core.worlds.plans import format_plan
 from skerry.testing.check_plan.__main__ import main
@@ -119,3 +119,45 @@ def test_a_limit_that_a_plan_says_it_could_not_keep_is_no_mistake_but_shown(
     _, found = said(world, planted, capsys)
     assert "not met, and said so: kiosk: region_min is not kept" in found
     assert "WRONG: kiosk" not in found
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Json]:
+    """A world whose largest apps have data of their own, so that the bound is proven at several prices."""
+    directory = tmp_path_factory.mktemp("large")
+    problem = make_problem(cities=14, apps=30, seed=1, nodes_of_london=40, node_scale=0.06)
+    write_world(problem, directory)
+    problem = read_world(directory)
+    write_plan(directory / "plan.json", format_plan(problem, place_all(problem), {}, 0.0))
+    return directory, json.loads((directory / "plan.json").read_text())
+
+
+def test_a_bound_at_several_prices_is_what_they_prove(large: tuple[Path, Json], capsys: pytest.CaptureFixture[str]) -> None:
+    directory, plan = large
+    assert plan["certificate"]["apart"]
+    assert plan["certificate"]["others"]
+    assert any(level > 0.0 for row in plan["certificate"]["levels"].values() for level in row.values())
+    code, text = said(directory, plan, capsys)
+    assert (code, "WRONG" in text) == (0, False), text
+
+
+@pytest.mark.parametrize(
+    "plant",
+    (
+        lambda proof: proof["others"].clear(),
+        lambda proof: proof["apart"].clear(),
+        lambda proof: [
+            row.update(dict.fromkeys(row, 1e9)) for one in (proof, *proof["others"]) for row in one["levels"].values()
+        ],
+    ),
+    ids=("other prices left out", "nobody apart", "levels beyond all reach"),
+)
+def test_a_part_of_the_proof_that_is_missing_or_wrong_is_found(
+    large: tuple[Path, Json], plant: Callable[[Json], object], capsys: pytest.CaptureFixture[str]
+) -> None:
+    directory, plan = large
+    planted = copy.deepcopy(plan)
+    plant(planted["certificate"])
+    code, found = said(directory, planted, capsys)
+    assert code == 1
+    assert "the certificate proves" in found
