@@ -95,7 +95,7 @@ class Elsewhere:
 def shadow_prices(columns: Columns, giants: Giants, spread: Spread) -> Priced:
     """All of it; deterministic."""
     have, fixed = columns.capacity * FULL, np.zeros(columns.apps, dtype=np.bool_)
-    large = _Large(columns, _giants(columns, giants))
+    large = _Large.of(columns, _giants(columns, giants))
     crowd, drawn = crowd_of(columns, large.apps), drawn_by_data(columns)
     homes = columns.homes_now
     rows = large.beside(fewer(rows_of(columns, crowd, homes, settled=fixed), *COARSE_ROWS), homes, fixed)
@@ -144,25 +144,27 @@ def _giants(columns: Columns, giants: Giants) -> Ints:
 
 @dataclass(frozen=True)
 class _Large:
-    """The largest apps, beside all others."""
+    """The largest apps, beside all others. `along`: of each one row, with a home somewhere."""
 
     columns: Columns
     apps: Ints
+    along: Rows
+
+    @staticmethod
+    def of(columns: Columns, apps: Ints) -> "_Large":
+        total = np.array([float(columns.problem.demand.of(int(app))[1].sum()) for app in apps])
+        alone = Crowd(apps, np.full(len(apps), -1, dtype=np.int64), total)
+        return _Large(columns, apps, rows_of(columns, alone, columns.homes_now, settled=np.zeros(columns.apps, dtype=np.bool_)))
 
     def but(self, app: int) -> "_Large":
-        return _Large(self.columns, self.apps[self.apps != app])
+        some = np.flatnonzero(self.apps != app)
+        return _Large(self.columns, self.apps[some], self.along.at(some))
 
     def beside(self, others: Rows, homes: Ints, fixed: Bools) -> Rows:
-        """Of a large app one row with a home somewhere, or, where its home is fixed, all its metros."""
-        columns, parts = self.columns, [others]
-        for app in self.apps.tolist():
-            if fixed[app]:
-                parts.append(_exact_rows(columns, app, homes))
-            else:
-                total = float(columns.problem.demand.of(app)[1].sum())
-                alone = Crowd(np.array([app]), np.array([-1]), np.array([total]))
-                parts.append(rows_of(columns, alone, homes, settled=fixed))
-        return joined(parts, columns.sites)
+        """Of a large app whose home is fixed all its metros."""
+        moves = np.flatnonzero(~fixed[self.apps])
+        stay = [_exact_rows(self.columns, int(app), homes) for app in self.apps[fixed[self.apps]]]
+        return joined([others, self.along.at(moves), *stay], self.columns.sites)
 
 
 def _exact_rows(columns: Columns, app: int, homes: Ints) -> Rows:
