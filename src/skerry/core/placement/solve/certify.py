@@ -22,7 +22,7 @@ from skerry.core.types.problem import Floats
 
 FAR = 0.25  # of J: a bound that is so far below it is tried at lower prices
 FEWER = (0.7, 0.4, 0.15, 0.0)
-CLOSE = 0.015  # of J: nearer than this, no more prices are looked for
+CLOSE = 0.0195  # of J: nearer than this, no more prices are looked for
 GAIN_LEAST = 0.0002  # of J: prices that raise the bound by less are the last
 TOGETHER = 2  # homes of an app that have prices together
 

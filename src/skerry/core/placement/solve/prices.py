@@ -31,7 +31,7 @@ AGAIN_MS = ((4.0, 2), (2.0, 3), (1.0, 3), (0.5, 4))
 LAST_MS = ((2.0, 2), (1.0, 3), (0.5, 4))
 TRIED_MS = ((12.0, 2), (6.0, 2), (3.0, 3))
 ELSEWHERE_MS = ((4.0, 2), (1.0, 3), (0.5, 3))
-ELSEWHERE_ROWS = (2_500, 3_500)
+ELSEWHERE_ROWS = (1_500, 2_500)
 COARSE_ROWS = (2_500, 2_500)
 FINER_ROWS = (4_000, 3_000)
 TRIED_ROWS = (900, 1_300)  # the largest, and those that stand for the others
@@ -52,7 +52,7 @@ class Giants:
 
     most: int = 8
     share: float = 0.005  # of all that is asked of a kind, times calls per request, at least
-    homes: int = 3  # that are tried
+    homes: int = 2  # that are tried
 
 
 @dataclass(frozen=True)
