@@ -9,6 +9,7 @@ import pytest
 
 from skerry.adapters.worlds import make_problem
 from skerry.core.placement.solve.apart import HomeTable, least_of_most
+from skerry.core.placement.solve.arrays import floats
 from skerry.core.placement.solve.assign import assign
 from skerry.core.placement.solve.columns import Columns, make_columns
 from skerry.core.types.app import DataCalls
@@ -67,7 +68,7 @@ def flows_cost(columns: Columns, homes: np.ndarray, shadow: Floats) -> float:
     request = ask.weights.latency * ask.serve_ms + late * np.maximum(0.0, ask.serve_ms - (ask.latency_objective_ms or 0.0))
     each = (ask.price + ask.shadow + ask.weights.move) / ask.rps_per_instance
     lost = ask.weights.unserved * ask.priority / 50
-    found = assign((request + each).T.copy(), ask.demand, ask.room * ask.rps_per_instance, lost)
+    found = assign((request + each).T.copy(), ask.demand, floats(ask.room * ask.rps_per_instance), lost)
     moved = sum(
         200.0 * item.size_gib
         for item, home, now in zip(columns.problem.data, homes, columns.homes_now, strict=True)
