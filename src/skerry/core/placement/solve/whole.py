@@ -30,7 +30,7 @@ class Settings:
     giants: Giants = field(default_factory=Giants)
     improved: int = 1_500  # apps that decide once more in the room that is left, the farthest above their bound first
     prices: int = 4  # that the bound is proven at, at most
-    priced: int = 100_000  # apps that are looked at for more prices, in all: some seconds
+    priced: int = 60_000  # apps that are looked at for more prices, in all: some seconds
     gain_min: float = 0.001  # of an app's J: less is no reason to change what runs
 
 
