@@ -15,7 +15,7 @@ import numpy as np
 from skerry.core.placement.solve.arrays import floats, ranked, sums
 from skerry.core.placement.solve.ask import Ints, latency_cost
 from skerry.core.placement.solve.bound import price_floor
-from skerry.core.placement.solve.columns import KINDS, Columns
+from skerry.core.placement.solve.columns import KINDS, NO_OBJECTIVE_MS, Columns
 from skerry.core.placement.solve.costs import Costs, calls_per_request
 from skerry.core.placement.solve.crowd import Crowd, crowd_of, drawn_by_data, fewer, made, movable, rows_of
 from skerry.core.placement.solve.equilibrium import Rows, joined, settled
@@ -52,7 +52,9 @@ class Giants:
 
     most: int = 8
     share: float = 0.005  # of all that is asked of a kind, times calls per request, at least
-    homes: int = 2  # that are tried
+    homes: int = 2  # that are tried,
+    homes_most: int = 8  # or so many in a small world,
+    sites: int = 700  # where homes times sites are no more than this
 
 
 @dataclass(frozen=True)
@@ -204,9 +206,13 @@ class _Trial:
 
     def best(self, giants: Giants, spread: Spread) -> tuple[Ints, Floats]:
         """All homes, and the prices with them."""
-        candidates = _candidates(self.columns, giants, self.app, self.price)
+        columns = self.columns
+        candidates = _candidates(columns, giants, self.app, self.price)
         if not len(candidates):
             return self.homes, self.price
+        if columns.objective_ms[self.app] < NO_OBJECTIVE_MS:  # they do not know of lateness
+            alone = best_homes(columns, self.app, self.homes, self.price)[:1]
+            candidates = np.concatenate((candidates, alone[~np.isin(alone, candidates)]))
         found = list(spread(self.at, candidates.tolist()))
         best = int(np.argmin([value for value, _ in found]))
         return self._with(int(candidates[best])), found[best][1]
@@ -241,5 +247,5 @@ def _candidates(columns: Columns, giants: Giants, app: int, price: Floats) -> In
     users = alone.latency_of(np.full(len(rps), app, dtype=np.int64), metros.astype(np.int64))
     near = floats((rps / rps.sum()) @ users)
     total = np.where(np.isfinite(home_prices(columns, app)), paid + near, np.inf)
-    some = ranked(total, giants.homes)
+    some = ranked(total, max(giants.homes, min(giants.homes_most, giants.sites // columns.sites)))
     return some[np.isfinite(total[some])]
