@@ -130,7 +130,7 @@ class Prover:
             return False
         known = np.all([one.tables[at].exact for one in self._prices], axis=0)
         reached = _reached(at, constants, tables)
-        for near in {home, *ranked(np.where(known, np.inf, reached), LOOKED_AT).tolist()}:
+        for near in sorted({home, *ranked(np.where(known, np.inf, reached), LOOKED_AT).tolist()}):
             for one in self._prices:
                 one.tables[at].look_at(near)
         return True
