@@ -24,6 +24,7 @@ from typing import Literal, Protocol
 import msgspec
 
 from skerry.core.types.program import IsolationClass
+from skerry.core.types.usage import Standing
 from skerry.kit.record import Record
 
 Ability = Literal["exec", "terminal", "files", "pause", "snapshot", "clone", "resize", "squeeze"]
@@ -70,13 +71,12 @@ class Mount(Record):
 
 
 class SandboxLimits(Record):
-    """Enforced limits of one sandbox. `cpu_shares`: weight against its neighbours (1024 is a plain process). `cpu_idle`: it
-    runs where nobody else wants the CPU."""
+    """Enforced limits of one sandbox. `cpu_shares`: weight against its neighbours (1024 is a plain process)."""
 
     memory_mib_max: int
     cpu_millicores_max: int
     cpu_shares: int = 1024
-    cpu_idle: bool = False
+    cpu_standing: Standing = "first"
     pids_max: int = 512
 
 

@@ -13,6 +13,7 @@ from msgspec.structs import replace
 
 from skerry.core.types.app import Version
 from skerry.core.types.slices import NodeInstance, ObservedInstance
+from skerry.core.types.usage import Standing
 from skerry.ports.runtime import Capabilities, NoSuchInstance, Runtime, RuntimeFault, Unavailable
 from skerry.ports.sandbox import ExecSession, ExecSpec, SandboxLimits, SandboxStats
 from skerry.ports.walled import Walled
@@ -122,8 +123,8 @@ class CompositeRuntime:
     async def resize(self, instance_id: str, limits: SandboxLimits) -> None:
         await self._of(instance_id).resize(instance_id, limits)
 
-    async def throttle(self, instance_id: str, *, idle: bool) -> None:
-        await self._of(instance_id).throttle(instance_id, idle=idle)
+    async def throttle(self, instance_id: str, standing: Standing) -> None:
+        await self._of(instance_id).throttle(instance_id, standing)
 
     async def drop(self, instance_id: str, reason: str) -> None:
         await self._of(instance_id).drop(instance_id, reason)

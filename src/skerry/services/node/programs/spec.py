@@ -57,7 +57,7 @@ def place_of(ground: Ground, kept: Kept) -> dict[str, str]:
     }
 
 
-SHARES_PER_MILLICORE = 10  # so that the smallest reserves weigh as a plain process does
+SHARES_PER_MILLICORE = 40  # so that the smallest reserves weigh as a worker does
 
 
 def limits_of(kept: Kept) -> SandboxLimits:
