@@ -52,6 +52,7 @@ WORK = """export default { fetch() {
   return new Response(String(x));
 } };"""
 VICTIM, HOG = WORK % 100_000, WORK % 40_000_000
+FEEDERS = GroupLimits(cpu_shares=16 * CPU_SHARES, cpu_standing="later")  # that is CPU_SHARES, after whoever wakes up
 PACED, FEED = (Path(__file__).parent / name for name in ("_paced.py", "_feed.py"))
 
 
@@ -76,7 +77,6 @@ class Bench:
         self.hogs = [node.shop.instance(f"hog{number}", HOG, limits=LIMITS) for number in range(most)]
         self._client, self._feeders = tree.create("client"), tree.create("feeders")
         self._client.limit(GroupLimits(cpu_shares=CPU_SHARES))
-        self._feeders.limit(GroupLimits(cpu_shares=16 * CPU_SHARES, cpu_standing="later"))  # of which 16384 remain
 
     async def start(self) -> None:
         for instance in (self.victim, *self.hogs):
@@ -134,6 +134,7 @@ class Bench:
         """So many hogs at work; the market looks after all of them, or nobody does."""
         feed = (sys.executable, str(FEED), *(self._address(hog) for hog in self.hogs[:count]))
         feeder = await asyncio.create_subprocess_exec(*feed, preexec_fn=lambda: enter(self._feeders))
+        self._feeders.limit(FEEDERS)
         settings = KeeperSettings(market=MarketSettings(capacity_millicores=len(os.sched_getaffinity(0)) * 1000))
         keeper = MarketKeeper(self._runtime, lambda: (self.victim, *self.hogs), ProcGauge(), SystemClock(), settings)
         keeping = asyncio.ensure_future(keeper.run()) if way != "off" else None
