@@ -39,6 +39,7 @@ class MadeUp(Plain):
     standing: dict[str, Standing] = field(default_factory=dict)
     lives: dict[str, int] = field(default_factory=dict)
     done: list[tuple[str, str]] = field(default_factory=list)
+    spares: int = 0
 
     @property
     def capabilities(self) -> Capabilities:
@@ -64,6 +65,10 @@ class MadeUp(Plain):
     async def throttle(self, instance_id: str, standing: Standing) -> None:
         self.standing[instance_id] = standing
         self.done.append(("throttle", instance_id))
+
+    async def keep_spares(self, allowed: bool) -> int:
+        ended, self.spares = (0, self.spares) if allowed else (self.spares, 0)
+        return ended
 
     async def sleep(self, instance_id: str) -> None:
         self.done.append(("squeeze", instance_id))
@@ -169,6 +174,17 @@ async def test_a_node_without_memory_squeezes_drops_and_ends_in_that_order() -> 
     assert node.runtime.done[1:] == [("drop", "cold")]
     await node.seconds(1, available_mib=100)
     assert ("end", "busy") in node.runtime.done
+
+
+async def test_what_nobody_asked_for_yet_goes_before_anybody_gives_something_up() -> None:
+    node = Node(MadeUp({"cold": 0, "busy": 500}, memory={"cold": 50, "busy": 200}, spares=2))
+    await node.seconds(40)
+    assert node.runtime.spares == 2
+    node.runtime.done.clear()
+    await node.seconds(1, available_mib=100)
+    assert (node.runtime.spares, node.runtime.done) == (0, [])
+    await node.seconds(1, available_mib=100)
+    assert ("squeeze", "cold") in node.runtime.done
 
 
 async def test_workers_are_left_to_their_own_runtime() -> None:

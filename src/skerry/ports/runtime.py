@@ -78,6 +78,10 @@ class Runtime(Protocol):
 
     async def sleep(self, instance_id: str) -> None: ...
 
+    async def keep_spares(self, allowed: bool) -> int:
+        """As `SandboxEngine.keep_spares`, of all its engines."""
+        ...
+
     def observe(self) -> tuple[ObservedInstance, ...]:
         """All instances, as last seen; cheap, without I/O that can block."""
         ...
@@ -137,6 +141,9 @@ class Runtime(Protocol):
 
 class Plain:
     """The abilities of a runtime that has none: a base for adapters, which override what they can."""
+
+    async def keep_spares(self, allowed: bool) -> int:
+        return 0
 
     def stats(self, instance_id: str) -> SandboxStats:
         return SandboxStats()

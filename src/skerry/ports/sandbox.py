@@ -264,6 +264,11 @@ class SandboxEngine(Protocol):
 
     async def remove(self, sandbox_id: str) -> None: ...
 
+    async def keep_spares(self, allowed: bool) -> int:
+        """Whether it may hold memory for what nobody asked for yet, as it may until told otherwise: machines that wait for the
+        next start, say. Not allowed, it ends those that are there; returns how many."""
+        ...
+
     async def aclose(self) -> None:
         """Let go of everything; sandboxes go on."""
         ...

@@ -68,6 +68,9 @@ class CompositeRuntime:
     async def sleep(self, instance_id: str) -> None:
         await self._of(instance_id).sleep(instance_id)
 
+    async def keep_spares(self, allowed: bool) -> int:
+        return sum([await runtime.keep_spares(allowed) for runtime in self._all()])
+
     def observe(self) -> tuple[ObservedInstance, ...]:
         return tuple(seen for runtime in self._all() for seen in runtime.observe())
 

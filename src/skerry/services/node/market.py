@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import structlog
 
 from skerry.core.machines.market import WORKING_MILLICORES, Grant, Market, MarketSettings, Trader, trade
-from skerry.core.machines.memory import MIB, MemorySettings, Relief, Tenant, relieve
+from skerry.core.machines.memory import MIB, MemorySettings, Relief, Tenant, is_short, relieve
 from skerry.core.types.ids import InstanceId
 from skerry.core.types.slices import NodeInstance, ObservedInstance
 from skerry.core.types.usage import InstanceUsage, Standing
@@ -187,21 +187,30 @@ class MarketKeeper:
         before: Pressure,
         now_ms: int,
     ) -> None:
-        """Of programs; workers are looked after by their own runtime."""
+        """What nobody asked for yet goes first, then it is looked again. After that programs, in their order; workers are looked
+        after by their own runtime."""
+        waited = (self._pressure.memory_waited_us - before.memory_waited_us) / (self._settings.look_ms * 1000)
+        has = {"available_bytes": self._pressure.memory_available_bytes, "total_bytes": self._pressure.memory_total_bytes}
+        short = is_short(**has, waited=waited, settings=self._settings.memory)
+        if await self._gave_spares(short):
+            return
         programs = [one for one in seen if wanted[one.id].version.program is not None]
         self._rests = {one.id: self._rested(one.id, stats[one.id], now_ms) for one in programs}
         facts = dict(self._runtime.capabilities.classes) if programs else {}
         squeezing = {name for name, one in facts.items() if "squeeze" in one.abilities}
         tenants = [self._tenant(wanted[one.id], stats[one.id], now_ms, squeezing) for one in programs]
-        waited_us = self._pressure.memory_waited_us - before.memory_waited_us
-        for relief in relieve(
-            tenants,
-            available_bytes=self._pressure.memory_available_bytes,
-            total_bytes=self._pressure.memory_total_bytes,
-            waited=waited_us / (self._settings.look_ms * 1000),
-            settings=self._settings.memory,
-        ):
+        for relief in relieve(tenants, **has, waited=waited, settings=self._settings.memory):
             await self._do(relief, now_ms)
+
+    async def _gave_spares(self, short: bool) -> bool:
+        try:
+            ended = await self._runtime.keep_spares(not short)
+        except (SandboxError, OSError) as error:
+            log.warning("memory_relief_failed", action="spares", error=str(error))
+            return False
+        if ended:
+            log.warning("memory_relief", action="spares", count=ended, reason="the node is short of memory")
+        return ended > 0
 
     def _rested(self, name: str, stats: SandboxStats, now_ms: int) -> _Rest:
         rest = self._rests.get(name)

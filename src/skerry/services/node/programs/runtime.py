@@ -113,6 +113,9 @@ class ProgramRuntime:
             with as_runtime_faults(instance_id):
                 await instance.squeeze()
 
+    async def keep_spares(self, allowed: bool) -> int:
+        return sum([await engine.keep_spares(allowed) for engine in self._ground.engines.values()])
+
     def observe(self) -> tuple[ObservedInstance, ...]:
         return tuple(instance.observed() for instance in self._instances.values())
 
