@@ -65,9 +65,8 @@ def relieve(
     if not is_short(available_bytes=available_bytes, total_bytes=total_bytes, waited=waited, settings=settings):
         return ()
     critical = round(total_bytes * settings.critical)
-    short = max(
-        _low(total_bytes, settings) - available_bytes, critical // 2
-    )  # processes wait although some is free: a little more helps
+    # Where processes wait although some is free, a little more helps.
+    short = max(_low(total_bytes, settings) - available_bytes, critical // 2)
     chosen: list[Relief] = []
     named: set[str] = set()
     for relief in _order(tenants, critical=available_bytes < critical, settings=settings):
