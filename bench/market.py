@@ -182,13 +182,14 @@ def cpu_group_of(group: Group) -> Path:
 
 
 def cpu_group(pid: int) -> Path:
-    """As `cpu_group_of`, of a process."""
+    """As `cpu_group_of`, of a process. Raises `OSError`."""
     lines = [line.split(":", 2) for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines()]
-    name = next(
-        path for _, controllers, path in lines if "skerry-" in path and (not controllers or "cpu" in controllers.split(","))
-    )
-    roots = (Path(line.split()[1]) for line in Path("/proc/self/mounts").read_text().splitlines() if " cgroup" in line)
-    return next(path for path in (root / name.lstrip("/") for root in roots) if list(path.glob("cpu.[sw]*")))
+    roots = [Path(line.split()[1]) for line in Path("/proc/self/mounts").read_text().splitlines() if " cgroup" in line]
+    names = [path for _, controllers, path in lines if not controllers or "cpu" in controllers.split(",")]
+    for place in (root / name.lstrip("/") for name in names for root in roots):
+        if "skerry-" in place.name and list(place.glob("cpu.[sw]*")):
+            return place
+    raise OSError(f"process {pid} has no control group of its own")
 
 
 def allow_real_time(group: Path) -> None:

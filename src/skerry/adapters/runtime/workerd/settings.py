@@ -31,8 +31,8 @@ class Settings(Record):
     log_bytes_max: int = 1 * MIB
     pids_max: int = 64  # threads of one instance: workerd has 2 to 12
     # Of an instance. Groups that yield weigh 3 each, and a CPU that 16 of them want is theirs for 48 parts of so many.
-    cpu_shares: int = 4_096
-    cpu_shares_starting: int = 8_192  # of one that somebody waits for
+    cpu_shares: int = 16_384
+    cpu_shares_starting: int = 32_768  # of one that somebody waits for
     check_cpu_s_max: int = 1  # Cloudflare's limit on start-up
     check_wall_ms_max: int = 10_000
     egress_allow: tuple[str, ...] = ()  # networks (CIDR) that apps may reach besides the public internet
