@@ -1,10 +1,11 @@
-"""One client with its own pace: `python _paced.py HOST PORT RATE SECONDS` prints the time of each answer in ms, as JSON.
+"""One client with its own pace: `python _paced.py HOST PORT RATE SECONDS [real-time]`.
 
-A process of its own, so that nothing that the bench does itself is measured.
+Prints the time of each answer in ms, as JSON. A process of its own, so that nothing that the bench does itself is measured.
 """
 
 import http.client
 import json
+import os
 import sys
 import time
 
@@ -25,5 +26,7 @@ def main(host: str, port: int, rate: float, seconds: float) -> list[float]:
 
 
 if __name__ == "__main__":
-    host, port, rate, seconds = sys.argv[1:]
+    host, port, rate, seconds, *how = sys.argv[1:]
+    if how:
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
     print(json.dumps(main(host, int(port), float(rate), float(seconds))))

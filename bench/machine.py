@@ -3,7 +3,7 @@
     python -m bench machine [start] [idle] [churn] [soak] [--rounds N] [--seconds S] [--runtimes crun,runc,runsc]
 
 start   from the request to the first byte of output: through the ports, against the same runtime called by hand with the same
-        configuration
+        configuration, and against containerd's own client (ctr) with the same image and runtime
 idle    private memory of a sandbox that sleeps, with all that runs for it, and how many fit into a GiB
 churn   100 containers started, seen and removed: how long, and what is left
 soak    the same until SECONDS are over
@@ -17,13 +17,16 @@ import shutil
 import subprocess
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
+from _containerd import Containerd, missing, remove_groups
 from _measure import Report, median, rotated, spread
 from skerry.adapters.process import detached
 from skerry.adapters.sandbox.oci import runtimes
 from skerry.adapters.sandbox.oci.engine import OciEngine
 from skerry.adapters.sandbox.oci.session import descendants
+from skerry.kit.record import Record
 from skerry.ports.sandbox import EngineUnavailable, SandboxLimits, SandboxSpec
 from skerry.testing.contracts.sandbox import FOREVER, log_of
 from skerry.testing.oci_node import OciNode, busybox
@@ -34,8 +37,18 @@ CHURN = 100
 AT_ONCE = 4
 # As a group made by hand has it: the runtimes are measured, not a share of a busy machine.
 ROOMY = SandboxLimits(memory_mib_max=128, cpu_millicores_max=2000, cpu_shares=1024)
+BY_HAND = "skerry-bench-hand"  # control groups of those called by hand
 PARTS = ("start", "idle", "churn", "soak")
 MIB = 1 << 20
+
+
+class Start(Record):
+    """ms to the first output: through the ports without and with the mount of a root file system, by hand, by ctr."""
+
+    ports: float
+    whole: float
+    hand: float
+    ctr: float
 
 
 class Bench:
@@ -102,7 +115,7 @@ class Bench:
         from skerry.kit.record import encode
 
         frame = Frame(
-            architecture="amd64", uid_first=rootfs.stat().st_uid, cgroups_path=f"/skerry-bench-hand/{secrets.token_hex(4)}",
+            architecture="amd64", uid_first=rootfs.stat().st_uid, cgroups_path=f"/{BY_HAND}/{secrets.token_hex(4)}",
             system=None, seccomp=not self.node.runtime.is_gvisor,
         )  # fmt: skip
         return encode(configuration(self.spec("hand", rootfs, "echo hi; " + FOREVER), frame))
@@ -133,32 +146,54 @@ class Bench:
         Path(spec.log).unlink()
 
 
-async def measure_start(benches: list[Bench], report: Report, rounds: int) -> None:
-    ports: dict[str, list[float]] = {bench.name: [] for bench in benches}
-    whole: dict[str, list[float]] = {bench.name: [] for bench in benches}
-    hand: dict[str, list[float]] = {bench.name: [] for bench in benches}
+async def measure_start(benches: list[Bench], report: Report, rounds: int, place: Path) -> None:
+    found: dict[str, list[Start]] = {bench.name: [] for bench in benches}
     by_name = {bench.name: bench for bench in benches}
-    for number in range(rounds + 1):
-        for name in rotated(list(by_name), number):
-            one, all_ = await by_name[name].through_ports()
-            other = await by_name[name].by_hand()
-            if number:  # the first one warms up
-                ports[name].append(one)
-                whole[name].append(all_)
-                hand[name].append(other)
-    rows = [
-        {
-            "runtime": name, "ports ms": median(ports[name]), "with root fs ms": median(whole[name]),
-            "by hand ms": median(hand[name]),
-            "least": min(ports[name]), "least by hand": min(hand[name]), "spread": spread(ports[name]),
-            "ratio": median(ports[name]) / median(hand[name]),
-        }
-        for name in by_name
-    ]  # fmt: skip
-    report.table("first output after", rows)
+    with peer(benches, report, place) as containerd:
+        for number in range(rounds + 1):
+            for name in rotated(list(by_name), number):
+                start = await started(by_name[name], containerd)
+                if number:  # the first one warms up
+                    found[name].append(start)
+    report.table("first output after", [start_row(name, starts) for name, starts in found.items()])
     for name, goal in GOALS.items():
         if name in by_name:
-            report.claim(f"{name}: ports against by hand", median(ports[name]) / median(hand[name]), at_most=goal)
+            ratio = median(one.ports for one in found[name]) / median(one.hand for one in found[name])
+            report.claim(f"{name}: ports against by hand", ratio, at_most=goal)
+    if containerd is not None and "crun" in by_name:
+        against = median(one.whole for one in found["crun"]) / median(one.ctr for one in found["crun"])
+        report.claim("crun: ports and root fs against ctr", against, at_most=1.0)
+
+
+@contextlib.contextmanager
+def peer(benches: list[Bench], report: Report, place: Path) -> Iterator[Containerd | None]:
+    """None, with the reason in the report, where there is no containerd."""
+    problem = missing()
+    if problem or not benches:
+        report.note(f"without ctr: {problem}")
+        yield None
+        return
+    built = benches[0].node.built
+    assert built is not None
+    with Containerd(place).running(benches[0].ready.launcher, built) as containerd:
+        yield containerd
+
+
+async def started(bench: Bench, containerd: Containerd | None) -> Start:
+    ports, whole = await bench.through_ports()
+    hand = await bench.by_hand()
+    runtime = (bench.node.runtime.path, *bench.node.runtime.options)
+    ctr = await asyncio.to_thread(containerd.first_output, runtime) if containerd is not None else float("nan")
+    return Start(ports=ports, whole=whole, hand=hand, ctr=ctr)
+
+
+def start_row(name: str, starts: list[Start]) -> dict[str, object]:
+    ports, hand = [one.ports for one in starts], [one.hand for one in starts]
+    return {
+        "runtime": name, "ports ms": median(ports), "with root fs ms": median(one.whole for one in starts),
+        "by hand ms": median(hand), "ctr ms": median(one.ctr for one in starts), "least": min(ports), "least by hand": min(hand),
+        "least ctr": min(one.ctr for one in starts), "spread": spread(ports), "ratio": median(ports) / median(hand),
+    }  # fmt: skip
 
 
 async def measure_idle(benches: list[Bench], report: Report) -> None:
@@ -217,7 +252,8 @@ async def main(arguments: argparse.Namespace) -> int:
     parts = arguments.parts or PARTS[:3]
     try:
         if "start" in parts:
-            await measure_start(benches, report, arguments.rounds)
+            (root / "peer").mkdir()
+            await measure_start(benches, report, arguments.rounds, root / "peer")
         if "idle" in parts:
             await measure_idle(benches, report)
         if "churn" in parts:
@@ -227,6 +263,7 @@ async def main(arguments: argparse.Namespace) -> int:
     finally:
         for bench in benches:
             await bench.node.clean_up()
+        remove_groups(BY_HAND)
         shutil.rmtree(root, ignore_errors=True)
     return report.close()
 

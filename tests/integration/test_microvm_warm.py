@@ -168,6 +168,24 @@ async def test_the_next_agent_keeps_what_was_claimed_and_ends_what_waits(node: N
     assert sorted(path.name for path in (engine.places.data / "claims").iterdir()) == [known.id]
 
 
+async def test_they_end_when_the_node_needs_their_memory_and_come_again_when_it_does_not(node: Node) -> None:
+    engine = await node.open()
+    await engine.start(node.spec())
+    await engine.settled()
+    (name,) = engine.waiting
+    assert await engine.keep_spares(True) == 0
+    assert engine.waiting == (name,)
+    assert await engine.keep_spares(False) == 1
+    assert name not in node.left()
+    await engine.start(node.spec())
+    await engine.settled()
+    assert engine.waiting == ()
+    assert await engine.keep_spares(True) == 0
+    await engine.start(node.spec())
+    await engine.settled()
+    assert len(engine.waiting) == 1
+
+
 async def test_one_that_died_while_it_waited_is_not_missed(node: Node) -> None:
     engine = await node.open()
     await engine.start(node.spec())

@@ -108,23 +108,31 @@ def test_a_partition_is_limited_as_the_disk_that_it_is_on(tmp_path: Path) -> Non
 
 def test_v2_who_yields_is_idle_and_has_no_weight(mount: Path) -> None:
     made = group(mount)
-    made.limit(Limits(cpu_shares=2048, cpu_idle=True))
+    made.limit(Limits(cpu_shares=2048, cpu_standing="last"))
     assert ((made.path / "cpu.idle").read_text(), (made.path / "cpu.weight").read_text()) == ("1", "100")
     made.limit(Limits(cpu_shares=2048))
     assert ((made.path / "cpu.idle").read_text(), (made.path / "cpu.weight").read_text()) == ("0", "200")
+
+
+def test_v2_who_comes_later_keeps_a_part_of_its_weight(mount: Path) -> None:
+    made = group(mount)
+    made.limit(Limits(cpu_shares=4096, cpu_standing="later"))
+    assert [(made.path / name).read_text()[:2] for name in ("cpu.idle", "cpu.weight")] == ["0", "25"]
+    made.limit(Limits(cpu_shares=2, cpu_standing="later"))
+    assert (made.path / "cpu.weight").read_text()[:1] == "1"
 
 
 def test_before_there_were_idle_groups_who_yields_has_the_least_weight(mount: Path, tmp_path: Path) -> None:
     made = group(mount)
     (made.path / "cpu.idle").unlink()
     (made.path / "cpu.weight").write_text("")
-    made.limit(Limits(cpu_idle=True))
+    made.limit(Limits(cpu_standing="last"))
     assert (made.path / "cpu.weight").read_text() == "1"
     old = V1Tree(hierarchies(tmp_path, unified=False), "skerry-x").create("b")
     for path in (Path(file).parent for file in old.join):
         for name in ("memory.limit_in_bytes", "cpu.cfs_period_us", "cpu.cfs_quota_us", "cpu.shares", "pids.max"):
             (path / name).write_text("")
-    old.limit(Limits(cpu_idle=True))
+    old.limit(Limits(cpu_standing="last"))
     assert (tmp_path / "cpu,cpuacct/skerry-x.b/cpu.shares").read_text() == "2"
 
 

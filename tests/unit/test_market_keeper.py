@@ -14,6 +14,7 @@ from skerry.core.types.app import Limits
 from skerry.core.types.ids import AccountId, AppName, InstanceId
 from skerry.core.types.resources import Resources
 from skerry.core.types.slices import NodeInstance, ObservedInstance
+from skerry.core.types.usage import Standing
 from skerry.ports.pressure import Pressure
 from skerry.ports.runtime import Capabilities, NoSuchInstance, Plain
 from skerry.ports.sandbox import EngineFacts, SandboxStats
@@ -35,9 +36,10 @@ class MadeUp(Plain):
     wants: dict[str, int]  # millicores
     memory: dict[str, int] = field(default_factory=dict)  # MiB
     cpu_us: dict[str, int] = field(default_factory=dict)
-    idle: dict[str, bool] = field(default_factory=dict)
+    standing: dict[str, Standing] = field(default_factory=dict)
     lives: dict[str, int] = field(default_factory=dict)
     done: list[tuple[str, str]] = field(default_factory=list)
+    spares: int = 0
 
     @property
     def capabilities(self) -> Capabilities:
@@ -60,9 +62,13 @@ class MadeUp(Plain):
     def stats(self, instance_id: str) -> SandboxStats:
         return SandboxStats(cpu_us=self.cpu_us.get(instance_id, 0), private_bytes=self.memory.get(instance_id, 10) * MIB)
 
-    async def throttle(self, instance_id: str, *, idle: bool) -> None:
-        self.idle[instance_id] = idle
+    async def throttle(self, instance_id: str, standing: Standing) -> None:
+        self.standing[instance_id] = standing
         self.done.append(("throttle", instance_id))
+
+    async def keep_spares(self, allowed: bool) -> int:
+        ended, self.spares = (0, self.spares) if allowed else (self.spares, 0)
+        return ended
 
     async def sleep(self, instance_id: str) -> None:
         self.done.append(("squeeze", instance_id))
@@ -74,7 +80,7 @@ class MadeUp(Plain):
         self.done.append(("end", instance_id))
 
     def pass_second(self) -> None:
-        yielding = [name for name in self.wants if self.idle.get(name)]
+        yielding = [name for name in self.wants if self.standing.get(name) == "last"]
         left = 2000 - sum(wanted for name, wanted in self.wants.items() if name not in yielding)
         for name, wanted in self.wants.items():
             may = max(0, left) // len(yielding) if name in yielding else 1000
@@ -120,19 +126,27 @@ async def test_who_stays_within_its_part_is_told_once_that_it_need_not_yield() -
     node = Node(MadeUp({"one": 300, "small": 10}))
     await node.seconds(30)
     assert node.runtime.done == [("throttle", "one"), ("throttle", "small")]
-    assert node.runtime.idle == {"one": False, "small": False}
+    assert node.runtime.standing == {"one": "first", "small": "first"}
 
 
 async def test_the_hog_yields_from_the_next_look_until_it_has_been_modest_for_a_while() -> None:
     node = Node(MadeUp({"hog": 1000, "other": 1000, "small": 10}))
     await node.seconds(2)
-    assert node.runtime.idle == {"hog": True, "other": True, "small": False}
+    assert node.runtime.standing == {"hog": "last", "other": "last", "small": "first"}
     assert "nobody else wants the CPU" in next(grant.reason for grant in node.keeper.grants if grant.id == "hog")
     node.runtime.wants["hog"] = 50
     await node.seconds(2)
-    assert node.runtime.idle["hog"]
+    assert node.runtime.standing["hog"] == "last"
     await node.seconds(2)
-    assert node.runtime.idle == {"hog": False, "other": True, "small": False}
+    assert node.runtime.standing == {"hog": "first", "other": "last", "small": "first"}
+
+
+async def test_who_has_its_turn_comes_after_the_modest_and_before_those_who_yield() -> None:
+    node = Node(MadeUp({"hog": 0, "other": 0, "small": 10}))
+    await node.seconds(60)
+    node.runtime.wants |= {"hog": 1000, "other": 1000}
+    await node.seconds(1)
+    assert node.runtime.standing == {"hog": "later", "other": "last", "small": "first"}
 
 
 async def test_a_new_process_of_a_hog_is_told_anew() -> None:
@@ -147,7 +161,7 @@ async def test_a_new_process_of_a_hog_is_told_anew() -> None:
 async def test_an_app_of_the_least_priority_is_work_in_the_background() -> None:
     node = Node(MadeUp({"batch": 10}), priority=5)
     await node.seconds(2)
-    assert node.runtime.idle["batch"]
+    assert node.runtime.standing["batch"] == "last"
 
 
 async def test_a_node_without_memory_squeezes_drops_and_ends_in_that_order() -> None:
@@ -160,6 +174,17 @@ async def test_a_node_without_memory_squeezes_drops_and_ends_in_that_order() -> 
     assert node.runtime.done[1:] == [("drop", "cold")]
     await node.seconds(1, available_mib=100)
     assert ("end", "busy") in node.runtime.done
+
+
+async def test_what_nobody_asked_for_yet_goes_before_anybody_gives_something_up() -> None:
+    node = Node(MadeUp({"cold": 0, "busy": 500}, memory={"cold": 50, "busy": 200}, spares=2))
+    await node.seconds(40)
+    assert node.runtime.spares == 2
+    node.runtime.done.clear()
+    await node.seconds(1, available_mib=100)
+    assert (node.runtime.spares, node.runtime.done) == (0, [])
+    await node.seconds(1, available_mib=100)
+    assert ("squeeze", "cold") in node.runtime.done
 
 
 async def test_workers_are_left_to_their_own_runtime() -> None:
@@ -201,9 +226,9 @@ class OnFiles(MadeUp):
         usage = self.groups[instance_id].usage()
         return SandboxStats(cpu_us=usage.cpu_us, private_bytes=usage.private_bytes)
 
-    async def throttle(self, instance_id: str, *, idle: bool) -> None:
-        self.idle[instance_id] = idle
-        self.groups[instance_id].limit(GroupLimits(cpu_idle=idle))
+    async def throttle(self, instance_id: str, standing: Standing) -> None:
+        self.standing[instance_id] = standing
+        self.groups[instance_id].limit(GroupLimits(cpu_standing=standing))
 
     def pass_second(self) -> None:
         super().pass_second()

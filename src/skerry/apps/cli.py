@@ -8,7 +8,7 @@ import os
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 
@@ -24,7 +24,19 @@ from skerry.apps import (
     cli_talk,
     cli_top,
 )
-from skerry.apps.cli_base import AccountOption, Before, DataDirOption, JsonOption, MicrovmEngineOption, WarmMicrovmsOption
+from skerry.apps.cli_base import (
+    AccountOption,
+    AddressPoolOption,
+    Before,
+    DataDirOption,
+    DiskLimitsOption,
+    HookOption,
+    ImagesMaxOption,
+    JsonOption,
+    MicrovmEngineOption,
+    OvercommitCpuOption,
+    WarmMicrovmsOption,
+)
 from skerry.apps.cli_base import chosen_account as _account
 from skerry.apps.cli_base import connect as _client
 from skerry.apps.cli_base import print_json as _print_json
@@ -32,9 +44,6 @@ from skerry.apps.cli_base import where as _data_dir
 from skerry.apps.cli_help import Sections
 from skerry.apps.sim.cli import app as sim_app
 from skerry.apps.world.cli import app as world_app
-
-if TYPE_CHECKING:
-    from skerry.apps.config import HookConfig
 
 EXPIRES_DAYS_MAX = 3650
 
@@ -83,10 +92,7 @@ def up(
     node_memory: Annotated[
         int | None, typer.Option(metavar="N", help="MiB of each node (default: a share of the machine).")
     ] = None,
-    overcommit_cpu: Annotated[
-        float | None,
-        typer.Option(metavar="RATIO", help="Promise so many times the CPU of a node (default: 8; 1 of what --node-cpu gives)."),
-    ] = None,
+    overcommit_cpu: OvercommitCpuOption = None,
     overcommit_memory: Annotated[float, typer.Option(metavar="RATIO", help="The same of its memory.")] = 1.0,
     allow_egress: Annotated[
         list[str] | None, typer.Option(metavar="CIDR", help="A network that apps may reach besides the public internet.")
@@ -105,17 +111,17 @@ def up(
     ] = None,
     microvm_engine: MicrovmEngineOption = "auto",
     warm_microvms: WarmMicrovmsOption = 2,
+    address_pool: AddressPoolOption = "100.64.0.0/10",
+    images_max: ImagesMaxOption = 20_480,
+    disk_limits: DiskLimitsOption = "200,100,4000,2000",
     zram: Annotated[bool, typer.Option("--zram/--no-zram", help="As root: make swap in memory, for sleeping apps.")] = True,
-    hook: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME=PROGRAM", help="A program that `skerry maintenance` may run on each node, by this name."),
-    ] = None,
+    hook: HookOption = None,
     json: JsonOption = False,
 ) -> None:
     """Start every plane on this machine: control, cities, nodes. Ctrl-C ends all of it."""
     from skerry.apps import up as module
-    from skerry.apps.config import MicrovmRules, Resting
-    from skerry.apps.supervisor.layout import Options
+    from skerry.apps.config import MicrovmRules, ProgramsRules, Resting
+    from skerry.apps.supervisor.layout import Options, parse_disk, parse_hook
 
     options = Options(
         data_dir=str(_data_dir(data_dir)),
@@ -133,8 +139,13 @@ def up(
         public_ports=public_ports,
         answer_s_max=answer_seconds,
         resting=Resting(sleep_after_ms=_ms(sleep_after), dead_after_ms=_ms(dead_after)),
-        microvm=MicrovmRules(engine=microvm_engine, warm_machines_max=warm_microvms),
-        hooks=tuple(_hook(text) for text in hook or ()),
+        programs=ProgramsRules(
+            images_mib_max=images_max,
+            disk=parse_disk(disk_limits),
+            address_pool=address_pool,
+            microvm=MicrovmRules(engine=microvm_engine, warm_machines_max=warm_microvms),
+        ),
+        hooks=tuple(parse_hook(text) for text in hook or ()),
     )
     if not detach:
         raise typer.Exit(module.up(options, json=json))
@@ -144,13 +155,6 @@ def up(
     else:
         print(f"Ready after {started.seconds:.1f} s (pid {started.pid}); API: {started.api_url}")
         print(f"`skerry status` shows it, `skerry down` ends it; logs: {started.data_dir}/logs")
-
-
-def _hook(text: str) -> "HookConfig":
-    from skerry.apps.config import HookConfig
-
-    name, _, program = text.partition("=")
-    return HookConfig(name=name, program=program)
 
 
 @app.command(epilog="Example: skerry down")

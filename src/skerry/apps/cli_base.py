@@ -26,6 +26,26 @@ MicrovmEngineOption = Annotated[
 WarmMicrovmsOption = Annotated[
     int, typer.Option(metavar="N", min=0, max=64, help="MicroVMs of each node that wait, paused, for the next start (QEMU).")
 ]
+AddressPoolOption = Annotated[
+    str, typer.Option(metavar="CIDR", help="Private addresses of programs, which no network of yours uses; all nodes share them.")
+]
+ImagesMaxOption = Annotated[
+    int, typer.Option(metavar="MIB", min=0, help="Images that each node keeps on its disk besides those in use.")
+]
+DiskLimitsOption = Annotated[
+    str,
+    typer.Option(
+        metavar="READ,WRITE,READS,WRITES", help="Of each container on its node's disk: MiB and operations a second; or `none`."
+    ),
+]
+HookOption = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NAME=PROGRAM", help="A program that `skerry maintenance` may run on each node, by this name."),
+]
+OvercommitCpuOption = Annotated[
+    float | None,
+    typer.Option(metavar="RATIO", help="Promise so many times the CPU of a node (default: 8; 1 of what --node-cpu gives)."),
+]
 AccountOption = Annotated[
     str | None, typer.Option("--account", help="Name or id of the account (or SKERRY_ACCOUNT).", show_default=False)
 ]

@@ -29,6 +29,7 @@ from typing import Literal, Protocol
 from skerry.core.types.app import Version
 from skerry.core.types.program import IsolationClass
 from skerry.core.types.slices import NodeInstance, ObservedInstance
+from skerry.core.types.usage import Standing
 from skerry.kit.record import Record
 from skerry.ports.sandbox import EngineFacts, ExecSession, ExecSpec, SandboxLimits, SandboxStats
 
@@ -77,6 +78,10 @@ class Runtime(Protocol):
 
     async def sleep(self, instance_id: str) -> None: ...
 
+    async def keep_spares(self, allowed: bool) -> int:
+        """As `SandboxEngine.keep_spares`, of all its engines."""
+        ...
+
     def observe(self) -> tuple[ObservedInstance, ...]:
         """All instances, as last seen; cheap, without I/O that can block."""
         ...
@@ -111,8 +116,8 @@ class Runtime(Protocol):
 
     async def resize(self, instance_id: str, limits: SandboxLimits) -> None: ...
 
-    async def throttle(self, instance_id: str, *, idle: bool) -> None:
-        """Whether it runs only where nobody else wants the CPU, until the next word or the next process; its limits stay."""
+    async def throttle(self, instance_id: str, standing: Standing) -> None:
+        """How it stands among those that want the CPU, until the next word or the next process; its limits stay."""
         ...
 
     async def drop(self, instance_id: str, reason: str) -> None:
@@ -136,6 +141,9 @@ class Runtime(Protocol):
 
 class Plain:
     """The abilities of a runtime that has none: a base for adapters, which override what they can."""
+
+    async def keep_spares(self, allowed: bool) -> int:
+        return 0
 
     def stats(self, instance_id: str) -> SandboxStats:
         return SandboxStats()
@@ -161,7 +169,7 @@ class Plain:
     async def resize(self, instance_id: str, limits: SandboxLimits) -> None:
         raise _unsupported("resize")
 
-    async def throttle(self, instance_id: str, *, idle: bool) -> None:
+    async def throttle(self, instance_id: str, standing: Standing) -> None:
         raise _unsupported("throttle")
 
     async def drop(self, instance_id: str, reason: str) -> None:

@@ -24,6 +24,7 @@ from typing import Literal, Protocol
 import msgspec
 
 from skerry.core.types.program import IsolationClass
+from skerry.core.types.usage import Standing
 from skerry.kit.record import Record
 
 Ability = Literal["exec", "terminal", "files", "pause", "snapshot", "clone", "resize", "squeeze"]
@@ -70,13 +71,12 @@ class Mount(Record):
 
 
 class SandboxLimits(Record):
-    """Enforced limits of one sandbox. `cpu_shares`: weight against its neighbours (1024 is a plain process). `cpu_idle`: it
-    runs where nobody else wants the CPU."""
+    """Enforced limits of one sandbox. `cpu_shares`: weight against its neighbours (1024 is a plain process)."""
 
     memory_mib_max: int
     cpu_millicores_max: int
     cpu_shares: int = 1024
-    cpu_idle: bool = False
+    cpu_standing: Standing = "first"
     pids_max: int = 512
 
 
@@ -263,6 +263,11 @@ class SandboxEngine(Protocol):
         ...
 
     async def remove(self, sandbox_id: str) -> None: ...
+
+    async def keep_spares(self, allowed: bool) -> int:
+        """Whether it may hold memory for what nobody asked for yet, as it may until told otherwise: machines that wait for the
+        next start, say. Not allowed, it ends those that are there; returns how many."""
+        ...
 
     async def aclose(self) -> None:
         """Let go of everything; sandboxes go on."""

@@ -2,7 +2,7 @@
 
 from rich.console import Console
 
-from skerry.apps.using import Used, render
+from skerry.apps.using import Usages, Used
 from skerry.core.types.ids import InstanceId
 from skerry.core.types.usage import InstanceUsage
 
@@ -39,10 +39,10 @@ def line(usage: InstanceUsage | None, *, problem: str = "") -> Used:
     )
 
 
-def shown(*lines: Used) -> str:
-    console = Console(width=240)
+def shown(*lines: Used, width: int = 240, height: int = 50, live: str = "") -> str:
+    console = Console(width=width, height=height)
     with console.capture() as capture:
-        console.print(render(lines))
+        console.print(Usages(lines, live=live))
     return capture.get()
 
 
@@ -57,3 +57,21 @@ def test_an_instance_whose_node_does_not_tell_is_there_with_the_reason() -> None
     text = shown(line(None, problem="lhr does not come for its calls"))
     assert "running" in text
     assert "00112233 on lhr-1: lhr does not come for its calls" in text
+
+
+def test_in_a_narrow_terminal_columns_are_left_out_and_no_number_is_cut() -> None:
+    for width in range(70, 200, 10):
+        text = shown(line(USAGE), width=width)
+        for word in ("168 m", "170 of 1000 m", "30.0 of 128 MiB", "default/hello", "running"):
+            assert word in text
+        head = next(line for line in text.splitlines() if "state" in line)
+        _, _, below = text.partition("also has:")
+        for name, word in (("share", "100 m"), ("credits", "2.5 s"), ("private", "20.0 MiB"), ("node", "lhr-1   ")):
+            assert (name in head) == (word in text) != (name in below.split("\n\n")[0])
+
+
+def test_more_instances_than_lines_are_counted_and_the_busiest_stay() -> None:
+    text = shown(*[line(USAGE) for _ in range(40)], height=20, live="12:00:00")
+    assert "40 instances, 6720 m of CPU, 800 MiB private; 12:00:00" in text
+    assert len(text.splitlines()) <= 20
+    assert "more, which use less" in text

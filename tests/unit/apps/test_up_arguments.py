@@ -2,11 +2,20 @@
 
 import pytest
 
-from skerry.apps.config import Engines
+from skerry.apps.config import DiskRates, Engines, ProgramsRules
 from skerry.apps.node import market_settings
 from skerry.apps.supervisor.cities import NODES_MAX, SITES_MAX, load_cities, parse_cities
 from skerry.apps.supervisor.errors import UpError
-from skerry.apps.supervisor.layout import Layout, Options, controller_address, node_config, plan_layout, site_config, wanted_ports
+from skerry.apps.supervisor.layout import (
+    Layout,
+    Options,
+    controller_address,
+    node_config,
+    parse_disk,
+    plan_layout,
+    site_config,
+    wanted_ports,
+)
 from skerry.core.policy.scale_fields import REGIONS
 from skerry.core.types.resources import Resources
 
@@ -132,6 +141,31 @@ def test_a_node_promises_what_it_has_times_its_overcommit_and_divides_what_it_ha
 def test_impossible_options_are_refused_as_wrong_usage(options: dict[str, object], said: str) -> None:
     with pytest.raises(UpError, match=said) as caught:
         layout(**options)
+    assert caught.value.code == 2
+
+
+@pytest.mark.parametrize("pool", ["8.8.8.0/16", "10.0.0.0/24", "10.0.0.1/8", "fd00::/8", "x", ""])
+def test_addresses_of_programs_are_private_and_enough(pool: str) -> None:
+    with pytest.raises(UpError, match="--address-pool") as caught:
+        layout(programs=ProgramsRules(address_pool=pool))
+    assert caught.value.code == 2
+
+
+def test_what_programs_may_have_reaches_each_node() -> None:
+    rules = ProgramsRules(images_mib_max=100, disk=parse_disk("1,2,3,4"), address_pool="10.96.0.0/12")
+    planned = layout(programs=rules)
+    configs = [node_config(planned, node, Engines(workerd="w", haproxy="h", bwrap="b")) for node in planned.nodes]
+    assert {config.programs for config in configs} == {rules}
+    assert rules.disk == DiskRates(read_mib_per_s=1, write_mib_per_s=2, read_ops_per_s=3, write_ops_per_s=4)
+    assert parse_disk("none") is None
+
+
+@pytest.mark.parametrize(
+    "text", ["", "1,2,3", "1,2,3,4,5", "0,1,1,1", "-1,1,1,1", "1.5,1,1,1", "1,2,3,1000001", "None", "²,1,1,1"]
+)
+def test_what_are_no_disk_limits_is_refused_as_wrong_usage(text: str) -> None:
+    with pytest.raises(UpError, match="--disk-limits") as caught:
+        parse_disk(text)
     assert caught.value.code == 2
 
 

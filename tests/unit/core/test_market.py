@@ -28,7 +28,7 @@ class Node:
     def step(self, *, share: int = 100, most: int = 1000) -> dict[str, Grant]:
         left, worked_us = CPUS * 1000 - self.outside, sum(self.cpu_us.values())
         for yields in (False, True):
-            names = [name for name in self.wants if (name in self.grants and self.grants[name].idle) == yields]
+            names = [name for name in self.wants if (name in self.grants and self.grants[name].standing == "last") == yields]
             left -= self._run(names, left, most)
         self.now_ms += SECOND
         traders = [
@@ -52,7 +52,7 @@ class Node:
         return before - left
 
     def idle(self) -> set[str]:
-        return {name for name, grant in self.grants.items() if grant.idle}
+        return {name for name, grant in self.grants.items() if grant.standing == "last"}
 
 
 def hogs(count: int) -> dict[str, int]:
@@ -125,6 +125,7 @@ def test_who_saved_something_may_spend_it_before_it_yields_but_few_at_once() -> 
     node.wants |= hogs(4)
     node.step()
     assert len(node.idle()) == 3  # one may have its turn: the node has two CPUs
+    assert sorted(grant.standing for grant in node.grants.values()) == ["first", "last", "last", "last", "later"]
     turns = set[str]()
     for _ in range(200):
         node.step()
@@ -185,7 +186,7 @@ def test_credits_are_not_spent_while_it_yields_or_stays_within_its_part() -> Non
 def test_work_in_the_background_always_yields() -> None:
     trader = Trader(id="a", share_millicores=100, most_millicores=1000, cpu_us=0, background=True)
     _, (grant,) = trade(Market(), [trader], now_ms=1, settings=SETTINGS)
-    assert (grant.idle, grant.millicores) == (True, 100)
+    assert (grant.standing, grant.millicores) == ("last", 100)
     assert "background" in grant.reason
 
 
@@ -229,8 +230,9 @@ def test_only_who_is_or_was_above_its_part_yields(
             trader = by_id[grant.id]
             assert 0 < grant.millicores <= max(trader.share_millicores, trader.most_millicores)
             assert 0 <= grant.credit_us <= trader.share_millicores * SETTINGS.burst_s * 1000
-            assert grant.idle == bool(grant.reason)
-            if grant.idle and not trader.background and not (trader.id in before.accounts and before.accounts[trader.id].yields):
+            assert (grant.standing == "last") == bool(grant.reason)
+            yielded = trader.id in before.accounts and before.accounts[trader.id].yields
+            if grant.standing == "last" and not trader.background and not yielded:
                 assert grant.used_millicores > grant.millicores
 
 

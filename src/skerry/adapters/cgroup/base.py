@@ -13,8 +13,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Protocol
 
+from skerry.core.types.usage import Standing
 from skerry.kit.record import Record
 
+# Weight that those who come later keep: so much that idle ones do not come near it, so little that who wakes up is never found to
+# have had more than its part already, and made to wait.
+LATER_PART = 16
 KILL_S_MAX = 30.0  # a killed process is gone in a few ms, unless the disk hangs or a busy machine lets nobody end
 
 
@@ -35,14 +39,14 @@ class DiskLimits(Record):
 class Limits(Record):
     """What one group may use. None: no limit. `cpu_shares` weighs it against its neighbours (1024 is a plain process).
 
-    `cpu_idle`: it runs where nobody else wants the CPU, and whoever wakes up takes its place at once (Linux 5.15; before, it
-    only has the least weight).
+    `cpu_standing`: who is "last" runs where nobody else wants the CPU, and whoever wakes up takes its place at once (Linux 5.15;
+    before, it only has the least weight). Who comes "later" has a part of its weight, and its threads long slices (Linux 6.12).
     """
 
     memory_bytes: int | None = None
     cpu_millicores: int | None = None
     cpu_shares: int = 1024
-    cpu_idle: bool = False
+    cpu_standing: Standing = "first"
     pids: int | None = None
     disk: DiskLimits | None = None
 
@@ -167,6 +171,11 @@ def disk_of(path: Path, *, devices: Path = Path("/sys/dev/block")) -> str | None
     return (disk / "dev").read_text().strip()
 
 
+def weight_of(limits: Limits) -> int:
+    """Its shares, as long as it is not idle."""
+    return max(2, limits.cpu_shares // LATER_PART) if limits.cpu_standing == "later" else limits.cpu_shares
+
+
 def write_weight(file: Path, idle_file: Path, *, idle: bool, value: str, least: str) -> None:
     """`value` in `file`; the kernel takes no weight while a group is idle, and gives it the default one afterwards."""
     if idle_file.exists():
@@ -183,14 +192,19 @@ def read_number(path: Path) -> int:
         return 0
 
 
-def read_field(path: Path, field: str) -> int:
-    """The number behind `field` in a file of "name number" lines; 0 if absent."""
+def read_fields(path: Path, *fields: str) -> tuple[int, ...]:
+    """The numbers behind `fields` in a file of "name number" lines; 0 if absent."""
+    found = dict[str, int]()
     with contextlib.suppress(OSError, ValueError):
         for line in path.read_text().splitlines():
             name, _, number = line.partition(" ")
-            if name == field:
-                return int(number)
-    return 0
+            if name in fields:
+                found[name] = int(number)
+    return tuple(found.get(field, 0) for field in fields)
+
+
+def read_field(path: Path, field: str) -> int:
+    return read_fields(path, field)[0]
 
 
 def sum_fields(path: Path, field: str) -> int:
@@ -215,6 +229,11 @@ def read_pids(path: Path) -> tuple[int, ...]:
 def read_pids_below(path: Path) -> tuple[int, ...]:
     """Of a group and of those that a container runtime made in it."""
     return tuple(pid for place in (path, *_inner(path)) for pid in read_pids(place / "cgroup.procs"))
+
+
+def read_threads_below(path: Path, file: str) -> tuple[int, ...]:
+    """As `read_pids_below`, of threads. `file`: where they are listed."""
+    return tuple(thread for place in (path, *_inner(path)) for thread in read_pids(place / file))
 
 
 def groups_of(places: Iterable[Path], prefix: str) -> list[Path]:

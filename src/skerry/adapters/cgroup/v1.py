@@ -17,14 +17,18 @@ from skerry.adapters.cgroup.base import (
     Usage,
     groups_of,
     read_field,
+    read_fields,
     read_number,
     read_pids_below,
+    read_threads_below,
     remove_directory,
     sum_fields,
+    weight_of,
     write,
     write_if_there,
     write_weight,
 )
+from skerry.adapters.cgroup.slices import lengthen
 from skerry.adapters.cgroup.v2 import PERIOD_US
 
 CONTROLLERS = ("memory", "cpu", "cpuacct", "pids")
@@ -92,7 +96,7 @@ class V1Group:
         memory, blocks = self._file("memory", "memory.stat"), self._file("blkio", "blkio.throttle.io_service_bytes")
         return Usage(
             memory_bytes=read_number(self._file("memory", "memory.usage_in_bytes")),
-            private_bytes=sum(read_field(memory, name) for name in ("total_rss", "total_shmem")),
+            private_bytes=sum(read_fields(memory, "total_rss", "total_shmem")),
             oom_kills=read_field(self._file("memory", "memory.oom_control"), "oom_kill"),
             cpu_us=read_number(self._file("cpuacct", "cpuacct.usage")) // 1000,
             throttled_us=read_field(self._file("cpu", "cpu.stat"), "throttled_time") // 1000,
@@ -127,7 +131,9 @@ class V1Group:
     def _weigh(self, limits: Limits) -> None:
         if "cpu" in self._paths:
             file, idle_file = self._file("cpu", "cpu.shares"), self._file("cpu", "cpu.idle")
-            write_weight(file, idle_file, idle=limits.cpu_idle, value=str(limits.cpu_shares), least=SHARES_LEAST)
+            idle = limits.cpu_standing == "last"
+            write_weight(file, idle_file, idle=idle, value=str(weight_of(limits)), least=SHARES_LEAST)
+            lengthen(lambda: read_threads_below(self._paths["cpu"], "tasks"), long=limits.cpu_standing == "later")
 
     def _file(self, controller: str, name: str) -> Path:
         """A path at which nothing is, where there is no such controller."""

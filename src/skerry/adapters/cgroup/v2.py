@@ -12,14 +12,18 @@ from skerry.adapters.cgroup.base import (
     Usage,
     groups_of,
     read_field,
+    read_fields,
     read_number,
     read_pids_below,
+    read_threads_below,
     remove_directory,
     sum_fields,
+    weight_of,
     write,
     write_if_there,
     write_weight,
 )
+from skerry.adapters.cgroup.slices import lengthen
 
 CONTROLLERS = ("memory", "cpu", "pids", "io")
 PERIOD_US = 100_000  # the kernel's default period of CPU quotas
@@ -49,8 +53,9 @@ class V2Group:
         self._set("memory.max", memory)
         self._set("cpu.max", f"{quota} {PERIOD_US}")
         if (self.path / "cpu.weight").exists():
-            weight = _weight(limits.cpu_shares)
-            write_weight(self.path / "cpu.weight", self.path / "cpu.idle", idle=limits.cpu_idle, value=weight, least=WEIGHT_LEAST)
+            weight, idle = _weight(weight_of(limits)), limits.cpu_standing == "last"
+            write_weight(self.path / "cpu.weight", self.path / "cpu.idle", idle=idle, value=weight, least=WEIGHT_LEAST)
+            lengthen(lambda: read_threads_below(self.path, "cgroup.threads"), long=limits.cpu_standing == "later")
         self._set("pids.max", "max" if limits.pids is None else str(limits.pids))
         if limits.disk is not None:
             self._set("io.max", _io_max(limits.disk))
@@ -71,12 +76,13 @@ class V2Group:
         write(self.path / "cgroup.freeze", "1" if frozen else "0")
 
     def usage(self) -> Usage:
-        memory, cpu = self.path / "memory.stat", self.path / "cpu.stat"
+        memory = self.path / "memory.stat"
+        cpu_us, throttled_us = read_fields(self.path / "cpu.stat", "usage_usec", "throttled_usec")
         return Usage(
             memory_bytes=read_number(self.path / "memory.current"),
-            private_bytes=read_field(memory, "anon") + read_field(memory, "shmem"),
-            cpu_us=read_field(cpu, "usage_usec"),
-            throttled_us=read_field(cpu, "throttled_usec"),
+            private_bytes=sum(read_fields(memory, "anon", "shmem")),
+            cpu_us=cpu_us,
+            throttled_us=throttled_us,
             oom_kills=read_field(self.path / "memory.events", "oom_kill"),
             pids=read_number(self.path / "pids.current"),
             read_bytes=sum_fields(self.path / "io.stat", "rbytes="),

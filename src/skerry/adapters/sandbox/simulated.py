@@ -326,6 +326,9 @@ class SimulatedEngine:
             box.script.end(KILLED)
             await box.logger
 
+    async def keep_spares(self, allowed: bool) -> int:
+        return 0
+
     async def aclose(self) -> None:
         pass
 

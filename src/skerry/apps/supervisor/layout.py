@@ -11,12 +11,13 @@ import shutil
 import stat
 from pathlib import Path
 
+from skerry.adapters.network.linux.settings import Settings as NetworkSettings
 from skerry.apps.config import (
     ControlConfig,
+    DiskRates,
     EgressRules,
     Engines,
     HookConfig,
-    MicrovmRules,
     NodeConfig,
     ProgramsRules,
     Resting,
@@ -39,6 +40,7 @@ PLATFORM_MEMORY_PERCENT = 20  # of the machine: planes, HAProxy, page cache
 CPU_OVERCOMMIT = 8.0  # an idle worker reserves 10 millicores and uses none; busy ones share by weight
 OVERCOMMIT_MIN, OVERCOMMIT_MAX = 0.1, 64.0  # of what a node has
 MEMORY_MIB_MIN = 64
+DISK_RATE_MAX = 1_000_000
 ANSWER_S_LIMIT = 3600  # every request that waits holds a connection
 REST_MS_MIN, REST_MS_MAX = 100, 30 * 86_400_000
 RUN_PATH_CHARS_MAX = 60  # a Unix socket's path has 107 bytes, and planes put their own names behind it
@@ -66,7 +68,7 @@ class Options(Record):
     public_ports: str = shown(PUBLIC_PORTS)
     answer_s_max: int = 60
     resting: Resting = Resting()
-    microvm: MicrovmRules = MicrovmRules()
+    programs: ProgramsRules = ProgramsRules()
     hooks: tuple[HookConfig, ...] = ()
 
 
@@ -170,6 +172,7 @@ def _check(options: Options) -> None:
         if value is not None and not REST_MS_MIN <= value <= REST_MS_MAX:
             allowed = f"{REST_MS_MIN / 1000} to {REST_MS_MAX // 1000}"
             raise UpError(f"{name} {value / 1000:g}: {allowed} seconds", hint="an example: --sleep-after 60", code=2)
+    _check_pool(options.programs.address_pool)
     for hook in options.hooks:
         _check_hook(hook)
     _check_nodes(options)
@@ -190,6 +193,35 @@ def _check_nodes(options: Options) -> None:
         if ratio is not None and not OVERCOMMIT_MIN <= ratio <= OVERCOMMIT_MAX:
             said = f"--overcommit-{name} {ratio:g}: it is {OVERCOMMIT_MIN:g} to {OVERCOMMIT_MAX:g}"
             raise UpError(said, hint=f"an example: --overcommit-{name} 1.5", code=2)
+
+
+def _check_pool(pool: str) -> None:
+    """As nodes will, which only say it in their logs."""
+    try:
+        NetworkSettings(pool=pool)
+    except ValueError as error:
+        each = f"each node takes a /{NetworkSettings().lease_prefix} of it"
+        raise UpError(
+            f"--address-pool {pool[:60]}: {error}", hint=f"an example: --address-pool 10.96.0.0/12; {each}", code=2
+        ) from None
+
+
+def parse_disk(text: str) -> DiskRates | None:
+    """READ,WRITE,READS,WRITES, or "none". Raises `UpError` (usage)."""
+    if text == "none":
+        return None
+    words = text.split(",")
+    if len(words) != 4 or not all(word.isascii() and word.isdigit() and 0 < int(word) <= DISK_RATE_MAX for word in words):
+        said = f"--disk-limits {text[:60]}: four numbers of 1 to {DISK_RATE_MAX}, or none"
+        raise UpError(said, hint="an example: --disk-limits 200,100,4000,2000", code=2)
+    read, write, reads, writes = (int(word) for word in words)
+    return DiskRates(read_mib_per_s=read, write_mib_per_s=write, read_ops_per_s=reads, write_ops_per_s=writes)
+
+
+def parse_hook(text: str) -> HookConfig:
+    """NAME=PROGRAM; `plan_layout` checks it."""
+    name, _, program = text.partition("=")
+    return HookConfig(name=name, program=program)
 
 
 def _check_hook(hook: HookConfig) -> None:
@@ -303,7 +335,7 @@ def node_config(layout: Layout, node: Node, engines: Engines) -> NodeConfig:
         egress=EgressRules(allow=layout.options.egress_allow),
         answer_s_max=layout.options.answer_s_max,
         resting=layout.options.resting,
-        programs=ProgramsRules(microvm=layout.options.microvm),
+        programs=layout.options.programs,
         hooks=layout.options.hooks,
         engines=engines,
     )

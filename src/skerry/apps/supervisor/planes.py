@@ -31,7 +31,7 @@ KILL_S_MAX = 1.0
 LOG_BYTES_MAX = 8 << 20  # per plane, and half of it again in `<name>.log.1`
 LOG_LOOK_S = 5.0
 NO_FILE_LIMIT = 1 << 50  # RLIMIT_FSIZE would also stop the store from growing; logs are trimmed instead
-PLANE_CPU_SHARES = 16_384  # planes and ingresses answer before tenants' code (1024 for an instance)
+PLANE_CPU_SHARES = 65_536  # planes and ingresses answer before tenants' code (16384 for an instance)
 
 _PASSED_ON = ("PATH", "HOME", "LANG", "TZ", "TMPDIR", "PYTHONPATH", "PYTHONDONTWRITEBYTECODE", "LD_LIBRARY_PATH")
 _PASSED_ON_PREFIXES = ("LC_", "SKERRY_", "XDG_", "SSL_CERT_")

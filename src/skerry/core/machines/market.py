@@ -5,19 +5,21 @@ where nobody else wants the CPU, and whoever else wakes up takes its place at on
 not wait for harm to show; the next look is early enough.
 
     used > floor, not its turn ──► yields ──► would use less than most of its floor, for a while ──► as any other
-                                      └────► has credits and it is its turn ──► as any other, until they are spent
+                                      └────► has credits and it is its turn ──► after the modest, before the others
 
 The floor is the share, or what the node has for it when all that are at work divide it by their shares, if that is more. Where
 not even the shares can be had (others outside of the market work too, or too much was promised), it is the latter alone for those
 who never stop wanting more.
 Credits are what an instance left of its share unused, by its own will or because there was nothing left for it: a few at a time,
-in turn, spend them by being as any other although they are above their floor. So nobody starves, and the few are few.
+in turn, spend them. They do not yield although they are above their floor: whoever wakes up goes first still, but of a CPU that
+never rests they get a part. So nobody starves, and the few are few.
 """
 
 from collections.abc import Mapping, Sequence
 
 from msgspec.structs import replace
 
+from skerry.core.types.usage import Standing
 from skerry.kit.record import Record
 
 
@@ -69,11 +71,14 @@ class Market(Record):
 
 
 class Grant(Record):
-    """`millicores`: what it can count on, its limit or its floor. `reason` for people, empty when nothing holds it back."""
+    """`millicores`: what it can count on, its limit or its floor. `reason` for people, empty when nothing holds it back.
+
+    Who yields is "last"; who has its turn comes "later" than those who stay within their part, and before those who yield.
+    """
 
     id: str
     millicores: int
-    idle: bool
+    standing: Standing
     credit_us: int
     used_millicores: int
     reason: str = ""
@@ -163,7 +168,7 @@ def _booked(before: Account, trader: Trader, used: int, floor: int, *, elapsed_m
 
 
 def _turns(greedy: Sequence[Trader], accounts: Mapping[str, Account], now_ms: int, settings: MarketSettings) -> frozenset[str]:
-    """Who may be above its floor as any other: who is at it, then those whose last turn is longest ago."""
+    """Who need not yield although it is above its floor: who is at it, then those whose last turn is longest ago."""
 
     def may(trader: Trader) -> bool:
         account = accounts[trader.id]
@@ -184,15 +189,15 @@ def _told(account: Account, yields: bool, spends: bool, now_ms: int) -> Account:
 
 
 def _grant(trader: Trader, account: Account, floor: int) -> Grant:
-    idle, reason = trader.background or account.yields, ""
+    last, reason = trader.background or account.yields, ""
     if trader.background:
         reason = "background work: it runs when nobody else wants the CPU"
-    elif account.yields:
+    elif last:
         reason = f"it uses more than its part of the node, {floor} millicores: it runs when nobody else wants the CPU"
     return Grant(
         id=trader.id,
-        millicores=floor if idle else max(trader.share_millicores, trader.most_millicores),
-        idle=idle,
+        millicores=floor if last else max(trader.share_millicores, trader.most_millicores),
+        standing="last" if last else "later" if account.spends else "first",
         credit_us=account.credit_us,
         used_millicores=account.used_millicores,
         reason=reason,

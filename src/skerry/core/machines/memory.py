@@ -1,7 +1,8 @@
 """What a node does when memory runs short, without I/O: who gives some back, in which order, and why.
 
     enough ────────────────────────────────────────────────── nothing
-    below `low`       what is idle is squeezed, the coldest first; what can be woken by a request ends, if that is not enough
+    below `low`       what nobody asked for yet goes first (`is_short`, for the caller to see to);
+                      what is idle is squeezed, the coldest first; what can be woken by a request ends, if that is not enough
     below `critical`  and then who uses more than it reserved, the lowest priority and the largest excess first
 
 Within what it reserved nobody is ended for others: that was promised.
@@ -49,15 +50,23 @@ class Relief(Record):
 MIB = 1 << 20
 
 
+def is_short(*, available_bytes: int, total_bytes: int, waited: float, settings: MemorySettings) -> bool:
+    return available_bytes < _low(total_bytes, settings) or waited > settings.waited
+
+
+def _low(total_bytes: int, settings: MemorySettings) -> int:
+    return round(total_bytes * settings.low)
+
+
 def relieve(
     tenants: Sequence[Tenant], *, available_bytes: int, total_bytes: int, waited: float, settings: MemorySettings
 ) -> tuple[Relief, ...]:
     """What to do now, in order; nothing when there is enough."""
-    low, critical = round(total_bytes * settings.low), round(total_bytes * settings.critical)
-    short = low - available_bytes
-    if short <= 0 and waited <= settings.waited:
+    if not is_short(available_bytes=available_bytes, total_bytes=total_bytes, waited=waited, settings=settings):
         return ()
-    short = max(short, critical // 2)  # processes wait although some is free: a little more helps
+    critical = round(total_bytes * settings.critical)
+    # Where processes wait although some is free, a little more helps.
+    short = max(_low(total_bytes, settings) - available_bytes, critical // 2)
     chosen: list[Relief] = []
     named: set[str] = set()
     for relief in _order(tenants, critical=available_bytes < critical, settings=settings):

@@ -1,7 +1,13 @@
 """What one instance uses now, as its node sees it, beside what it was promised and what it may have."""
 
+from typing import Literal
+
 from skerry.core.types.ids import InstanceId
 from skerry.kit.record import Record
+
+# How a process stands among those that want the CPU. "first": as any other. "later": whoever wakes up goes before it, and of a
+# CPU that all want it gets little. "last": it runs where nobody else wants to.
+Standing = Literal["first", "later", "last"]
 
 
 class InstanceUsage(Record):

@@ -13,6 +13,7 @@ from msgspec.structs import replace
 
 from skerry.core.types.app import Version
 from skerry.core.types.slices import NodeInstance, ObservedInstance
+from skerry.core.types.usage import Standing
 from skerry.ports.runtime import Capabilities, NoSuchInstance, Runtime, RuntimeFault, Unavailable
 from skerry.ports.sandbox import ExecSession, ExecSpec, SandboxLimits, SandboxStats
 from skerry.ports.walled import Walled
@@ -66,6 +67,9 @@ class CompositeRuntime:
 
     async def sleep(self, instance_id: str) -> None:
         await self._of(instance_id).sleep(instance_id)
+
+    async def keep_spares(self, allowed: bool) -> int:
+        return sum([await runtime.keep_spares(allowed) for runtime in self._all()])
 
     def observe(self) -> tuple[ObservedInstance, ...]:
         return tuple(seen for runtime in self._all() for seen in runtime.observe())
@@ -122,8 +126,8 @@ class CompositeRuntime:
     async def resize(self, instance_id: str, limits: SandboxLimits) -> None:
         await self._of(instance_id).resize(instance_id, limits)
 
-    async def throttle(self, instance_id: str, *, idle: bool) -> None:
-        await self._of(instance_id).throttle(instance_id, idle=idle)
+    async def throttle(self, instance_id: str, standing: Standing) -> None:
+        await self._of(instance_id).throttle(instance_id, standing)
 
     async def drop(self, instance_id: str, reason: str) -> None:
         await self._of(instance_id).drop(instance_id, reason)

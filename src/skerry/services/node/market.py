@@ -11,11 +11,11 @@ from dataclasses import dataclass
 
 import structlog
 
-from skerry.core.machines.market import Grant, Market, MarketSettings, Trader, trade
-from skerry.core.machines.memory import MIB, MemorySettings, Relief, Tenant, relieve
+from skerry.core.machines.market import WORKING_MILLICORES, Grant, Market, MarketSettings, Trader, trade
+from skerry.core.machines.memory import MIB, MemorySettings, Relief, Tenant, is_short, relieve
 from skerry.core.types.ids import InstanceId
 from skerry.core.types.slices import NodeInstance, ObservedInstance
-from skerry.core.types.usage import InstanceUsage
+from skerry.core.types.usage import InstanceUsage, Standing
 from skerry.kit.record import Record
 from skerry.ports.clock import Clock
 from skerry.ports.pressure import Gauge, Pressure
@@ -74,7 +74,7 @@ class MarketKeeper:
         self._market = Market()
         self._pressure = Pressure()
         self._waited: dict[str, int] = {}  # by instance and process, µs in the queue so far
-        self._told: dict[str, bool] = {}  # by instance and process, the last word that arrived
+        self._told: dict[str, Standing] = {}  # by instance and process, the last word that arrived
         self._rests: dict[str, _Rest] = {}
         self._seen: dict[str, _Seen] = {}
         self.grants: tuple[Grant, ...] = ()  # the last ones
@@ -139,7 +139,8 @@ class MarketKeeper:
     ) -> None:
         elapsed_us = max(1, now_ms - self._market.at_ms) * 1000
         processes = {one.id: f"{one.id}/{one.pid}" for one in seen}
-        queued = {processes[one.id]: self._gauge.waited_us(one.pid or 0) for one in seen}
+        running = set(processes.values())
+        queued = {processes[one.id]: self._gauge.waited_us(one.pid or 0) for one in seen if self._may_wait(one.id)}
         traders = [
             _trader(wanted[one.id], stats[one.id], self._share_waited(processes[one.id], queued, elapsed_us))
             for one in seen
@@ -154,24 +155,29 @@ class MarketKeeper:
             settings=self._settings.market,
             free_millicores=max(0, free_us * 1000 // elapsed_us) if before.cpu_idle_us else None,
         )
-        self._told = {process: idle for process, idle in self._told.items() if process in queued}
+        self._told = {process: standing for process, standing in self._told.items() if process in running}
         for grant in self.grants:
             await self._tell(grant, processes[InstanceId(grant.id)])
 
+    def _may_wait(self, name: InstanceId) -> bool:
+        """Whether it makes a difference how long it waited: there are many threads to ask, of many instances that do nothing."""
+        account, used = self._market.accounts.get(name), self._seen[name].used_millicores
+        return (account is not None and account.yields) or (used or 0) >= WORKING_MILLICORES
+
     def _share_waited(self, process: str, queued: Mapping[str, int | None], elapsed_us: int) -> float | None:
-        now_us, before_us = queued[process], self._waited.get(process)
+        now_us, before_us = queued.get(process), self._waited.get(process)
         return None if now_us is None or before_us is None else min(1.0, max(0, now_us - before_us) / elapsed_us)
 
     async def _tell(self, grant: Grant, process: str) -> None:
         """Only what differs from before; an earlier agent's last word is not known, so the first one is always said."""
-        if self._told.get(process) == grant.idle:
+        if self._told.get(process) == grant.standing:
             return
         try:
-            await self._runtime.throttle(grant.id, idle=grant.idle)
+            await self._runtime.throttle(grant.id, grant.standing)
         except (RuntimeFault, SandboxError, OSError) as error:
             log.debug("not_throttled", instance=grant.id, error=str(error))
             return
-        self._told[process] = grant.idle
+        self._told[process] = grant.standing
 
     async def _relieve(
         self,
@@ -181,21 +187,30 @@ class MarketKeeper:
         before: Pressure,
         now_ms: int,
     ) -> None:
-        """Of programs; workers are looked after by their own runtime."""
+        """What nobody asked for yet goes first, then it is looked again. After that programs, in their order; workers are looked
+        after by their own runtime."""
+        waited = (self._pressure.memory_waited_us - before.memory_waited_us) / (self._settings.look_ms * 1000)
+        has = {"available_bytes": self._pressure.memory_available_bytes, "total_bytes": self._pressure.memory_total_bytes}
+        short = is_short(**has, waited=waited, settings=self._settings.memory)
+        if await self._gave_spares(short):
+            return
         programs = [one for one in seen if wanted[one.id].version.program is not None]
         self._rests = {one.id: self._rested(one.id, stats[one.id], now_ms) for one in programs}
         facts = dict(self._runtime.capabilities.classes) if programs else {}
         squeezing = {name for name, one in facts.items() if "squeeze" in one.abilities}
         tenants = [self._tenant(wanted[one.id], stats[one.id], now_ms, squeezing) for one in programs]
-        waited_us = self._pressure.memory_waited_us - before.memory_waited_us
-        for relief in relieve(
-            tenants,
-            available_bytes=self._pressure.memory_available_bytes,
-            total_bytes=self._pressure.memory_total_bytes,
-            waited=waited_us / (self._settings.look_ms * 1000),
-            settings=self._settings.memory,
-        ):
+        for relief in relieve(tenants, **has, waited=waited, settings=self._settings.memory):
             await self._do(relief, now_ms)
+
+    async def _gave_spares(self, short: bool) -> bool:
+        try:
+            ended = await self._runtime.keep_spares(not short)
+        except (SandboxError, OSError) as error:
+            log.warning("memory_relief_failed", action="spares", error=str(error))
+            return False
+        if ended:
+            log.warning("memory_relief", action="spares", count=ended, reason="the node is short of memory")
+        return ended > 0
 
     def _rested(self, name: str, stats: SandboxStats, now_ms: int) -> _Rest:
         rest = self._rests.get(name)

@@ -9,11 +9,14 @@ import errno
 import mmap
 import os
 import signal
+import threading
 import time
 import traceback
 from collections.abc import Callable, Generator
+from pathlib import Path
 
 from skerry.adapters.cgroup.base import DiskLimits, Group, Limits, Tree
+from skerry.adapters.cgroup.slices import LONG_NS, slice_ns
 
 DEADLINE_S = 20
 MIB = 1 << 20
@@ -61,13 +64,30 @@ def who_yields_runs_when_nobody_else_does(tree: Tree) -> None:
     """Both on one CPU, whatever else it does."""
     with made(tree, "first") as first, made(tree, "second") as second, running(second, spin), running(first, spin):
         until(lambda: min(first.usage().cpu_us, second.usage().cpu_us) > 10_000)  # as equals, both run
-        second.limit(Limits(cpu_idle=True))
+        second.limit(Limits(cpu_standing="last"))
         before = first.usage().cpu_us, second.usage().cpu_us
         until(lambda: first.usage().cpu_us > before[0] + 400_000)
         assert second.usage().cpu_us - before[1] < 200_000
         second.limit(Limits())
         again_us = second.usage().cpu_us
         until(lambda: second.usage().cpu_us > again_us + 100_000, within_s=DEADLINE_S * 6)  # before 6.6, it first pays its debts
+
+
+def who_comes_later_has_long_slices_while_it_does(tree: Tree) -> None:
+    """In all threads, where the kernel has slices."""
+
+    def two_threads() -> None:
+        threading.Thread(target=signal.pause, daemon=True).start()
+        signal.pause()
+
+    with made(tree, "later") as group, running(group, two_threads) as child:
+        until(lambda: len(threads_of(child)) == 2)
+        threads = threads_of(child)
+        usual = {slice_ns(thread) for thread in threads}
+        group.limit(Limits(cpu_standing="later"))
+        assert {slice_ns(thread) for thread in threads} == {LONG_NS} or usual == {0}
+        group.limit(Limits(cpu_standing="last"))
+        assert {slice_ns(thread) for thread in threads} == usual
 
 
 def weights_divide_a_cpu(tree: Tree) -> None:
@@ -139,6 +159,7 @@ CHECKS: tuple[Callable[[Tree], None], ...] = (
     memory_is_limited,
     processes_are_limited,
     the_quota_holds_a_process_back,
+    who_comes_later_has_long_slices_while_it_does,
     weights_divide_a_cpu,
     who_yields_runs_when_nobody_else_does,
     what_is_frozen_stands_still_and_can_be_ended,
@@ -187,6 +208,10 @@ def born(group: Group, work: Callable[[], object]) -> int:
         finally:
             os._exit(1)
     return child
+
+
+def threads_of(pid: int) -> list[int]:
+    return [int(path.name) for path in Path(f"/proc/{pid}/task").iterdir()]
 
 
 def spin() -> None:

@@ -205,6 +205,9 @@ class SimEngine:
         self._end(sandbox_id)
         await self._hold.done("remove sandbox")
 
+    async def keep_spares(self, allowed: bool) -> int:
+        return 0
+
     async def aclose(self) -> None: ...
 
     def _mine(self, box: Box) -> bool:

@@ -53,7 +53,9 @@ def claim(nft: Nft, route: Route, tag: str, settings: Settings, had: str | None)
         if not any(block.overlaps(other) for other in used):
             nft.run(rules.lease(tag, str(block)))
             return str(block)
-    raise NetworkUnavailable(f"no free block in {settings.pool}: all of it is routed or taken; give nodes another `network.pool`")
+    raise NetworkUnavailable(
+        f"no free block in {settings.pool}: all of it is routed or taken; give nodes another: skerry up --address-pool"
+    )
 
 
 def open_uplinks(nft: Nft, route: Route, tag: str) -> tuple[str, ...]:

@@ -28,7 +28,7 @@ from skerry.ports.runtime import Unavailable
 
 NAME = "assets"
 MEMORY_BYTES_MAX = 1024 * MIB  # files pass through it; 1000 apps take 52 MB
-CPU_SHARES = 4_096
+CPU_SHARES = 65_536
 PIDS_MAX = 64
 TOGETHER_S = 0.02  # changes within this time make one new process
 RETRY_S = 2.0

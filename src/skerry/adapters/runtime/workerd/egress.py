@@ -18,7 +18,7 @@ from skerry.kit.hashing import content_digest
 
 NAME = "egress"
 MEMORY_BYTES_MAX = 512 * MIB  # streams, TLS buffers of many connections
-CPU_SHARES = 4_096  # as much as four instances: it works for all of them
+CPU_SHARES = 65_536  # as much as four instances: it works for all of them
 PIDS_MAX = 256  # name resolution takes a thread each
 _SOCKETS = (("egress", EGRESS_SOCKET), ("cache", CACHE_SOCKET))
 

@@ -27,6 +27,7 @@ from skerry.core.machines import instance as machine
 from skerry.core.machines.instance import Event, Life
 from skerry.core.types.app import AssetsBinding, Version
 from skerry.core.types.slices import NodeInstance, ObservedInstance
+from skerry.core.types.usage import Standing
 from skerry.ports.sandbox import SandboxStats
 
 DROP_GRACE_MS = 5_000  # for the connections of a process that is dropped or replaced when it is idle
@@ -185,15 +186,15 @@ class Instance:
             throttled_us=usage.throttled_us,
             memory_bytes=usage.memory_bytes,
             private_bytes=usage.private_bytes,
-            pids=len(process.group.pids()),
+            pids=usage.pids,
             oom_kills=usage.oom_kills,
         )
 
-    def throttle(self, *, idle: bool) -> None:
+    def throttle(self, standing: Standing) -> None:
         """For now: its next process runs as any other again."""
         group = self.process.group if self.process else None
         if group is not None and self.life.state in ("running", "asleep"):
-            group.limit(replace(self._limits(self._around.settings.cpu_shares), cpu_idle=idle))
+            group.limit(replace(self._limits(self._around.settings.cpu_shares), cpu_standing=standing))
 
     def observed(self) -> ObservedInstance:
         return ObservedInstance(

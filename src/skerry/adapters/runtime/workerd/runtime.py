@@ -44,6 +44,7 @@ from skerry.core.machines import instance as machine
 from skerry.core.machines.instance import Life
 from skerry.core.types.ids import Digest, InstanceId, NodeId
 from skerry.core.types.slices import NodeInstance, ObservedInstance
+from skerry.core.types.usage import Standing
 from skerry.kit.record import Record, decode, encode
 from skerry.ports.runtime import Capabilities, NoSuchInstance, Plain, Unavailable
 from skerry.ports.sandbox import SandboxStats
@@ -193,10 +194,10 @@ class WorkerdRuntime(Plain):
             raise NoSuchInstance(f"{instance_id} is not on this node")
         return read_log(lambda: self._log_files(instance_id), tail_bytes=tail_bytes, follow=follow)
 
-    async def throttle(self, instance_id: str, *, idle: bool) -> None:
+    async def throttle(self, instance_id: str, standing: Standing) -> None:
         instance = self._instances.get(InstanceId(instance_id))
         if instance is not None:
-            instance.throttle(idle=idle)
+            instance.throttle(standing)
 
     async def aclose(self, *, stop_instances: bool) -> None:
         if not self._begun:

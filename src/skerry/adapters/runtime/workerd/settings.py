@@ -30,8 +30,9 @@ class Settings(Record):
     collect_after_ms: int = 5_000  # files of what has gone are removed so much later: a successor often shares them
     log_bytes_max: int = 1 * MIB
     pids_max: int = 64  # threads of one instance: workerd has 2 to 12
-    cpu_shares: int = 1_024  # of an instance, as of any plain process
-    cpu_shares_starting: int = 2_048  # of one that somebody waits for
+    # Of an instance. Groups that yield weigh 3 each, and a CPU that 16 of them want is theirs for 48 parts of so many.
+    cpu_shares: int = 16_384
+    cpu_shares_starting: int = 32_768  # of one that somebody waits for
     check_cpu_s_max: int = 1  # Cloudflare's limit on start-up
     check_wall_ms_max: int = 10_000
     egress_allow: tuple[str, ...] = ()  # networks (CIDR) that apps may reach besides the public internet

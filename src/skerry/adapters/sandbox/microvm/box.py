@@ -44,7 +44,7 @@ def host_limits(limits: SandboxLimits, settings: Settings, *, pids: int) -> Limi
         memory_bytes=(settings.needed_mib(limits.memory_mib_max) + settings.monitor_overhead_mib) * MIB,
         cpu_millicores=limits.cpu_millicores_max,
         cpu_shares=limits.cpu_shares,
-        cpu_idle=limits.cpu_idle,
+        cpu_standing=limits.cpu_standing,
         pids=pids,
     )
 

@@ -160,6 +160,9 @@ class MicroVmEngine(ABC, Generic[Box, Machine, Origin]):
         if ID.fullmatch(sandbox_id):
             await self._erase(self._name_of(sandbox_id))
 
+    async def keep_spares(self, allowed: bool) -> int:
+        return 0
+
     async def aclose(self) -> None:
         for held in self._open.values():
             await held.let_go()

@@ -119,6 +119,9 @@ class OciEngine:
         if outer is not None:
             outer.forget()
 
+    async def keep_spares(self, allowed: bool) -> int:
+        return 0
+
     async def aclose(self) -> None:
         """Where nothing runs nothing stays."""
         for kept in self._kept.values():

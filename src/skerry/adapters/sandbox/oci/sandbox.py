@@ -50,7 +50,7 @@ class Fleet(Record):
             memory_bytes=(limits.memory_mib_max + (self.runtime.overhead_mib if self.runtime.is_gvisor else 0)) * MIB,
             cpu_millicores=limits.cpu_millicores_max,
             cpu_shares=limits.cpu_shares,
-            cpu_idle=limits.cpu_idle,
+            cpu_standing=limits.cpu_standing,
             pids=pids,
             disk=self.disk,
         )

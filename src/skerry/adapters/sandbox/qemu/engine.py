@@ -91,6 +91,9 @@ class QemuEngine(MicroVmEngine[QemuSandbox, Running, Base]):
         """The machines for the next starts are there, as far as they are wanted."""
         await self._warm.settled()
 
+    async def keep_spares(self, allowed: bool) -> int:
+        return await self._warm.allow(allowed)
+
     async def aclose(self) -> None:
         await self._warm.aclose()
         for left in list(self._waiting.iterdir()) if self._waiting.is_dir() else ():  # its making was broken off

@@ -29,7 +29,7 @@ QMP_SOCKET, AGENT_SOCKET = "qmp", "agent"
 MONITOR_LOG, CONSOLE_LOG = "monitor.log", "console.log"
 LOG_TAIL_BYTES = 1500
 PIDS_MAX = 256  # threads of one monitor: it has about ten, and sixty-four workers of its block layer
-SHARES_STARTING = 2_048
+SHARES_STARTING = 32_768
 NO_NETWORK = "tap0"  # the name of a tap that leads nowhere
 _APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
 

@@ -4,8 +4,8 @@
                       -> a moment later another is made, if nothing else wants the CPU more
 
 One for each of the images and snapshots that were started last, `machines_max` at most. Nobody knows them but the engine that
-made them: it ends them with itself, and the next one removes what a killed one left. From the claim on the machine is the
-instance's, under the name that it has.
+made them: it ends them with itself, or when the node needs their memory, and the next one removes what a killed one left. From
+the claim on the machine is the instance's, under the name that it has.
 """
 
 import asyncio
@@ -48,6 +48,7 @@ class Warm:
         self._waiting: OrderedDict[Kind, Running | None] = OrderedDict()  # the last wanted last; None: to be made
         self._dead: list[Running] = []  # they ended while they waited; what is left of them is removed with the next work
         self._work: asyncio.Task[None] | None = None
+        self._allowed = True
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -66,7 +67,7 @@ class Warm:
 
     def want(self, kind: Kind) -> None:
         """Have one for the next start. Returns at once."""
-        if self._machines_max < 1:
+        if self._machines_max < 1 or not self._allowed:
             return
         self._waiting.setdefault(kind, None)
         self._waiting.move_to_end(kind)
@@ -78,14 +79,25 @@ class Warm:
         if self._work is not None:
             await asyncio.wait((self._work,))
 
+    async def allow(self, allowed: bool) -> int:
+        """Whether there may be any, from now on; how many were ended for that."""
+        self._allowed = allowed
+        return 0 if allowed else await self._clear()
+
     async def aclose(self) -> None:
+        await self._clear()
+
+    async def _clear(self) -> int:
         if self._work is not None:
             self._work.cancel()
             await asyncio.wait((self._work,))
-        for running in (*self._waiting.values(), *self._dead):
-            await self._end(running)
-        self._waiting.clear()
+        ended = len(self.names)
+        gone = (*self._waiting.values(), *self._dead)
+        self._waiting.clear()  # before anything is awaited: nobody takes one that is about to end
         self._dead.clear()
+        for running in gone:
+            await self._end(running)
+        return ended
 
     async def _fill(self) -> None:
         await asyncio.sleep(AFTER_S)

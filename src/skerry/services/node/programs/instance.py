@@ -15,6 +15,7 @@ from skerry.aio.tasks import cancel
 from skerry.core.machines import instance as machine
 from skerry.core.machines.instance import Event, Life
 from skerry.core.types.slices import ObservedInstance
+from skerry.core.types.usage import Standing
 from skerry.ports.runtime import NoSuchInstance
 from skerry.ports.sandbox import Exit, Sandbox, SandboxError, SandboxLimits, SandboxStats
 from skerry.services.node.programs import reasons
@@ -181,10 +182,10 @@ class ProgramInstance:
             await self.sandbox.resize(limits)
         self._keep(replace(self.kept, limits=limits))
 
-    async def throttle(self, *, idle: bool) -> None:
+    async def throttle(self, standing: Standing) -> None:
         """For now: its next process runs as any other again."""
         if self.sandbox is not None:
-            await self.sandbox.resize(replace(limits_of(self.kept), cpu_idle=idle))
+            await self.sandbox.resize(replace(limits_of(self.kept), cpu_standing=standing))
 
     async def end_for(self, reason: str) -> None:
         """As a crash with that reason."""

@@ -11,6 +11,7 @@ from skerry.aio.tasks import cancel
 from skerry.core.machines import instance as machine
 from skerry.core.types.program import IsolationClass
 from skerry.core.types.slices import NodeInstance, ObservedInstance
+from skerry.core.types.usage import Standing
 from skerry.ports.images import ImageError
 from skerry.ports.network import NetworkError
 from skerry.ports.recordfile import RecordFolder
@@ -112,6 +113,9 @@ class ProgramRuntime:
             with as_runtime_faults(instance_id):
                 await instance.squeeze()
 
+    async def keep_spares(self, allowed: bool) -> int:
+        return sum([await engine.keep_spares(allowed) for engine in self._ground.engines.values()])
+
     def observe(self) -> tuple[ObservedInstance, ...]:
         return tuple(instance.observed() for instance in self._instances.values())
 
@@ -184,11 +188,11 @@ class ProgramRuntime:
         with as_runtime_faults(instance_id):
             await instance.resize(limits)
 
-    async def throttle(self, instance_id: str, *, idle: bool) -> None:
+    async def throttle(self, instance_id: str, standing: Standing) -> None:
         instance = self._instance(instance_id)
         self._check(instance, "resize")
         with as_runtime_faults(instance_id):
-            await instance.throttle(idle=idle)
+            await instance.throttle(standing)
 
     async def drop(self, instance_id: str, reason: str) -> None:
         instance = self._instance(instance_id)

@@ -57,7 +57,8 @@ def place_of(ground: Ground, kept: Kept) -> dict[str, str]:
     }
 
 
-SHARES_PER_MILLICORE = 10  # so that the smallest reserves weigh as a plain process does
+SHARES_PER_MILLICORE = 40
+SHARES_LEAST = 16_384  # as a worker; of less the idle groups of a node, which weigh 3 each, would take a part that is felt
 
 
 def limits_of(kept: Kept) -> SandboxLimits:
@@ -67,7 +68,7 @@ def limits_of(kept: Kept) -> SandboxLimits:
     return SandboxLimits(
         memory_mib_max=wanted.memory_mib_max,
         cpu_millicores_max=wanted.cpu_millicores_max,
-        cpu_shares=max(2, wanted.reserve.cpu_millicores * SHARES_PER_MILLICORE),
+        cpu_shares=max(SHARES_LEAST, wanted.reserve.cpu_millicores * SHARES_PER_MILLICORE),
         pids_max=kept.program().pids_max,
     )
 
