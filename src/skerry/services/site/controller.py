@@ -97,6 +97,7 @@ class SiteController:
         self._memory: SiteMemory | None = None
         self._decision: SiteDecision | None = None
         self._table: RouteTable | None = None
+        self._applied = False  # whether the ingress is known to have all of the table
         self._in_flight: dict[InstanceId, int] | None = None
         self._handed: dict[NodeId, NodeSlice] = {}
         self._met: set[NodeId] = set()
@@ -254,9 +255,10 @@ class SiteController:
         self._memory, self._decision = decision.memory, decision
         self._nodes.decided(decision.memory)
         self._keep_counting(decision.memory)
-        if decision.routes != self._table:
+        if not self._applied or decision.routes != self._table:
+            self._applied = False  # one that fails may have taken it, or a part: then even the table of before is news to it
             await self._ingress.apply(decision.routes)
-            self._table = decision.routes
+            self._table, self._applied = decision.routes, True
         tasks = {task.node: task for task in self._slice.tasks} if self._slice else {}
         for contents in decision.slices:
             self._hand_out(contents.node, contents.instances, tasks.get(contents.node))
