@@ -37,6 +37,7 @@ class Observed:
         self._reports: dict[SiteId, SiteReport] = {}
         self._heard_at_ms: dict[SiteId, int] = {}
         self._back_ms: dict[SiteId, dict[NodeId, int]] = {}
+        self._turns: dict[SiteId, int] = {}
         self._ramp = ramp or Ramp()
         self._news = asyncio.Event()
         self.version = 0
@@ -52,6 +53,8 @@ class Observed:
             rose = self.traffic.hear(report.site, report.epoch, report.traffic, now_ms=self._clock.now_ms())
             report = replace(report, traffic=None)
         self._note_returns(report, last)
+        if last is None or _offered(last) != _offered(report):
+            self._turns[report.site] = self.turn(report.site) + 1
         self._reports[report.site] = report
         restarted = last is not None and last.epoch != report.epoch
         self._watch.hear(report.site, self._clock.monotonic_ms(), restarted=restarted)
@@ -87,6 +90,10 @@ class Observed:
 
     def report(self, site: SiteId) -> SiteReport | None:
         return self._reports.get(site)
+
+    def turn(self, site: SiteId) -> int:
+        """How often what the site has to offer has changed: equal only where it was the same all the time in between."""
+        return self._turns.get(site, 0)
 
     def seen_at_ms(self, site: SiteId) -> int | None:
         """Wall-clock time of the last report."""
@@ -155,6 +162,11 @@ class Observed:
         if report is None:
             return ()
         return tuple(item for item in report.refused if (item.account, item.app) == (account, app))
+
+
+def _offered(report: SiteReport) -> tuple[object, ...]:
+    """What decisions read of a report."""
+    return (tuple((node.id, node.state, node.capacity, node.features) for node in report.nodes), report.refused)
 
 
 def _content(report: SiteReport) -> tuple[object, ...]:
