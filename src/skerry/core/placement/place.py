@@ -126,9 +126,19 @@ def _serving_instead(world: World, app: App, shares: Shares, parent: Plan | None
     return parent if allowed and any(site is not None and site.state != "down" for site in stands) else None
 
 
-def same_decision(a: Plan, b: Plan) -> bool:
-    """Whether executing either does the same: equal deployment and placements, whatever their reasons say."""
-    return a.deployment == b.deployment and a.placements == b.placements
+def same_decision(decided: Plan, before: Plan) -> bool:
+    """Whether `before` still says it: equal deployment and placements, whatever the reasons are.
+
+    But one that waits for room where it runs already, and does so no longer, is another: operators read of it.
+    """
+    same = decided.deployment == before.deployment and decided.placements == before.placements
+    return same and _wanting_more(before) <= _wanting_more(decided)
+
+
+def _wanting_more(plan: Plan) -> frozenset[str]:
+    """Where it runs, and waits for room all the same."""
+    sites = {placement.site for placement in plan.placements}
+    return frozenset(rejection.place for rejection in blocking(plan) if rejection.place in sites)
 
 
 def blocking(plan: Plan) -> tuple[Rejection, ...]:
@@ -149,7 +159,8 @@ def still_right(world: World, app: App, shares: Shares, plan: Plan) -> bool:
     if not case.wanted:
         return not plan.placements
     rejections = {SiteId(rejection.place): rejection for rejection in plan.rejections}
-    return _seats_hold(case, make_seats(case, _running(plan.placements)), _running(plan.placements), rejections, plan)
+    had = _running(plan.placements)
+    return _seats_hold(case, make_seats(case, had), had, rejections, plan, waiting=_wanting_more(plan))
 
 
 def make_case(world: World, app: App, shares: Shares, parent: Plan | None) -> Case:
@@ -243,20 +254,33 @@ def _right(case: Case, found: Outcome, now: Running) -> bool:
 
 
 def _seats_hold(
-    case: Case, seats: Sequence[Seat], had: Running, rejections: Mapping[SiteId, Rejection] | None, plan: Plan
+    case: Case,
+    seats: Sequence[Seat],
+    had: Running,
+    rejections: Mapping[SiteId, Rejection] | None,
+    plan: Plan,
+    *,
+    waiting: frozenset[str] = frozenset(),
 ) -> bool:
     names = {version.id for version in case.versions}
     if plan.deployment != case.app.deployment or any(placement.version not in names for placement in plan.placements):
         return False
-    return _all_hold(case, seats, had, rejections, wanting=plan.unserved_rps > 0.0)
+    return _all_hold(case, seats, had, rejections, wanting=plan.unserved_rps > 0.0, waiting=waiting)
 
 
 def _all_hold(
-    case: Case, seats: Sequence[Seat], had: Running, rejections: Mapping[SiteId, Rejection] | None, *, wanting: bool
+    case: Case,
+    seats: Sequence[Seat],
+    had: Running,
+    rejections: Mapping[SiteId, Rejection] | None,
+    *,
+    wanting: bool,
+    waiting: frozenset[str] = frozenset(),
 ) -> bool:
     """Each seat with what is there, and the totals: what is missing must have no place anywhere. Leaves the seats filled.
 
-    `rejections` None: that a site could not be looked at before does not matter.
+    `rejections` None: that a site could not be looked at before does not matter. `waiting`: where more is said to be missing,
+    something still has to be.
     """
     totals: Counter[VersionId] = Counter()
     for counts in had.values():
@@ -270,7 +294,13 @@ def _all_hold(
         return False
     few = any(totals[version.id] < instances_min(scale) for version in case.versions)
     regions = _short_regions(case, seats)
-    return all(seat.is_full(wanting=wanting or few or seat.site.region in regions) for seat in seats)
+    for seat in seats:
+        short = seat.short(wanting=wanting or few or seat.site.region in regions)
+        if any(seat.why_not(version) is None for version in short):
+            return False
+        if not short and seat.site.id in waiting:
+            return False
+    return True
 
 
 def _short_regions(case: Case, seats: Sequence[Seat]) -> frozenset[str]:

@@ -203,12 +203,11 @@ class Seat:
         self.fill(had)
         return all(self.counts.get(version, 0) == count for version, count in had.items())
 
-    def is_full(self, *, wanting: bool) -> bool:
-        """Whether it has what it should have, or no place for it. `wanting`: the app has less than it asks for, anywhere."""
+    def short(self, *, wanting: bool) -> list[Version]:
+        """Of which it should have more, were there a place. `wanting`: the app has less than it asks for, anywhere."""
         if self.excluded is not None:
-            return True
-        short = [version for version in self._wanted if wanting or self.counts[version.id] < self.scale.min_per_site]
-        return all(self.why_not(version) is not None for version in short)
+            return []
+        return [version for version in self._wanted if wanting or self.counts[version.id] < self.scale.min_per_site]
 
     def _fits(self, version: Version) -> bool:
         """One more. Instances of one version fill nodes alike, so that a number says all; several need the nodes' shapes."""
