@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 from msgspec.structs import replace
 
-from skerry.core.machines.failure import Detection, Opinion, Watch
+from skerry.core.machines.failure import Detection, Opinion, Watch, denied
 from skerry.core.policy.refill import ALL, Ramp, open_percent
 from skerry.core.types.control import SiteIntent
 from skerry.core.types.demand import DailyDemand, DecidedDemand, SiteDemand
@@ -21,8 +21,17 @@ from skerry.core.types.slices import Refused, SilentNode, SiteInstance, SiteRepo
 from skerry.ports.clock import Clock
 from skerry.services.control.traffic import Traffic
 
-SITES = Detection(heartbeat_ms=1_000, suspect_ms=3_000, lost_ms=10_000, lost_ms_max=30_000, unheard_ms=10_000, late_ms=5_000)
-"""A site that lives calls again within two seconds, whatever became of control (`services.uplink`)."""
+SITES = Detection(
+    heartbeat_ms=1_000,
+    suspect_ms=3_000,
+    denied_ms=5_000,
+    lost_ms=10_000,
+    lost_ms_max=30_000,
+    unheard_ms=10_000,
+    late_ms=5_000,
+)
+"""A site that lives calls again within two seconds, whatever became of control (`services.uplink`); and an ingress that has lost
+sight of another knows it within four."""
 
 LOOK_EVERY_MS = 100  # opinions are this old at most
 
@@ -112,8 +121,13 @@ class Observed:
         self._watch.expect(site, now_ms)
         if now_ms - self._looked_ms >= LOOK_EVERY_MS:
             self._looked_ms = now_ms
-            self._watch.look(now_ms)
+            self._watch.look(now_ms, denied=self._denied() if self._watch.doubts else frozenset())
         return self._watch.opinion(site)
+
+    def _denied(self) -> frozenset[str]:
+        """Sites that no other reaches, by the word of those that are heard themselves."""
+        heard = (report for report in self._reports.values() if self._watch.opinion(report.site).state == "up")
+        return denied((entry.site, entry.answers) for report in heard for entry in report.neighbours)
 
     def begin(self, sites: Iterable[SiteId], lost: frozenset[SiteId]) -> None:
         """Watch these; those of them in `lost` were given up before this control began."""
@@ -178,4 +192,4 @@ def _content(report: SiteReport) -> tuple[object, ...]:
         (node.id, node.state, node.capacity, node.reserved, node.features, node.overcommit, node.pid) for node in report.nodes
     )
     silent = tuple((node.node, node.lost) for node in report.silent)
-    return (report.epoch, report.slice_generation, nodes, instances, report.refused, silent, report.tasks)
+    return (report.epoch, report.slice_generation, nodes, instances, report.refused, silent, report.tasks, report.neighbours)

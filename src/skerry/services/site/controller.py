@@ -24,6 +24,7 @@ from skerry.core.types.maintenance import NodeTask, NodeTaskReport
 from skerry.core.types.routes import RouteTable
 from skerry.core.types.slices import (
     SERVING_STATES,
+    Neighbour,
     NodeInstance,
     NodeReport,
     NodeSlice,
@@ -99,6 +100,7 @@ class SiteController:
         self._table: RouteTable | None = None
         self._applied = False  # whether the ingress is known to have all of the table
         self._in_flight: dict[InstanceId, int] | None = None
+        self._neighbours: tuple[Neighbour, ...] = ()
         self._handed: dict[NodeId, NodeSlice] = {}
         self._met: set[NodeId] = set()
         self._sequence = 0
@@ -197,6 +199,7 @@ class SiteController:
             pid=self._pid,
             ingress_pid=self._ingress.pid,
             problems=self._ingress.problems,
+            neighbours=self._neighbours,
             traffic=self._traffic.report(),
         )
 
@@ -320,6 +323,7 @@ class SiteController:
             begun_ms = self._clock.monotonic_ms()
             try:
                 counts = await self._ingress.take_counts()
+                await self._look_at_neighbours()
             except IngressFault as fault:
                 log.warning("counts_fault", error=str(fault))
                 continue
@@ -327,6 +331,14 @@ class SiteController:
             took_ms = now_ms - begun_ms
             if self._traffic.add(counts, self._versions, now_ms=now_ms):
                 self._report_due.set()
+
+    async def _look_at_neighbours(self) -> None:
+        """Whether other sites answer is what control may ask of several before it gives one up."""
+        found = await self._ingress.neighbours()
+        neighbours = tuple(Neighbour(site=site, answers=found[site]) for site in sorted(found))
+        if neighbours != self._neighbours:
+            self._neighbours = neighbours
+            self._report_due.set()
 
     def _keep_counting(self, memory: SiteMemory) -> None:
         """For all instances that requests are, or still may be, led to."""

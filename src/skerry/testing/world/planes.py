@@ -212,7 +212,11 @@ class WatchedIngress:
 
     def __init__(self, site: SiteId, network: Network, checks: Checks) -> None:
         self._checks = checks
-        self.real = SimulatedIngress(site, reach=lambda address, method, host: network.reach(site, address, method, host))
+        self.real = SimulatedIngress(
+            site,
+            reach=lambda address, method, host: network.reach(site, address, method, host),
+            probe=lambda address: network.answers(site, address),
+        )
 
     async def start(self) -> None:
         await self.real.start()
@@ -228,6 +232,9 @@ class WatchedIngress:
 
     async def take_counts(self) -> Counts:
         return await self.real.take_counts()
+
+    async def neighbours(self) -> Mapping[SiteId, bool]:
+        return await self.real.neighbours()
 
     @property
     def pid(self) -> int:
