@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from msgspec.structs import replace as changed
 
+from skerry.core.machines.failure import WITNESSES_MIN
 from skerry.core.types.app import Version
 from skerry.core.types.ids import AppName
 from skerry.core.types.problem import Demand, Floats, Problem, ProblemSite
@@ -28,6 +29,7 @@ from skerry.testing.world.flows.traffic import Sums, Traffic
 
 FULL = 0.98  # of an app's capacity; above, it is decided again before the next round
 REFUSED_TOO_MUCH = 0.001
+FALLBACKS = 3  # that an ingress asks, and looks at (`adapters.ingress.haproxy.settings`)
 SETTLED_MS = 2_000  # after new instances are ready, old ones go
 
 Work = Callable[[], None]
@@ -67,7 +69,12 @@ class FlowWorld:
         self._versions = [_version(problem, at) for at in range(len(problem.apps))]
         self._allowed = allowed(problem)
         names_ = tuple(site.id for site in problem.sites)
-        self.belief = Belief(names_, heartbeat_ms=self.pace.heartbeat_ms, lost_after_ms=self.pace.lost_after_ms)
+        self.belief = Belief(
+            names_,
+            heartbeat_ms=self.pace.heartbeat_ms,
+            denied_after_ms=self.pace.denied_after_ms,
+            lost_after_ms=self.pace.lost_after_ms,
+        )
         shape = (len(problem.apps), len(problem.sites))
         self.plan: Ints = np.zeros(shape, dtype=np.int64)
         self._asked: Ints = np.zeros(shape, dtype=np.int64)  # what control wants of each site now
@@ -306,8 +313,19 @@ class FlowWorld:
 
     def silent(self, sites: list[int]) -> None:
         for at in sites:
-            self.belief.silent(self.problem.sites[at].id, self.now_ms)
-        self.after(self.pace.lost_after_ms, self.look)
+            denied = not self.traffic.living[at] and self._observers(at) >= WITNESSES_MIN
+            self.belief.silent(self.problem.sites[at].id, self.now_ms, denied=denied)
+        self.after(min(self.pace.denied_after_ms, self.pace.lost_after_ms), self.look)
+
+    def _observers(self, at: int) -> int:
+        """Cities that are heard, and whose ingresses look at this one, as it is among the first that they ask for some app."""
+        heard = self.traffic.living.copy()
+        heard[list(self._cut)] = False
+        looking = np.zeros(len(self.planes), dtype=np.bool_)
+        for counts in self.plan[self.plan[:, at] > 0]:
+            nearer = (self.traffic.position[:, counts > 0] < self.traffic.position[:, [at]]).sum(axis=1)
+            looking |= nearer - (counts > 0) < FALLBACKS  # itself is no fallback
+        return int((looking & heard).sum())
 
     def cut(self, sites: list[int]) -> None:
         self._cut.update(sites)
