@@ -94,11 +94,9 @@ def _shares(
         serving_of.setdefault(held.version, []).append(held.instance)
     total = sum(weight_of.get(version, 0) for version in serving_of) or 1
     new_part = Fraction(0) if not ready else Fraction(len(ready), len(ready) + missing) if old else Fraction(1)
-    shares = {
-        name: new_part * Fraction(weight_of.get(version, 0), total) * part
-        for version, instances in serving_of.items()
-        for name, part in warm.parts(instances).items()
-    }
+    shares: dict[InstanceId, Fraction] = {}
+    for version, instances in serving_of.items():
+        shares |= warm.divided(new_part * Fraction(weight_of.get(version, 0), total), instances)
     shares |= {held.instance: (1 - new_part) / len(old) for held in old}
     return shares
 

@@ -25,13 +25,15 @@ class Warmth:
         self._ramp = ramp
         self.next_step_ms: int | None = None
 
-    def parts(self, instances: Sequence[InstanceId]) -> dict[InstanceId, Fraction]:
-        """What each of these, which are of one version, takes of the version's traffic: 1 in all."""
+    def divided(self, whole: Fraction, instances: Sequence[InstanceId]) -> dict[InstanceId, Fraction]:
+        """`whole`, which is one version's, among its instances."""
         percents = {name: self._percent(name) for name in instances}
-        if len(set(percents.values())) > 1:
+        kinds = set(percents.values())
+        if len(kinds) > 1:
             self.next_step_ms = (self._now_ms // self._ramp.step_ms + 1) * self._ramp.step_ms
         total = sum(percents.values())
-        return {name: Fraction(percent, total) for name, percent in percents.items()}
+        parts = {percent: whole * Fraction(percent, total) for percent in kinds}
+        return {name: parts[percent] for name, percent in percents.items()}
 
     def _percent(self, name: InstanceId) -> int:
         since_ms = self._since_ms.get(name, 0)
