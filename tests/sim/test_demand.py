@@ -116,7 +116,7 @@ def test_what_placement_plans_for_rises_at_once_is_known_to_the_next_control_and
             assert asked_of(world)["sin"] == pytest.approx(before["sin"], rel=0.3)
         await world.clock.sleep_ms(200_000)
         assert asked_of(world)["sin"] > 91
-        await world.clock.sleep_ms(1_500_000)
+        await world.clock.sleep_ms(1_800_000)
         assert asked_of(world)["sin"] == pytest.approx(0.02)
 
     play(story)

@@ -129,16 +129,15 @@ def _serving_instead(world: World, app: App, shares: Shares, parent: Plan | None
 def same_decision(decided: Plan, before: Plan) -> bool:
     """Whether `before` still says it: equal deployment and placements, whatever the reasons are.
 
-    But one that waits for room where it runs already, and does so no longer, is another: operators read of it.
+    But one that only stays somewhere for want of room elsewhere, and need not any more, is another: operators read of it.
     """
     same = decided.deployment == before.deployment and decided.placements == before.placements
-    return same and _wanting_more(before) <= _wanting_more(decided)
+    return same and _staying(before) <= _staying(decided)
 
 
-def _wanting_more(plan: Plan) -> frozenset[str]:
-    """Where it runs, and waits for room all the same."""
-    sites = {placement.site for placement in plan.placements}
-    return frozenset(rejection.place for rejection in blocking(plan) if rejection.place in sites)
+def _staying(plan: Plan) -> frozenset[str]:
+    """Where some of it runs only as it has no other place."""
+    return frozenset(rejection.place for rejection in plan.rejections if rejection.staying)
 
 
 def blocking(plan: Plan) -> tuple[Rejection, ...]:
@@ -159,8 +158,9 @@ def still_right(world: World, app: App, shares: Shares, plan: Plan) -> bool:
     if not case.wanted:
         return not plan.placements
     rejections = {SiteId(rejection.place): rejection for rejection in plan.rejections}
-    had = _running(plan.placements)
-    return _seats_hold(case, make_seats(case, had), had, rejections, plan, waiting=_wanting_more(plan))
+    if any(view.site.id in _staying(plan) for view in world.sites):
+        return False  # whether it has to is decided anew each time
+    return _seats_hold(case, make_seats(case, _running(plan.placements)), _running(plan.placements), rejections, plan)
 
 
 def make_case(world: World, app: App, shares: Shares, parent: Plan | None) -> Case:
@@ -254,33 +254,20 @@ def _right(case: Case, found: Outcome, now: Running) -> bool:
 
 
 def _seats_hold(
-    case: Case,
-    seats: Sequence[Seat],
-    had: Running,
-    rejections: Mapping[SiteId, Rejection] | None,
-    plan: Plan,
-    *,
-    waiting: frozenset[str] = frozenset(),
+    case: Case, seats: Sequence[Seat], had: Running, rejections: Mapping[SiteId, Rejection] | None, plan: Plan
 ) -> bool:
     names = {version.id for version in case.versions}
     if plan.deployment != case.app.deployment or any(placement.version not in names for placement in plan.placements):
         return False
-    return _all_hold(case, seats, had, rejections, wanting=plan.unserved_rps > 0.0, waiting=waiting)
+    return _all_hold(case, seats, had, rejections, wanting=plan.unserved_rps > 0.0)
 
 
 def _all_hold(
-    case: Case,
-    seats: Sequence[Seat],
-    had: Running,
-    rejections: Mapping[SiteId, Rejection] | None,
-    *,
-    wanting: bool,
-    waiting: frozenset[str] = frozenset(),
+    case: Case, seats: Sequence[Seat], had: Running, rejections: Mapping[SiteId, Rejection] | None, *, wanting: bool
 ) -> bool:
     """Each seat with what is there, and the totals: what is missing must have no place anywhere. Leaves the seats filled.
 
-    `rejections` None: that a site could not be looked at before does not matter. `waiting`: where more is said to be missing,
-    something still has to be.
+    `rejections` None: that a site could not be looked at before does not matter.
     """
     totals: Counter[VersionId] = Counter()
     for counts in had.values():
@@ -294,13 +281,7 @@ def _all_hold(
         return False
     few = any(totals[version.id] < instances_min(scale) for version in case.versions)
     regions = _short_regions(case, seats)
-    for seat in seats:
-        short = seat.short(wanting=wanting or few or seat.site.region in regions)
-        if any(seat.why_not(version) is None for version in short):
-            return False
-        if not short and seat.site.id in waiting:
-            return False
-    return True
+    return all(seat.is_full(wanting=wanting or few or seat.site.region in regions) for seat in seats)
 
 
 def _short_regions(case: Case, seats: Sequence[Seat]) -> frozenset[str]:

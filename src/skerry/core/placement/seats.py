@@ -181,7 +181,7 @@ class Seat:
         """Why the site is not (fully) chosen; None: it has all that is asked of it."""
         stay = f"{self.stayed} instance(s) stay until there is room elsewhere" if self.stayed else ""
         if self.excluded is not None:
-            return replace(self.excluded, detail=stay) if stay else self.excluded
+            return replace(self.excluded, detail=stay, staying=self.stayed) if stay else self.excluded
         placed = sum(self.counts.values())
         if self.missing is None:
             return None if placed else Rejection(place=self.site.id, reason=Reason.NOT_NEEDED)
@@ -190,7 +190,7 @@ class Seat:
         numbers = f"{placed} of {base} instances placed" if placed < base else f"{placed} placed, more are asked for"
         free = site_free(self.view.nodes, self.view.others) if reason is Reason.REFUSED_BY_SITE else None
         said = "; ".join(part for part in (numbers, detail, stay) if part)
-        return Rejection(place=self.site.id, reason=reason, detail=said, free=free)
+        return Rejection(place=self.site.id, reason=reason, detail=said, free=free, staying=self.stayed)
 
     def is_news(self, had: Counts | None, before: Rejection | None) -> bool:
         """Whether it may run the app and could not when the plan was made. `before`: what the plan says of it."""
@@ -203,11 +203,12 @@ class Seat:
         self.fill(had)
         return all(self.counts.get(version, 0) == count for version, count in had.items())
 
-    def short(self, *, wanting: bool) -> list[Version]:
-        """Of which it should have more, were there a place. `wanting`: the app has less than it asks for, anywhere."""
+    def is_full(self, *, wanting: bool) -> bool:
+        """Whether it has what it should have, or no place for it. `wanting`: the app has less than it asks for, anywhere."""
         if self.excluded is not None:
-            return []
-        return [version for version in self._wanted if wanting or self.counts[version.id] < self.scale.min_per_site]
+            return True
+        short = [version for version in self._wanted if wanting or self.counts[version.id] < self.scale.min_per_site]
+        return all(self.why_not(version) is not None for version in short)
 
     def _fits(self, version: Version) -> bool:
         """One more. Instances of one version fill nodes alike, so that a number says all; several need the nodes' shapes."""
