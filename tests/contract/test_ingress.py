@@ -59,7 +59,7 @@ class SimulatedTarget:
 class SimulatedHarness:
     def __init__(self) -> None:
         self._targets: dict[str, SimulatedTarget] = {}
-        self._ingress = SimulatedIngress(SiteId("lhr"), reach=self._reach, probe=lambda address: self._targets[address].listens)
+        self._ingress = SimulatedIngress(SiteId("lhr"), reach=self._reach)
 
     async def _reach(self, address: str, method: str, host: str) -> int:
         return await self._targets[address].answer()

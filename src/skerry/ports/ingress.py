@@ -19,14 +19,12 @@ Contract (suite: `skerry.testing.contracts.ingress`):
   app's instance with the fewest connections; when all refuse, to the first fallback that is up. Connections outlive every
   `apply`, but for those of an instance that ends. One counts as a request when it begins, and once more for each ten
   seconds that it stays open. A port that somebody else holds is left out until it is free.
-- sites that routes fall back to are probed by the engine itself; `neighbours` tells within four seconds of one that went.
 - an unknown host gets a 404 page that says so; a known one with nothing to serve it gets a 503.
 """
 
-from collections.abc import Mapping
 from typing import Protocol
 
-from skerry.core.types.ids import AccountId, AppName, InstanceId, SiteId
+from skerry.core.types.ids import AccountId, AppName, InstanceId
 from skerry.core.types.routes import RouteTable
 from skerry.kit.record import Record
 
@@ -83,13 +81,6 @@ class Ingress(Protocol):
 
     async def take_counts(self) -> Counts:
         """What was counted since the last call; empty while the engine is down."""
-        ...
-
-    async def neighbours(self) -> Mapping[SiteId, bool]:
-        """Of the other sites that it probes by itself, as its routes fall back to them: whether each answered lately.
-
-        Empty while the engine is down.
-        """
         ...
 
     @property

@@ -68,7 +68,7 @@ def test_whom_nobody_else_reaches_is_not_waited_for_as_long_but_suspicion_comes_
     assert observer.lost() == set()
     observer.go(200)
     assert observer.lost() == {"a"}, "b is reached by others, and c is heard"
-    assert "its neighbours do not reach it: lost" in silence_sentence(observer.seen["a"], "control")
+    assert "no city that looks at it reaches it: lost" in silence_sentence(observer.seen["a"], "control")
     observer.go(1_500)
     assert observer.lost() == {"a", "b"}
     unasked = Observer()

@@ -1,7 +1,7 @@
 """An ingress in memory. `reach` is the network: how an address answers."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator
 from typing import final
 
 from msgspec.structs import replace
@@ -40,16 +40,12 @@ async def nobody(address: str, method: str, host: str) -> int:
 
 @final
 class SimulatedIngress:
-    """`table` is the last one applied; it survives `crash`, as files do. `applies` counts changes.
+    """`table` is the last one applied; it survives `crash`, as files do. `applies` counts changes."""
 
-    `probe` (address of a peer frontend) -> whether it answers.
-    """
-
-    def __init__(self, site: SiteId, *, reach: Reach = nobody, probe: Callable[[str], bool] = lambda address: False) -> None:
+    def __init__(self, site: SiteId, *, reach: Reach = nobody) -> None:
         self.table = RouteTable(site=site)
         self.applies = 0
         self._reach = reach
-        self._probe = probe
         self._pid = 0
         self._starts = 0
         self._in_flight: dict[str, int] = {}
@@ -79,10 +75,6 @@ class SimulatedIngress:
         asked, self._asked = self._asked, {}
         served, self._served = self._served, {}
         return Counts(apps=tuple(asked[key] for key in sorted(asked)), instances=tuple(served[name] for name in sorted(served)))
-
-    async def neighbours(self) -> Mapping[SiteId, bool]:
-        peers = {site: address for route in self.table.routes for site, address in route.fallbacks}
-        return {site: self._probe(address) for site, address in sorted(peers.items())} if self._pid else {}
 
     @property
     def pid(self) -> int:

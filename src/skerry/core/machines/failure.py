@@ -125,7 +125,7 @@ def denied(looks: Iterable[tuple[str, bool]]) -> frozenset[str]:
 def silence_sentence(opinion: Opinion, observer: str) -> str:
     """For people: "control has not heard it for 4 s: suspected (φ 5.1)"."""
     word = f"{opinion.state}, were it not that most are silent together" if opinion.held else opinion.state
-    others = ", and its neighbours do not reach it" if opinion.denied else ""
+    others = ", and no city that looks at it reaches it" if opinion.denied else ""
     return f"{observer} has not heard it for {opinion.silent_ms / 1000:.0f} s{others}: {word} (φ {opinion.phi:.1f})"
 
 

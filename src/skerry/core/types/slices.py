@@ -147,8 +147,8 @@ class SilentNode(Record):
     silent_ms: int
 
 
-class Neighbour(Record):
-    """Another site that this one's ingress looks at, and whether it answers."""
+class Sighting(Record):
+    """Another site that this one looks at (`core.reconcile.observers`), and whether it answers."""
 
     site: SiteId
     answers: bool
@@ -169,5 +169,5 @@ class SiteReport(Record):
     pid: int = 0
     ingress_pid: int = 0
     problems: tuple[str, ...] = ()  # what its ingress cannot do, and why
-    neighbours: tuple[Neighbour, ...] = ()
+    sightings: tuple[Sighting, ...] = ()
     traffic: SiteTraffic | None = None

@@ -30,8 +30,8 @@ SITES = Detection(
     unheard_ms=10_000,
     late_ms=5_000,
 )
-"""A site that lives calls again within two seconds, whatever became of control (`services.uplink`); and an ingress that has lost
-sight of another knows it within four."""
+"""A site that lives calls again within two seconds, whatever became of control (`services.uplink`); and another that
+looks at it knows within three that it is gone."""
 
 LOOK_EVERY_MS = 100  # opinions are this old at most
 
@@ -127,7 +127,7 @@ class Observed:
     def _denied(self) -> frozenset[str]:
         """Sites that no other reaches, by the word of those that are heard themselves."""
         heard = (report for report in self._reports.values() if self._watch.opinion(report.site).state == "up")
-        return denied((entry.site, entry.answers) for report in heard for entry in report.neighbours)
+        return denied((entry.site, entry.answers) for report in heard for entry in report.sightings)
 
     def begin(self, sites: Iterable[SiteId], lost: frozenset[SiteId]) -> None:
         """Watch these; those of them in `lost` were given up before this control began."""
@@ -192,4 +192,4 @@ def _content(report: SiteReport) -> tuple[object, ...]:
         (node.id, node.state, node.capacity, node.reserved, node.features, node.overcommit, node.pid) for node in report.nodes
     )
     silent = tuple((node.node, node.lost) for node in report.silent)
-    return (report.epoch, report.slice_generation, nodes, instances, report.refused, silent, report.tasks, report.neighbours)
+    return (report.epoch, report.slice_generation, nodes, instances, report.refused, silent, report.tasks, report.sightings)

@@ -174,23 +174,6 @@ class IngressContract:
         await far.stop()
         assert await harness.request("app.test") == (503, "")
 
-    async def test_it_tells_which_of_the_sites_that_it_falls_back_to_answer(self, harness: IngressHarness) -> None:
-        ingress = await harness.open()
-        assert await ingress.neighbours() == {}
-        near, far = await harness.target("cur"), await harness.target("sin")
-        await ingress.apply(table("lhr", harness.route("app", fallbacks=(near, far)), harness.route("other", fallbacks=(far,))))
-
-        async def told(**answers: bool) -> None:
-            async with asyncio.timeout(DEADLINE_S):
-                while await ingress.neighbours() != answers:  # noqa: ASYNC110 (of an engine that sends no word)
-                    await asyncio.sleep(0.05)
-
-        await told(cur=True, sin=True)
-        await far.stop()
-        await told(cur=True, sin=False)
-        await ingress.apply(table("lhr", harness.route("app", fallbacks=(near,))))
-        await told(cur=True)
-
     async def test_a_target_that_only_breaks_off_is_passed_over_for_a_fallback(self, harness: IngressHarness) -> None:
         one, far = await harness.target("one"), await harness.target("sin")
         await (await harness.open()).apply(table("lhr", harness.route("app", one, fallbacks=(far,))))

@@ -215,7 +215,6 @@ class WatchedIngress:
         self.real = SimulatedIngress(
             site,
             reach=lambda address, method, host: network.reach(site, address, method, host),
-            probe=lambda address: network.answers(site, address),
         )
 
     async def start(self) -> None:
@@ -232,9 +231,6 @@ class WatchedIngress:
 
     async def take_counts(self) -> Counts:
         return await self.real.take_counts()
-
-    async def neighbours(self) -> Mapping[SiteId, bool]:
-        return await self.real.neighbours()
 
     @property
     def pid(self) -> int:
@@ -291,6 +287,7 @@ class SimSite(SimPlane):
             memory_file=self.memory_file,
             epoch=f"{self.id}-{self._epochs}",
             follow=self._follow,
+            look=lambda address: self._network.answers(self.id, address),
         )
         self.side = SiteSide(self.controller.hear, self._next_slice, self._blob, ground.fault_of(self.name))
         self._begin(self._main())

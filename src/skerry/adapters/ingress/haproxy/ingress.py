@@ -9,7 +9,7 @@ either, a reload from the files does.
 
 import asyncio
 import contextlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 
 import msgspec
@@ -49,7 +49,6 @@ from skerry.adapters.ingress.haproxy.runtime import (
     Refused,
     Session,
     Traffic,
-    answering_backends,
     execute,
     old_open,
     old_traffic,
@@ -61,7 +60,6 @@ from skerry.adapters.ingress.haproxy.runtime import (
 )
 from skerry.adapters.ingress.haproxy.settings import Settings
 from skerry.adapters.ingress.haproxy.tcp import FAILED, DoorStatistics, door_address, parse_door, port_of, show_door
-from skerry.core.types.ids import SiteId
 from skerry.core.types.routes import RouteTable
 from skerry.ports.ingress import Counts, TargetStats, Unavailable
 
@@ -157,17 +155,6 @@ class HAProxyIngress:
         async with self._lock:
             await self._count()
             return self._counting.take()
-
-    async def neighbours(self) -> Mapping[SiteId, bool]:
-        if not self.pid:
-            return {}
-        peers = {peer_backend(slot): SiteId(site) for site, slot in self._assignment.peers.items()}
-        try:
-            async with session(self._settings.stats_socket) as worker:
-                answering = await answering_backends(worker, peers)
-        except Refused:
-            return {}
-        return {peers[name]: answers for name, answers in answering.items()}
 
     async def aclose(self, *, stop: bool) -> None:
         """With `stop` no process, socket or generated file is left; the state file is the data directory's."""

@@ -211,18 +211,6 @@ async def traffic(worker: Session, backends: Iterable[str]) -> tuple[Traffic, ..
     return tuple(row for answer in answers for row in _parse_stat(answer))
 
 
-async def answering_backends(worker: Session, backends: Iterable[str]) -> dict[str, bool]:
-    """Of backends with a server of their own: whether its checks find it up."""
-    names = sorted(backends)
-    answers = await worker.ask_all([f"show stat {name} 4 -1" for name in names])
-    found: dict[str, bool] = {}
-    for name, answer in zip(names, answers, strict=True):
-        states = [row.get("status", "") for row in stat_rows(answer) if not row.get("svname", LOOP).startswith(LOOP)]
-        if states:
-            found[name] = any(state.startswith("UP") for state in states)
-    return found
-
-
 async def old_workers(master: str) -> tuple[int, ...]:
     """Pids of workers that a reload left to finish. Raises `Refused`."""
     _, _, old = (await ask_master(master, "show proc")).partition("# old workers")

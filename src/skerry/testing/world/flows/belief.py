@@ -27,7 +27,7 @@ class Belief:
         self.lost: frozenset[str] = frozenset()
 
     def silent(self, site: str, now_ms: int, *, denied: bool) -> None:
-        """From now on nothing of it arrives. `denied`: nor does it answer its neighbours, of whom several are heard."""
+        """From now on nothing of it arrives. `denied`: nor do others reach it, of whom several look and are heard."""
         self._go_on(now_ms)
         self._silent.add(site)
         (self._denied.add if denied else self._denied.discard)(site)

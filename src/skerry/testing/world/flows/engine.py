@@ -14,8 +14,9 @@ import numpy as np
 from msgspec.structs import replace as changed
 
 from skerry.core.machines.failure import WITNESSES_MIN
+from skerry.core.reconcile.observers import looked_at
 from skerry.core.types.app import Version
-from skerry.core.types.ids import AppName
+from skerry.core.types.ids import AppName, SiteId
 from skerry.core.types.problem import Demand, Floats, Problem, ProblemSite
 from skerry.core.types.resources import Resources
 from skerry.testing.builders import make_version
@@ -29,7 +30,6 @@ from skerry.testing.world.flows.traffic import Sums, Traffic
 
 FULL = 0.98  # of an app's capacity; above, it is decided again before the next round
 REFUSED_TOO_MUCH = 0.001
-FALLBACKS = 3  # that an ingress asks, and looks at (`adapters.ingress.haproxy.settings`)
 SETTLED_MS = 2_000  # after new instances are ready, old ones go
 
 Work = Callable[[], None]
@@ -65,6 +65,7 @@ class FlowWorld:
         self.planes = [Plane(site, start_ms=self.pace.start_ms) for site in problem.sites]
         self.traffic = Traffic(problem, spill=self.pace.spill)
         self._index = {site.id: at for at, site in enumerate(problem.sites)}
+        self._looking = self._who_looks()
         self._app_index = {app.app: at for at, app in enumerate(problem.apps)}
         self._versions = [_version(problem, at) for at in range(len(problem.apps))]
         self._allowed = allowed(problem)
@@ -116,6 +117,15 @@ class FlowWorld:
 
     def after(self, delay_ms: int, work: Work) -> None:
         self.at(self.now_ms + delay_ms, work)
+
+    def _who_looks(self) -> list[list[int]]:
+        """By site: those that look at it."""
+        names_ = [SiteId(site.id) for site in self.problem.sites]
+        found: list[list[int]] = [[] for _ in names_]
+        for at, name in enumerate(names_):
+            for other in looked_at(name, names_):
+                found[self._index[other]].append(at)
+        return found
 
     def places(self, wanted: tuple[str, ...]) -> list[int]:
         """Sites by index that any of the names means."""
@@ -318,14 +328,8 @@ class FlowWorld:
         self.after(min(self.pace.denied_after_ms, self.pace.lost_after_ms), self.look)
 
     def _observers(self, at: int) -> int:
-        """Cities that are heard, and whose ingresses look at this one, as it is among the first that they ask for some app."""
-        heard = self.traffic.living.copy()
-        heard[list(self._cut)] = False
-        looking = np.zeros(len(self.planes), dtype=np.bool_)
-        for counts in self.plan[self.plan[:, at] > 0]:
-            nearer = (self.traffic.position[:, counts > 0] < self.traffic.position[:, [at]]).sum(axis=1)
-            looking |= nearer - (counts > 0) < FALLBACKS  # itself is no fallback
-        return int((looking & heard).sum())
+        """Cities that look at this one, and are heard."""
+        return sum(bool(self.traffic.living[other]) and other not in self._cut for other in self._looking[at])
 
     def cut(self, sites: list[int]) -> None:
         self._cut.update(sites)

@@ -63,7 +63,7 @@ class Traffic:
     def __init__(self, problem: Problem, *, spill: bool) -> None:
         self._problem = problem
         self._spill = spill
-        self.position = positions(problem.sites)
+        self._position = positions(problem.sites)
         regions = sorted({site.region for site in problem.sites})
         nearest = np.argmin(problem.rtt_ms, axis=1)
         self.regions = tuple(regions)
@@ -126,7 +126,7 @@ class Traffic:
         metro, rps = self.demand(app)
         ghosts, alive = self.ghosts[app], self.instances[app] * self.living
         capacity = (alive + ghosts) * self.rates[app]
-        found = serve(metro, rps, self._entry[metro], capacity, self.position, spill=self._spill)
+        found = serve(metro, rps, self._entry[metro], capacity, self._position, spill=self._spill)
         broken = np.divide(ghosts, alive + ghosts, out=np.zeros_like(ghosts), where=ghosts > 0)[found.site]
         latency = self.rtt_ms[found.metro, found.entry] + self.site_rtt_ms[found.entry, found.site]
         latency = latency + self._data_ms[app, found.site]
