@@ -165,10 +165,19 @@ class Seat:
         room = self._shaped_room().take(version.limits.reserve, self._wants.needs_of[version.id])
         if not room and not held:  # held: it has its room, on a node that takes nothing new
             return False
+        if not self._is_unsold(version):  # what it had may have been taken for another version
+            return False
         self.counts[version.id] += 1
         self._budget.used += 1
         self.stayed += 1
         return True
+
+    def _is_unsold(self, version: Version) -> bool:
+        """Whether one more of it, beside all that is in the seat, is no more than the site has for this app."""
+        asked = version.limits.reserve
+        for wanted in self._wanted:
+            asked += wanted.limits.reserve.times(self.counts[wanted.id])
+        return self.view.unsold is None or asked.fits_in(self.view.unsold)
 
     def placements(self) -> tuple[Placement, ...]:
         """By version id."""

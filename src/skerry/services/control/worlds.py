@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from msgspec.structs import replace
 
 from skerry.core.placement.world import SiteView, World
-from skerry.core.policy.capacity import nodes_up
+from skerry.core.policy.capacity import nodes_up, total_capacity
 from skerry.core.policy.refill import held_back, open_capacity
 from skerry.core.policy.shapes import Shapes, shapes_of
 from skerry.core.types.app import Scale
@@ -96,10 +96,12 @@ class Worlds:
         told = () if making_room else self._refusals(site_id)
         refused = (r for r in told if (r.account, r.app) == key and r.plan_generation == generation)
         others = others_of(ledger, own, shapes.total)
+        mine = own.resources if own else Resources()
+        there = total_capacity(node for node in nodes if node.state != "down")
+        unsold = there.less(ledger.reserved.less(mine)).or_more(mine)
         opening = self._observed.opening(site_id)
         if opening:
-            held = own.resources if own else Resources()
-            others = held_back(others, held, full=shapes.total, opened=open_capacity(nodes_up(nodes), opening))
+            others = held_back(others, mine, full=shapes.total, opened=open_capacity(nodes_up(nodes), opening))
         return SiteView(
             site=intent.site if state == intent.site.state else replace(intent.site, state=state),
             nodes=nodes,
@@ -107,6 +109,7 @@ class Worlds:
             opening=bool(opening),
             refused=tuple(refused),
             shapes=shapes,
+            unsold=unsold,
         )
 
     def _priced(self) -> tuple[dict[SiteId, SitePrices], dict[SiteId, dict[SiteId, float]]]:
