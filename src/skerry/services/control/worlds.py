@@ -42,6 +42,7 @@ class Worlds:
         self._refusals = refusals
         self._drains = Drains(mirror)
         self._nodes: dict[SiteId, tuple[tuple[Node, ...], object, tuple[Node, ...], Shapes]] = {}
+        self._there: dict[SiteId, tuple[tuple[Node, ...], Resources]] = {}
         self._user_counts: tuple[tuple[Site, ...], dict[SiteId, float]] = ((), {})
         self._seen: tuple[int, int, dict[SiteId, SitePrices], dict[SiteId, dict[SiteId, float]]] = (-1, -1, {}, {})
 
@@ -86,6 +87,13 @@ class Worlds:
             held = self._nodes[intent.site.id] = (told, draining, nodes, shapes_of(nodes))
         return held[2], held[3]
 
+    def _all_there(self, site: SiteId, nodes: tuple[Node, ...]) -> Resources:
+        """What all nodes have that are not down. Kept as long as they are the same: there may be thousands."""
+        held = self._there.get(site)
+        if held is None or held[0] is not nodes:
+            held = self._there[site] = (nodes, total_capacity(node for node in nodes if node.state != "down"))
+        return held[1]
+
     def view(self, intent: SiteIntent, key: AppKey, generation: int, ledgers: Ledgers) -> SiteView:
         site_id = intent.site.id
         ledger = ledgers.get(site_id) or self._mirror.get(keys.ledger(site_id), SiteLedger) or SiteLedger(site=site_id)
@@ -97,8 +105,7 @@ class Worlds:
         refused = (r for r in told if (r.account, r.app) == key and r.plan_generation == generation)
         others = others_of(ledger, own, shapes.total)
         mine = own.resources if own else Resources()
-        there = total_capacity(node for node in nodes if node.state != "down")
-        unsold = there.less(ledger.reserved.less(mine)).or_more(mine)
+        unsold = self._all_there(site_id, nodes).less(ledger.reserved.less(mine)).or_more(mine)
         opening = self._observed.opening(site_id)
         if opening:
             others = held_back(others, mine, full=shapes.total, opened=open_capacity(nodes_up(nodes), opening))
