@@ -135,4 +135,6 @@ def test_refusals_come_to_rest(world: World, count: int, missing: int, name: str
         plan = decide(refusing, app, shares, plan)
     left = any(node.state == "draining" for view in world.sites if view.site.id == name for node in view.nodes)
     assert left or not [entry for entry in plan.placements if entry.site == name]  # what is drained may have no other place
-    assert same_decision(decide(world, app, shares, plan), plan)
+    rested = decide(world, app, shares, plan)
+    assert rested.placements == plan.placements
+    assert same_decision(decide(world, app, shares, rested), rested)

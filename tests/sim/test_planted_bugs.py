@@ -308,6 +308,20 @@ def _silent(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(controller, "site_violations", lambda given, decision: ())
 
 
+def _taking_anything(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both receivers of slices, whatever the generation."""
+
+    def accept(self: Any, slice_: Any) -> bool:
+        file = self._slice_file if isinstance(self, controller.SiteController) else self._file
+        file.save(slice_)
+        self._slice = slice_
+        self._wake.set()
+        return True
+
+    monkeypatch.setattr(controller.SiteController, "accept", accept)
+    monkeypatch.setattr(agent.Agent, "accept", accept)
+
+
 def _without_plans(ops: list[Op]) -> list[Op]:
     return [op for op in ops if not op.key.startswith(keys.PLANS)]
 
@@ -316,6 +330,7 @@ KINDS: dict[str, tuple[Plant, set[int]]] = {
     "a reservation is sold twice": (_with("view", worlds.Worlds, lambda view: replace(view, others=Resources())), {1}),
     "two writers": (_with("_snapshot", placer.Placer, lambda snapshot: replace(snapshot, checks=())), {3}),
     "a stale executor": (_with("_snapshot", placer.Placer, lambda snapshot: replace(snapshot, parent=None, head=None)), {6}),
+    "a receiver that takes what is stale": (_taking_anything, {6}),
     "a rejection without a reason": (_silent, {8}),
     "processes that are left": (_with("reconcile_node", agent, lambda actions: replace(actions, stop=())), {4, 9}),
     "records of what was deleted": (_with("_forget_ops", placer.Placer, _without_plans), {9}),

@@ -2,6 +2,7 @@
 
 import pytest
 
+from skerry.core.types.plan import Placement
 from skerry.core.types.slices import SERVING_STATES
 from skerry.testing.world import World
 from tests.sim.stories import BAD, play, ways
@@ -130,3 +131,28 @@ def test_a_version_that_is_deployed_while_every_node_is_drained_waits_and_the_ol
         await world.undrain("lhr-1")
 
     play(story, TWO, memory_mib=26)
+
+
+def test_room_that_was_taken_for_a_moment_only_is_given_to_who_waits_for_it() -> None:
+    """Whoever looks before and after sees the same room, and did not see that somebody was refused in between."""
+
+    async def story(world: World) -> None:
+        await fill(world, "cur", "filler")
+        for app in ("first", "second"):
+            await world.deploy(app)
+        await world.settled()
+        assert serving(world, "second") == {"lhr-1"}
+        await world.scale("filler", min_per_site=1)
+        while "cur" not in {entry.site for entry in _placements(world, "first")}:
+            await world.clock.sleep_ms(1)
+        assert "cur" not in {entry.site for entry in _placements(world, "second")}
+        await world.delete("first")
+        await world.settled()
+        assert serving(world, "second") == {"lhr-1", "cur-1"}
+
+    play(story, TWO, memory_mib=26)
+
+
+def _placements(world: World, app: str) -> tuple[Placement, ...]:
+    plan = world.plan_of(app)
+    return plan.placements if plan else ()

@@ -366,6 +366,33 @@ def test_a_city_that_dies_while_control_is_down_is_given_up_soon() -> None:
     play(story)
 
 
+@pytest.mark.parametrize(("dead", "lost_ms"), [(True, 6_500), (False, 11_500)], ids=["dead", "not heard by control"])
+def test_a_city_that_no_other_reaches_is_given_up_sooner(dead: bool, lost_ms: int) -> None:
+    async def story(world: World) -> None:
+        await world.deploy("hello")
+        await world.settled()
+        if dead:
+            world.lose_site("lhr")
+        else:
+            world.sites["lhr"].wire.cut = True
+        await world.clock.sleep_ms(lost_ms - 2_000)
+        assert "lhr" in _placed(world)
+        await world.clock.sleep_ms(2_000)
+        assert "lhr" not in _placed(world)
+        said = "; ".join((await world.explain("hello", "lhr")).verdicts[0].reasons)
+        assert ("no city that looks at it reaches it" in said) is dead
+        world.sites["lhr"].wire.cut = False
+        if dead:
+            world.return_site("lhr")
+
+    play(story)
+
+
+def _placed(world: World) -> set[str]:
+    plan = world.plan_of("hello")
+    return {placement.site for placement in plan.placements} if plan else set()
+
+
 def test_where_control_itself_is_cut_off_it_gives_nobody_up_for_a_while_and_says_what_it_suspects() -> None:
     async def story(world: World) -> None:
         await world.deploy("hello")

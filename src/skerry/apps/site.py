@@ -15,7 +15,7 @@ from skerry.adapters.clock.system import SystemClock
 from skerry.adapters.ingress.haproxy.ingress import HAProxyIngress
 from skerry.adapters.ingress.haproxy.settings import Limits, Settings
 from skerry.adapters.link.http import HttpControlLink
-from skerry.adapters.link.probe import try_connect
+from skerry.adapters.link.probe import answers, try_connect
 from skerry.adapters.recordfile import JsonFile
 from skerry.apps.config import SiteConfig
 from skerry.apps.logs import configure_logs
@@ -55,6 +55,7 @@ async def serve(config: SiteConfig, plane: Plane) -> None:
         epoch=secrets.token_hex(8),
         pid=os.getpid(),
         follow=copies.follow,
+        look=answers,
         settings=ControllerSettings(packing=config.packing),
     )
     try:

@@ -270,6 +270,54 @@ def test_versions_share_traffic_by_their_weights_however_many_instances_each_has
     assert min(found["hello-v1"]) >= 1
 
 
+def test_an_instance_that_joins_others_is_warmed_before_it_takes_its_share() -> None:
+    site = Site()
+    site.now_ms = 10_300
+    site.ask(app_slice((V1, 1, 256)))
+    assert weights(site.settle(V1), site) == {"hello-v1": [256]}, "alone it takes all"
+    site.now_ms += 60_000
+    site.ask(app_slice((V1, 2, 256)))
+    grown = [(sorted(weights(site.settle(V1), site)["hello-v1"]), site.decision.wake_ms)] if site.decision else []
+    while site.decision is not None and site.decision.wake_ms is not None:
+        site.now_ms = site.decision.wake_ms
+        grown.append((sorted(weights(site.decide(), site)["hello-v1"]), site.decision.wake_ms))
+    assert grown == [
+        ([51, 256], 71_000),
+        ([102, 256], 72_000),
+        ([154, 256], 73_000),
+        ([205, 256], 74_000),
+        ([256, 256], None),
+    ]
+
+
+def test_an_instance_whose_process_starts_anew_is_warmed_again() -> None:
+    site = Site()
+    site.ask(app_slice((V1, 2, 256)))
+    assert weights(site.settle(V1), site) == {"hello-v1": [256, 256]}, "none is warmer than the other"
+    site.now_ms += 60_000
+    site.become(V1, "starting", only=1)
+    assert sorted(weights(site.decide(), site)["hello-v1"]) == [51, 256]
+    site.now_ms += 1_000
+    site.become(V1, "running")
+    assert sorted(weights(site.decide(), site)["hello-v1"]) == [102, 256]
+    site.now_ms += 10_000
+    assert weights(site.decide(), site) == {"hello-v1": [256, 256]}
+
+
+def test_a_version_has_its_share_however_warm_its_instances_are() -> None:
+    site = Site()
+    site.ask(app_slice((V1, 2, 128), (V2, 1, 128)))
+    site.decide()
+    site.become(V1, "running", only=1)
+    site.become(V2, "running")
+    site.decide()
+    site.now_ms += 60_000
+    site.become(V1, "running")
+    found = weights(site.decide(), site)
+    assert sum(found["hello-v1"]) == sum(found["hello-v2"])
+    assert len(set(found["hello-v1"])) == 2
+
+
 def test_nodes_tell_what_is_promised_on_them() -> None:
     site = Site(nodes=1)
     site.ask(app_slice((V1, 2, 256)))

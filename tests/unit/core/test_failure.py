@@ -6,8 +6,9 @@ from collections.abc import Mapping
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
-from skerry.core.machines.failure import Detection, Opinion, Watch, phi
+from skerry.core.machines.failure import Detection, Opinion, Watch, denied, phi, silence_sentence
 
 LIMITS = Detection(heartbeat_ms=500, suspect_ms=1_500, lost_ms=4_000, lost_ms_max=15_000, unheard_ms=10_000, late_ms=5_000)
 MEMBERS = ("a", "b", "c", "d", "e")
@@ -21,6 +22,7 @@ class Observer:
         self.watch = Watch(settings, 0)
         self.members = members
         self.silent: set[str] = set()
+        self.denied: frozenset[str] = frozenset()
         self.seen: Mapping[str, Opinion] = {}
         self.go(5_000)
 
@@ -30,7 +32,7 @@ class Observer:
                 for member in self.members:
                     if member not in self.silent:
                         self.watch.hear(member, now_ms)
-            self.seen = self.watch.look(now_ms)
+            self.seen = self.watch.look(now_ms, denied=self.denied)
         self.now_ms += ms
 
     def states(self) -> dict[str, str]:
@@ -55,6 +57,29 @@ def test_a_word_brings_a_lost_member_back_at_once() -> None:
     assert observer.lost() == {"a"}
     observer.watch.hear("a", observer.now_ms)
     assert observer.watch.opinion("a").state == "up"
+
+
+def test_whom_nobody_else_reaches_is_not_waited_for_as_long_but_suspicion_comes_first() -> None:
+    settings = replace(LIMITS, denied_ms=2_500)
+    observer = Observer(settings=settings)
+    observer.silent = {"a", "b"}
+    observer.denied = frozenset({"a", "c"})
+    observer.go(2_400)
+    assert observer.lost() == set()
+    observer.go(200)
+    assert observer.lost() == {"a"}, "b is reached by others, and c is heard"
+    assert "no city that looks at it reaches it: lost" in silence_sentence(observer.seen["a"], "control")
+    observer.go(1_500)
+    assert observer.lost() == {"a", "b"}
+    unasked = Observer()
+    unasked.silent, unasked.denied = {"a"}, frozenset({"a"})
+    unasked.go(3_900)
+    assert unasked.lost() == set(), "where nobody looks, their word is not waited for"
+
+
+def test_two_at_least_have_to_say_that_it_does_not_answer_and_nobody_that_it_does() -> None:
+    looks = [("a", False), ("a", False), ("b", False), ("c", False), ("c", False), ("c", True), ("d", True)]
+    assert denied(looks) == {"a"}
 
 
 def test_suspicion_grows_with_silence() -> None:

@@ -348,6 +348,36 @@ def test_no_more_stays_than_a_city_may_have_of_one_version() -> None:
     assert counts(decide(World(sites=(drained,)), app, shares, parent=first)) == {"lhr/hello-v1": 1, "lhr/hello-v2": 1}
 
 
+def test_what_stayed_for_want_of_room_and_has_it_now_is_decided_again_and_moves_nothing() -> None:
+    """It used to say for ever that more is asked for than has room."""
+    shares = ((V1, 50.0), (V2, 50.0))
+    lhr = make_view("lhr", nodes=2, others_mib=3 * 1024 // 2 + 300)
+    first = decide(World(sites=(lhr,)), shares=shares)
+    drained = World(sites=(replace(lhr, nodes=(replace(lhr.nodes[0], state="draining"), lhr.nodes[1])),))
+    plan = decide(drained, shares=shares, parent=first, cause="drain")
+    assert "stay until there is room elsewhere" in blocking(plan)[0].detail
+    again = decide(World(sites=(lhr,)), shares=shares, parent=plan, cause="undrain")
+    assert not still_right(World(sites=(lhr,)), make_app(), shares, plan)
+    assert not same_decision(again, plan)
+    assert again.placements == plan.placements
+    assert blocking(again) == ()
+    assert still_right(World(sites=(lhr,)), make_app(), shares, again)
+
+
+def test_what_is_held_on_a_drained_node_does_not_stay_beside_a_version_that_took_its_room() -> None:
+    """It used to be sold twice where others were still leaving."""
+    lhr = make_view("lhr", nodes=2, memory_mib=26)
+    first = decide(World(sites=(lhr,)))
+    drained = (replace(lhr.nodes[0], state="draining"), lhr.nodes[1])
+    # One place of the two that are not drained, and all the others are held, by some that leave.
+    view = replace(lhr, nodes=drained, others=Resources(memory_mib=14), unsold=Resources(10**6, 18, 10**6))
+    plan = decide(World(sites=(view,)), shares=((V2, 90.0), (V1, 10.0)), parent=first)
+    assert counts(plan) == {"lhr/hello-v2": 1}
+    roomy = replace(view, unsold=Resources(10**6, 24, 10**6))
+    plan = decide(World(sites=(roomy,)), shares=((V2, 90.0), (V1, 10.0)), parent=first)
+    assert counts(plan) == {"lhr/hello-v1": 1, "lhr/hello-v2": 1}
+
+
 def test_a_new_version_that_has_room_nowhere_leaves_the_old_one_its_users() -> None:
     """It used to end what served, and the app was down until a node came back."""
     view = make_view("lhr", nodes=1)

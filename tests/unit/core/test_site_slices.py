@@ -41,7 +41,13 @@ def plan_of(which: Deployment, *names: str) -> Plan:
 
 
 def slices(
-    release: Release, plans: tuple[Plan, ...], *, site: str = "lhr", app: App | None = None, sites: tuple[Site, ...] = SITES
+    release: Release,
+    plans: tuple[Plan, ...],
+    *,
+    site: str = "lhr",
+    app: App | None = None,
+    sites: tuple[Site, ...] = SITES,
+    lost: dict[str, int] | None = None,
 ) -> tuple[SliceApp, ...]:
     here = next(item for item in sites if item.id == site)
     asked = app or make_app()
@@ -55,6 +61,7 @@ def slices(
         {D1.id: D1, D2.id: D2},
         sites,
         "localhost",
+        {SiteId(name): since_ms for name, since_ms in (lost or {}).items()},
     )
 
 
@@ -122,6 +129,18 @@ def test_sites_that_are_down_are_no_fallback_and_cut_off_ones_are_the_last() -> 
     assert slices(release_of(plan), (plan,), sites=sites)[0].fallbacks == ("sin", "cur")
     sites = (SITES[0], replace(SITES[1], state="down"), SITES[2])
     assert slices(release_of(plan), (plan,), sites=sites)[0].fallbacks == ("sin",)
+
+
+def test_a_city_that_was_given_up_is_the_last_resort_of_apps_that_it_ran_and_may_run() -> None:
+    everywhere, without = plan_of(D1, "lhr", "cur", "sin"), replace(plan_of(D1, "lhr", "sin"), generation=2, created_ms=100_000)
+    plans, done = (everywhere, without), release_of(without)
+    assert slices(done, plans)[0].fallbacks == ("sin",)
+    assert slices(done, plans, lost={"cur": 99_000})[0].fallbacks == ("sin", "cur"), "it left for the loss"
+    assert slices(done, plans, lost={"cur": 110_000})[0].fallbacks == ("sin", "cur"), "it was silent by then"
+    assert slices(done, plans, lost={"cur": 130_000})[0].fallbacks == ("sin",), "it left before that"
+    denied = make_app(scale=Scale(deny=("cur",)))
+    assert slices(done, plans, app=denied, lost={"cur": 99_000})[0].fallbacks == ("sin",)
+    assert slices(release_of(everywhere), plans, lost={"cur": 99_000})[0].fallbacks == ("cur", "sin"), "it is still planned there"
 
 
 def test_a_deleted_app_is_gone_and_a_disabled_one_has_no_hosts() -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from typing import Any, TypeVar, final
+from typing import Any, Generic, TypeVar, final
 
 from skerry.core.types.ids import Digest, NodeId, SiteId
 from skerry.core.types.slices import NodeReport, NodeSlice, SiteReport, SiteSlice
@@ -10,15 +10,38 @@ from skerry.ports.clock import Clock
 from skerry.ports.links import LinkError, Unreachable
 
 T = TypeVar("T")
+S = TypeVar("S", SiteSlice, NodeSlice)
 
 
-class Wire:
-    """One way between two planes: `latency_ms` for each direction, and whether it is cut."""
+class Wire(Generic[S]):
+    """One way between two planes: `latency_ms` for each direction, and whether it is cut.
+
+    `echoes`: so many of the next calls are answered with the slice before the last one, as if that had been held up on its way.
+    """
 
     def __init__(self, clock: Clock, *, latency_ms: int = 1) -> None:
         self._clock = clock
+        self._brought: tuple[S, ...] = ()
         self.latency_ms = latency_ms
         self.cut = False
+        self.echoes = 0
+
+    def echo(self) -> S | None:
+        """What to answer in place of asking, if anything."""
+        if not self.echoes or len(self._brought) < 2:
+            return None
+        self.echoes -= 1
+        return self._brought[0]
+
+    def bring(self, slice_: S | None) -> S | None:
+        """A slice that is an answer, if it is one."""
+        if slice_ is not None:
+            self._brought = (*self._brought[-1:], slice_)
+        return slice_
+
+    def forget(self) -> None:
+        """Whoever receives has lost its disk: it could not tell what is old."""
+        self._brought = ()
 
     async def cross(self) -> None:
         """Raises `Unreachable` when the wire is cut, before or meanwhile."""
@@ -101,7 +124,7 @@ class SimulatedControlLink:
 
     def __init__(
         self,
-        wire: Wire,
+        wire: Wire[SiteSlice],
         site: SiteId,
         upper: Callable[[], ControlSide | None],
     ) -> None:
@@ -116,10 +139,13 @@ class SimulatedControlLink:
 
     async def next_slice(self, *, after: int, wait_ms: int) -> SiteSlice | None:
         await self._wire.cross()
+        late = self._wire.echo()
+        if late is not None:
+            return late
         side = self._living()
         found = await side.run(side.next_slice(self._site, after, wait_ms))
         await self._wire.cross()
-        return found
+        return self._wire.bring(found)
 
     async def blob(self, digest: Digest) -> bytes:
         await self._wire.cross()
@@ -137,7 +163,7 @@ class SimulatedControlLink:
 class SimulatedSiteLink:
     """`upper` gives the living site controller's side, or None."""
 
-    def __init__(self, wire: Wire, node: NodeId, upper: Callable[[], SiteSide | None]) -> None:
+    def __init__(self, wire: Wire[NodeSlice], node: NodeId, upper: Callable[[], SiteSide | None]) -> None:
         self._wire = wire
         self._node = node
         self._upper = upper
@@ -149,10 +175,13 @@ class SimulatedSiteLink:
 
     async def next_slice(self, *, after: int, wait_ms: int) -> NodeSlice | None:
         await self._wire.cross()
+        late = self._wire.echo()
+        if late is not None:
+            return late
         side = self._living()
         found = await side.run(side.next_slice(self._node, after, wait_ms))
         await self._wire.cross()
-        return found
+        return self._wire.bring(found)
 
     async def blob(self, digest: Digest) -> bytes:
         await self._wire.cross()

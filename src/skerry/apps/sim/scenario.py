@@ -148,7 +148,8 @@ def _pace(table: Table) -> Pace:
     times = {
         name: table.duration_ms(name, f"{getattr(plain, f'{name}_ms')}ms", least_ms=1)
         for name in (
-            "heartbeat", "lost_after", "node_lost", "replan", "watch", "decide", "push", "start", "anycast", "check", "measured",
+            "heartbeat", "denied_after", "lost_after", "node_lost", "replan", "watch", "decide", "push", "start", "anycast",
+            "check", "measured",
         )
     }  # fmt: skip
     headroom = table.number("headroom", plain.headroom, least=1.0, most=10.0)

@@ -11,9 +11,12 @@ that is slow or jitters the same silence is less suspicious. Beside it stand tim
 An observer that was itself stopped has heard nobody for a while, and must not blame them: a gap between two looks is taken off
 everybody's silence. And where most members fall silent together it is rather the observer's own network: it holds its
 judgement for `hold_ms`.
+
+Others may have looked too (`denied`): who is not reached by anybody else either need not be waited for as long.
 """
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from math import erfc, log10, sqrt
 from typing import Literal, final
 
@@ -25,6 +28,7 @@ Health = Literal["up", "suspected", "lost"]
 
 WEIGHT = 1 / 16  # of the newest interval in a rhythm: a link that changes is known after some ten words
 PHI_MAX = 99.0  # more is no other news
+WITNESSES_MIN = 2  # who say that it does not answer: one may have a trouble of its own
 
 
 class Detection(Record):
@@ -33,7 +37,7 @@ class Detection(Record):
     Suspected: silent for `suspect_ms` and φ at least `phi_suspect`. Lost: silent for `lost_ms` and φ at least `phi_lost`, or
     silent for `lost_ms_max`. `unheard_ms` is for who has not been heard since the observer began; where at least half, and all
     others, have been heard by then, `late_ms`. A hold begins when more than `hold_share` of those that were not lost are silent,
-    two at least.
+    two at least. `denied_ms` takes the place of `lost_ms` for those whom nobody else reaches; None: nobody else looks.
     """
 
     heartbeat_ms: int
@@ -42,6 +46,7 @@ class Detection(Record):
     lost_ms_max: int
     unheard_ms: int
     late_ms: int
+    denied_ms: int | None = None
     phi_suspect: float = 3.0
     phi_lost: float = 8.0
     step_ms_max: int = 1_500
@@ -51,6 +56,8 @@ class Detection(Record):
     def __post_init__(self) -> None:
         if not 0 < self.suspect_ms <= self.lost_ms <= self.lost_ms_max:
             raise ValueError(f"0 < suspect_ms <= lost_ms <= lost_ms_max does not hold: {self}")
+        if self.denied_ms is not None and not self.suspect_ms <= self.denied_ms <= self.lost_ms:
+            raise ValueError(f"suspect_ms <= denied_ms <= lost_ms does not hold: {self}")
         if not 0 < self.late_ms <= self.unheard_ms:
             raise ValueError(f"0 < late_ms <= unheard_ms does not hold: {self}")
 
@@ -65,12 +72,14 @@ class Rhythm(Record):
 
 
 class Opinion(Record):
-    """What is thought of a member. `held`: it would be lost, but the observer rather doubts itself."""
+    """What is thought of a member. `held`: it would be lost, but the observer rather doubts itself. `denied`: others do not reach
+    it either."""
 
     state: Health
     phi: float = 0.0
     silent_ms: int = 0
     held: bool = False
+    denied: bool = False
 
 
 UP = Opinion(state="up")
@@ -105,10 +114,19 @@ def suspicion(rhythm: Rhythm, now_ms: int, settings: Detection) -> float:
     return round(phi(now_ms - rhythm.heard_ms, rhythm.mean_ms, deviation_ms), 2)
 
 
+def denied(looks: Iterable[tuple[str, bool]]) -> frozenset[str]:
+    """Of all (member, whether it answered) that others tell: whom several of them did not reach, and none did."""
+    answered, silent = Counter[str](), Counter[str]()
+    for member, answers in looks:
+        (answered if answers else silent)[member] += 1
+    return frozenset(member for member, count in silent.items() if count >= WITNESSES_MIN and not answered[member])
+
+
 def silence_sentence(opinion: Opinion, observer: str) -> str:
     """For people: "control has not heard it for 4 s: suspected (φ 5.1)"."""
     word = f"{opinion.state}, were it not that most are silent together" if opinion.held else opinion.state
-    return f"{observer} has not heard it for {opinion.silent_ms / 1000:.0f} s: {word} (φ {opinion.phi:.1f})"
+    others = ", and no city that looks at it reaches it" if opinion.denied else ""
+    return f"{observer} has not heard it for {opinion.silent_ms / 1000:.0f} s{others}: {word} (φ {opinion.phi:.1f})"
 
 
 @final
@@ -122,6 +140,7 @@ class Watch:
         self._lost: set[str] = set()
         self._held_since_ms: int | None = None
         self._opinions: dict[str, Opinion] = {}
+        self._denied: frozenset[str] = frozenset()
 
     def expect(self, member: str, now_ms: int, *, lost: bool = False) -> None:
         """Watch a member from now on, if it is not yet watched. `lost`: it was given up before, and has yet to be heard."""
@@ -141,11 +160,17 @@ class Watch:
         """Of the latest look; who is not watched is not suspected."""
         return self._opinions.get(member, UP)
 
-    def look(self, now_ms: int) -> Mapping[str, Opinion]:
-        """Judge everybody now."""
+    @property
+    def doubts(self) -> bool:
+        """Whether at the latest look somebody was silent who is not lost."""
+        return any(opinion.state == "suspected" for opinion in self._opinions.values())
+
+    def look(self, now_ms: int, *, denied: frozenset[str] = frozenset()) -> Mapping[str, Opinion]:
+        """Judge everybody now. `denied`: as by the function of this name."""
+        self._denied = denied | self._denied & self._lost  # of who is lost nobody asks again
         self._excuse(now_ms)
         late = self._others_are_heard()
-        found = self._hold({name: self._judge(rhythm, now_ms, late=late) for name, rhythm in self._rhythms.items()}, now_ms)
+        found = self._hold({name: self._judge(name, rhythm, now_ms, late=late) for name, rhythm in self._rhythms.items()}, now_ms)
         self._lost = {name for name, opinion in found.items() if opinion.state == "lost"}
         self._opinions = found
         return dict(found)
@@ -162,17 +187,20 @@ class Watch:
         unheard = sum(rhythm.words == 0 for name, rhythm in self._rhythms.items() if name not in self._lost)
         return 2 * unheard <= len(self._rhythms) - len(self._lost)
 
-    def _judge(self, rhythm: Rhythm, now_ms: int, *, late: bool) -> Opinion:
+    def _judge(self, name: str, rhythm: Rhythm, now_ms: int, *, late: bool) -> Opinion:
         settings, silent_ms = self._settings, max(0, now_ms - rhythm.heard_ms)
         if rhythm.words == 0:
             over = silent_ms > (settings.late_ms if late else settings.unheard_ms)
             return Opinion(state="lost" if over else "up", silent_ms=silent_ms)
         much = suspicion(rhythm, now_ms, settings)
-        lost = silent_ms > settings.lost_ms and much >= settings.phi_lost
+        denied = settings.denied_ms is not None and name in self._denied
+        limit_ms = settings.denied_ms if denied and settings.denied_ms is not None else settings.lost_ms
+        lost = silent_ms > limit_ms and much >= settings.phi_lost
         if lost or silent_ms > settings.lost_ms_max:
-            return Opinion(state="lost", phi=much, silent_ms=silent_ms)
-        suspected = silent_ms > settings.suspect_ms and much >= settings.phi_suspect
-        return Opinion(state="suspected" if suspected else "up", phi=much, silent_ms=silent_ms)
+            return Opinion(state="lost", phi=much, silent_ms=silent_ms, denied=denied)
+        if silent_ms > settings.suspect_ms and much >= settings.phi_suspect:
+            return Opinion(state="suspected", phi=much, silent_ms=silent_ms, denied=denied)
+        return Opinion(state="up", phi=much, silent_ms=silent_ms)
 
     def _hold(self, found: dict[str, Opinion], now_ms: int) -> dict[str, Opinion]:
         """Who was lost stays so; the others are not given up while most of them are silent together."""

@@ -126,9 +126,18 @@ def _serving_instead(world: World, app: App, shares: Shares, parent: Plan | None
     return parent if allowed and any(site is not None and site.state != "down" for site in stands) else None
 
 
-def same_decision(a: Plan, b: Plan) -> bool:
-    """Whether executing either does the same: equal deployment and placements, whatever their reasons say."""
-    return a.deployment == b.deployment and a.placements == b.placements
+def same_decision(decided: Plan, before: Plan) -> bool:
+    """Whether `before` still says it: equal deployment and placements, whatever the reasons are.
+
+    But one that only stays somewhere for want of room elsewhere, and need not any more, is another: operators read of it.
+    """
+    same = decided.deployment == before.deployment and decided.placements == before.placements
+    return same and _staying(before) <= _staying(decided)
+
+
+def _staying(plan: Plan) -> frozenset[str]:
+    """Where some of it runs only as it has no other place."""
+    return frozenset(rejection.place for rejection in plan.rejections if rejection.staying)
 
 
 def blocking(plan: Plan) -> tuple[Rejection, ...]:
@@ -149,6 +158,8 @@ def still_right(world: World, app: App, shares: Shares, plan: Plan) -> bool:
     if not case.wanted:
         return not plan.placements
     rejections = {SiteId(rejection.place): rejection for rejection in plan.rejections}
+    if any(view.site.id in _staying(plan) for view in world.sites):
+        return False  # whether it has to is decided anew each time
     return _seats_hold(case, make_seats(case, _running(plan.placements)), _running(plan.placements), rejections, plan)
 
 

@@ -169,10 +169,19 @@ class Seat:
         room = self._shaped_room().take(version.limits.reserve, self._wants.needs_of[version.id])
         if not room and not held:  # held: it has its room, on a node that takes nothing new
             return False
+        if not self._is_unsold(version):  # what it had may have been taken for another version
+            return False
         self.counts[version.id] += 1
         self._budget.used += 1
         self.stayed += 1
         return True
+
+    def _is_unsold(self, version: Version) -> bool:
+        """Whether one more of it, beside all that is in the seat, is no more than the site has for this app."""
+        asked = version.limits.reserve
+        for wanted in self._wanted:
+            asked += wanted.limits.reserve.times(self.counts[wanted.id])
+        return self.view.unsold is None or asked.fits_in(self.view.unsold)
 
     def placements(self) -> tuple[Placement, ...]:
         """By version id."""
@@ -185,7 +194,7 @@ class Seat:
         """Why the site is not (fully) chosen; None: it has all that is asked of it."""
         stay = f"{self.stayed} instance(s) stay until there is room elsewhere" if self.stayed else ""
         if self.excluded is not None:
-            return replace(self.excluded, detail=stay) if stay else self.excluded
+            return replace(self.excluded, detail=stay, staying=self.stayed) if stay else self.excluded
         placed = sum(self.counts.values())
         if self.missing is None:
             return None if placed else Rejection(place=self.site.id, reason=Reason.NOT_NEEDED)
@@ -194,7 +203,7 @@ class Seat:
         numbers = f"{placed} of {base} instances placed" if placed < base else f"{placed} placed, more are asked for"
         free = site_free(self.view.nodes, self.view.others) if reason is Reason.REFUSED_BY_SITE else None
         said = "; ".join(part for part in (numbers, detail, stay) if part)
-        return Rejection(place=self.site.id, reason=reason, detail=said, free=free)
+        return Rejection(place=self.site.id, reason=reason, detail=said, free=free, staying=self.stayed)
 
     def is_news(self, had: Counts | None, before: Rejection | None) -> bool:
         """Whether it may run the app and could not when the plan was made. `before`: what the plan says of it."""

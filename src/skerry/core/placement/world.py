@@ -19,6 +19,7 @@ class SiteView(Record):
     `opening`: a part of it came back a short while ago, and is filled step by step; what is not open yet is in `others`.
     `refused`: what the site says it could not pack of THIS app; leave it empty when nothing is refused now.
     `shapes`: what its nodes add up to, for who has it at hand.
+    `unsold`: what nobody else holds of all nodes that are there, draining ones too; at least what this app holds. None: unknown.
     """
 
     site: Site
@@ -27,6 +28,7 @@ class SiteView(Record):
     refused: tuple[Refused, ...] = ()
     opening: bool = False
     shapes: Shapes | None = None
+    unsold: Resources | None = None
 
     def shaped(self) -> Shapes:
         return shapes_of(self.nodes) if self.shapes is None else self.shapes

@@ -1,16 +1,26 @@
 """Control: from plans and releases to what each site executes."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from skerry.core.placement.executed import executed_plan
 from skerry.core.placement.order import fallback_order
+from skerry.core.policy.places import place_rejection
 from skerry.core.types.app import App, Deployment, Version
 from skerry.core.types.ids import AccountId, AppName, DeploymentId, PlanId, SiteId, VersionId
 from skerry.core.types.place import Site
 from skerry.core.types.plan import Plan, Release
 from skerry.core.types.slices import SliceApp, SliceVersion
+from skerry.kit.record import Record
 
 WEIGHT_FULL = 256  # the whole of an app's traffic
+LAST_WORD_MS = 30_000  # before a site is given up, it may have been unable to hear for so long
+
+
+class LostSite(Record):
+    """One that control has given up, and when (wall clock, milliseconds)."""
+
+    site: Site
+    since_ms: int
 
 
 def site_slice_apps(  # noqa: PLR0917 (control's whole intent, each by its noun)
@@ -23,8 +33,9 @@ def site_slice_apps(  # noqa: PLR0917 (control's whole intent, each by its noun)
     deployments: Mapping[DeploymentId, Deployment],
     sites: tuple[Site, ...],
     suffix: str,
+    lost: Mapping[SiteId, int] | None = None,
 ) -> tuple[SliceApp, ...]:
-    """What `site` runs and routes, ordered by account and app.
+    """What `site` runs and routes, ordered by account and app. `lost`: sites that control has given up, and when.
 
     One release per app. Every enabled app is in every site's answer, if only with fallbacks; a disabled one is there without
     hosts while a plan in force still runs it here; a deleted one is not there. A plan or a version in force that
@@ -32,12 +43,14 @@ def site_slice_apps(  # noqa: PLR0917 (control's whole intent, each by its noun)
     """
     entries: list[SliceApp] = []
     order = fallback_order(site, sites)
+    given_up = tuple(LostSite(site=other, since_ms=lost[other.id]) for other in sites if lost and other.id in lost)
     for release in sorted(releases, key=lambda release: (release.account, release.app)):
         app = apps.get((release.account, release.app))
         if app is None:
             continue
         name = account_names.get(release.account, "")
-        entry = site_slice_app(site.id, order, release, app, name, plans, versions, deployments, suffix)
+        resorts = last_resorts(app, [p for p in plans.values() if p.app == app.name and p.account == app.account], given_up)
+        entry = site_slice_app(site.id, order, release, app, name, plans, versions, deployments, suffix, resorts)
         if entry is not None:
             entries.append(entry)
     return tuple(entries)
@@ -53,8 +66,12 @@ def site_slice_app(  # noqa: PLR0917
     versions: Mapping[VersionId, Version],
     deployments: Mapping[DeploymentId, Deployment],
     suffix: str,
+    resorts: frozenset[SiteId] = frozenset(),
 ) -> SliceApp | None:
-    """One app of `site_slice_apps`; `order` is the site's fallback order. None: it is not in the slice."""
+    """One app of `site_slice_apps`; `order` is the site's fallback order, `resorts` are its `last_resorts`.
+
+    None: it is not in the slice.
+    """
     executed = _executed(release, site, plans)
     enabled = app.enabled and bool(account_name)
     entry = SliceApp(
@@ -64,13 +81,37 @@ def site_slice_app(  # noqa: PLR0917
         plan_generation=executed.generation if executed else 0,
         versions=_slice_versions(site, executed, versions, deployments) if executed else (),
         hosts=(f"{release.app}.{account_name}.{suffix}",) if enabled and app.public_port is None else (),
-        fallbacks=tuple(other for other in order if _runs(_executed(release, other, plans), other)),
+        fallbacks=_fallbacks(order, release, plans, resorts),
         features=app.scale.features,
         priority=app.scale.priority,
         sticky=app.scale.sticky,
         public_port=app.public_port if enabled else None,
     )
     return entry if entry.hosts or entry.public_port or entry.versions else None
+
+
+def last_resorts(app: App, plans: Iterable[Plan], lost: Iterable[LostSite]) -> frozenset[SiteId]:
+    """Of the sites that were given up, those that ran the app until then, and may still. `plans`: all that are kept of the app.
+
+    That control does not hear a site says nothing of its neighbours: they may reach it, and its instances serve.
+    """
+    mine = sorted(plans, key=lambda plan: plan.generation)
+    return frozenset(e.site.id for e in lost if _ran_last(e, mine) and place_rejection(e.site, app.scale) is None)
+
+
+def _ran_last(entry: LostSite, plans: Sequence[Plan]) -> bool:
+    """Whether any plan that may be the last one it has heard of runs the app there."""
+    before = [plan for plan in plans if plan.created_ms <= entry.since_ms]
+    heard = sum(plan.created_ms <= entry.since_ms - LAST_WORD_MS for plan in before)
+    return any(_runs(plan, entry.site.id) for plan in before[max(0, heard - 1) :])
+
+
+def _fallbacks(
+    order: tuple[SiteId, ...], release: Release, plans: Mapping[PlanId, Plan], resorts: frozenset[SiteId]
+) -> tuple[SiteId, ...]:
+    """Who runs it by control's word, then the last resorts."""
+    sure = tuple(other for other in order if _runs(_executed(release, other, plans), other))
+    return sure + tuple(other for other in order if other in resorts and other not in sure)
 
 
 def _executed(release: Release, site: SiteId, plans: Mapping[PlanId, Plan]) -> Plan | None:

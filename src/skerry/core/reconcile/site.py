@@ -22,6 +22,7 @@ from skerry.core.reconcile.site_types import (
     SiteInput,
     SiteMemory,
 )
+from skerry.core.reconcile.warmth import Warmth
 from skerry.core.types.app import PRIORITY_NEUTRAL, Version
 from skerry.core.types.ids import AccountId, AppName, InstanceId, NodeId, SiteId, VersionId
 from skerry.core.types.place import Node, PlaceState
@@ -37,6 +38,7 @@ def decide_site(given: SiteInput) -> SiteDecision:
     nodes = _nodes(given)
     here = {node.id for node in nodes if node.state != "down"}
     serving = _serving(given, here)
+    since_ms = _since_ms(given, serving)
     current = _current(given.memory, here)
     held = tuple(held for held in given.memory.held if held.node in here)
     packing = pack(nodes, _asks(given.slice_), held, given.packing, retiring=current[len(held) :])
@@ -49,15 +51,19 @@ def decide_site(given: SiteInput) -> SiteDecision:
         retiring=retiring,
         versions=tuple(versions[name] for name in sorted(versions)),
         nodes=nodes,
-        serving=tuple(Serving(instance=name, address=serving[name]) for name in sorted(serving) if name in staying),
+        serving=tuple(
+            Serving(instance=name, address=serving[name], since_ms=since_ms[name]) for name in sorted(serving) if name in staying
+        ),
     )
+    warm = Warmth(since_ms, given.now_ms)
+    routes = route_table(given.slice_, wanted, retiring, serving, warm)
     return SiteDecision(
         memory=decided,
         slices=_slices(given, nodes, wanted, retiring, versions),
-        routes=route_table(given.slice_, wanted, retiring, serving),
+        routes=routes,
         refused=_with_reasons(packing.refused, given.slice_.site),
         nodes=_with_reserved(nodes, wanted),
-        wake_ms=_wake_ms(retiring, given.now_ms),
+        wake_ms=_wake_ms(retiring, given.now_ms, warm.next_step_ms),
         preempted=packing.preempted,
     )
 
@@ -126,6 +132,13 @@ def _serving(given: SiteInput, here: set[NodeId]) -> dict[InstanceId, str]:
             }
             serving |= {seen.id: "" for seen in item.report.instances if _does_its_work(seen)}
     return serving
+
+
+def _since_ms(given: SiteInput, serving: dict[InstanceId, str]) -> dict[InstanceId, int]:
+    """Since when each of them serves; one whose process starts anew begins again."""
+    before = {entry.instance: entry.since_ms for entry in given.memory.serving}
+    anew = {seen.id for item in given.reports for seen in item.report.instances if seen.state == "starting"}
+    return {name: given.now_ms if name in anew else before.get(name, given.now_ms) for name in serving}
 
 
 def _does_its_work(seen: ObservedInstance) -> bool:
@@ -261,12 +274,13 @@ def _with_reserved(nodes: tuple[Node, ...], wanted: tuple[Held, ...]) -> tuple[N
     return tuple(msgspec.structs.replace(node, reserved=reserved[node.id]) for node in nodes)
 
 
-def _wake_ms(retiring: tuple[Retiring, ...], now_ms: int) -> int | None:
-    """When the next drain can end, or may begin, by time alone."""
+def _wake_ms(retiring: tuple[Retiring, ...], now_ms: int, step_ms: int | None) -> int | None:
+    """When the next drain can end, or may begin, by time alone, or the next weight grows (`step_ms`)."""
     due = [
         since + (DRAIN_MIN_MS if now_ms < since + DRAIN_MIN_MS else DRAIN_MAX_MS)
         for entry in retiring
         if (since := entry.drain_since_ms) is not None
     ]
     due += [entry.since_ms + DRAIN_MAX_MS for entry in retiring if entry.drain_since_ms is None]
+    due += [step_ms] if step_ms is not None else []
     return min((at_ms for at_ms in due if at_ms > now_ms), default=None)

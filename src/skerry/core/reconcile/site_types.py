@@ -37,10 +37,11 @@ class Retiring(Record):
 
 
 class Serving(Record):
-    """An instance that was last seen able to serve, and where; "" for a program that serves nobody."""
+    """An instance that was last seen able to serve, where and since when; "" for a program that serves nobody."""
 
     instance: InstanceId
     address: str
+    since_ms: int = 0
 
 
 class SiteMemory(Record):

@@ -57,13 +57,15 @@ REASON_TEXT: dict[Reason, str] = {
 class Rejection(Record):
     """A site (or node) that was not chosen, the reason, and the numbers behind it in words.
 
-    `free` is what a site that refused had free when it did: it is asked again when it has more.
+    `free` is what a site that refused had free when it did: it is asked again when it has more. `staying`: so many instances
+    go on there as they have no other place.
     """
 
     place: str
     reason: Reason
     detail: str = ""
     free: Resources | None = None
+    staying: int = 0
 
 
 class Placement(Record):

@@ -147,6 +147,13 @@ class SilentNode(Record):
     silent_ms: int
 
 
+class Sighting(Record):
+    """Another site that this one looks at (`core.reconcile.observers`), and whether it answers."""
+
+    site: SiteId
+    answers: bool
+
+
 class SiteReport(Record):
     """What a site sees. `slice_generation` is the one it executes; `traffic` None: its ingress could not be asked."""
 
@@ -162,4 +169,5 @@ class SiteReport(Record):
     pid: int = 0
     ingress_pid: int = 0
     problems: tuple[str, ...] = ()  # what its ingress cannot do, and why
+    sightings: tuple[Sighting, ...] = ()
     traffic: SiteTraffic | None = None

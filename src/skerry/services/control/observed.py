@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 from msgspec.structs import replace
 
-from skerry.core.machines.failure import Detection, Opinion, Watch
+from skerry.core.machines.failure import Detection, Opinion, Watch, denied
 from skerry.core.policy.refill import ALL, Ramp, open_percent
 from skerry.core.types.control import SiteIntent
 from skerry.core.types.demand import DailyDemand, DecidedDemand, SiteDemand
@@ -21,8 +21,17 @@ from skerry.core.types.slices import Refused, SilentNode, SiteInstance, SiteRepo
 from skerry.ports.clock import Clock
 from skerry.services.control.traffic import Traffic
 
-SITES = Detection(heartbeat_ms=1_000, suspect_ms=3_000, lost_ms=10_000, lost_ms_max=30_000, unheard_ms=10_000, late_ms=5_000)
-"""A site that lives calls again within two seconds, whatever became of control (`services.uplink`)."""
+SITES = Detection(
+    heartbeat_ms=1_000,
+    suspect_ms=3_000,
+    denied_ms=5_000,
+    lost_ms=10_000,
+    lost_ms_max=30_000,
+    unheard_ms=10_000,
+    late_ms=5_000,
+)
+"""A site that lives calls again within two seconds, whatever became of control (`services.uplink`); and another that
+looks at it knows within three that it is gone."""
 
 LOOK_EVERY_MS = 100  # opinions are this old at most
 
@@ -37,6 +46,7 @@ class Observed:
         self._reports: dict[SiteId, SiteReport] = {}
         self._heard_at_ms: dict[SiteId, int] = {}
         self._back_ms: dict[SiteId, dict[NodeId, int]] = {}
+        self._turns: dict[SiteId, int] = {}
         self._ramp = ramp or Ramp()
         self._news = asyncio.Event()
         self.version = 0
@@ -52,6 +62,8 @@ class Observed:
             rose = self.traffic.hear(report.site, report.epoch, report.traffic, now_ms=self._clock.now_ms())
             report = replace(report, traffic=None)
         self._note_returns(report, last)
+        if last is None or _offered(last) != _offered(report):
+            self._turns[report.site] = self.turn(report.site) + 1
         self._reports[report.site] = report
         restarted = last is not None and last.epoch != report.epoch
         self._watch.hear(report.site, self._clock.monotonic_ms(), restarted=restarted)
@@ -88,6 +100,10 @@ class Observed:
     def report(self, site: SiteId) -> SiteReport | None:
         return self._reports.get(site)
 
+    def turn(self, site: SiteId) -> int:
+        """How often what the site has to offer has changed: equal only where it was the same all the time in between."""
+        return self._turns.get(site, 0)
+
     def seen_at_ms(self, site: SiteId) -> int | None:
         """Wall-clock time of the last report."""
         return self._heard_at_ms.get(site)
@@ -105,8 +121,13 @@ class Observed:
         self._watch.expect(site, now_ms)
         if now_ms - self._looked_ms >= LOOK_EVERY_MS:
             self._looked_ms = now_ms
-            self._watch.look(now_ms)
+            self._watch.look(now_ms, denied=self._denied() if self._watch.doubts else frozenset())
         return self._watch.opinion(site)
+
+    def _denied(self) -> frozenset[str]:
+        """Sites that no other reaches, by the word of those that are heard themselves."""
+        heard = (report for report in self._reports.values() if self._watch.opinion(report.site).state == "up")
+        return denied((entry.site, entry.answers) for report in heard for entry in report.sightings)
 
     def begin(self, sites: Iterable[SiteId], lost: frozenset[SiteId]) -> None:
         """Watch these; those of them in `lost` were given up before this control began."""
@@ -157,6 +178,11 @@ class Observed:
         return tuple(item for item in report.refused if (item.account, item.app) == (account, app))
 
 
+def _offered(report: SiteReport) -> tuple[object, ...]:
+    """What decisions read of a report."""
+    return (tuple((node.id, node.state, node.capacity, node.features) for node in report.nodes), report.refused)
+
+
 def _content(report: SiteReport) -> tuple[object, ...]:
     """What makes a report news: all of it but its number and the readings that change by themselves."""
     instances = tuple(
@@ -166,4 +192,4 @@ def _content(report: SiteReport) -> tuple[object, ...]:
         (node.id, node.state, node.capacity, node.reserved, node.features, node.overcommit, node.pid) for node in report.nodes
     )
     silent = tuple((node.node, node.lost) for node in report.silent)
-    return (report.epoch, report.slice_generation, nodes, instances, report.refused, silent, report.tasks)
+    return (report.epoch, report.slice_generation, nodes, instances, report.refused, silent, report.tasks, report.sightings)

@@ -10,10 +10,10 @@ import contextlib
 from msgspec.structs import replace
 
 from skerry.core.placement.order import fallback_order
-from skerry.core.reconcile.control import site_slice_app
+from skerry.core.reconcile.control import LostSite, last_resorts, site_slice_app
 from skerry.core.types.account import Account
 from skerry.core.types.app import App, Deployment, Version
-from skerry.core.types.control import SiteIntent
+from skerry.core.types.control import Silence, SiteIntent
 from skerry.core.types.ids import AccountId, AppName, SiteId
 from skerry.core.types.plan import Plan, Release
 from skerry.core.types.slices import Peer, SiteSlice, SliceApp
@@ -22,7 +22,17 @@ from skerry.services.control import keys
 from skerry.services.control.drains import Drains
 from skerry.services.control.mirror import Mirror
 
-READ = (keys.SITES, keys.MAINTENANCE, keys.ACCOUNTS, keys.APPS, keys.RELEASES, keys.PLANS, keys.VERSIONS, keys.DEPLOYMENTS)
+READ = (
+    keys.SITES,
+    keys.SILENCES,
+    keys.MAINTENANCE,
+    keys.ACCOUNTS,
+    keys.APPS,
+    keys.RELEASES,
+    keys.PLANS,
+    keys.VERSIONS,
+    keys.DEPLOYMENTS,
+)
 AppKey = tuple[AccountId, AppName]
 
 
@@ -36,7 +46,17 @@ class Entry(Record):
     app: App
     account: Account | None
     order: tuple[SiteId, ...]
+    resorts: frozenset[SiteId]
     made: SliceApp | None
+
+
+class Resorts(Record):
+    """The last resorts of an app, for every site's slice, with what they were made from."""
+
+    release: Release
+    app: App
+    lost: tuple[LostSite, ...]
+    sites: frozenset[SiteId]
 
 
 class Slices:
@@ -47,6 +67,7 @@ class Slices:
         self._last: dict[SiteId, SiteSlice] = {}
         self._looked: dict[SiteId, int] = {}  # the revision at which `_last` was found to be still right
         self._entries: dict[SiteId, dict[AppKey, Entry]] = {}
+        self._resorts: dict[AppKey, Resorts] = {}
 
     async def next(self, site: SiteId, *, after: int, wait_ms: int) -> SiteSlice | None:
         """A slice of a generation above `after`; None after `wait_ms`, or for a site that is not known."""
@@ -80,10 +101,15 @@ class Slices:
         intent = next((i for i in intents if i.site.id == site), None)
         if intent is None:
             return None
-        order = fallback_order(intent.site, tuple(i.site for i in intents))
+        sites = tuple(i.site for i in intents)
+        order = fallback_order(intent.site, sites)
+        silent = {entry.site: entry.since_ms for entry in mirror.select(keys.SILENCES, Silence)}
+        lost = tuple(LostSite(site=other, since_ms=silent[other.id]) for other in sites if other.id in silent)
+        if not lost:
+            self._resorts = {}
         before, after = self._entries.get(site, {}), dict[AppKey, Entry]()
         for release in mirror.select(keys.RELEASES, Release):
-            entry = self._entry(site, order, release, before.get((release.account, release.app)))
+            entry = self._entry(site, order, lost, release, before.get((release.account, release.app)))
             if entry is not None:
                 after[(release.account, release.app)] = entry
         self._entries[site] = after
@@ -101,13 +127,23 @@ class Slices:
             tasks=self._drains.tasks(site),
         )
 
-    def _entry(self, site: SiteId, order: tuple[SiteId, ...], release: Release, last: Entry | None) -> Entry | None:
+    def _entry(
+        self,
+        site: SiteId,
+        order: tuple[SiteId, ...],
+        lost: tuple[LostSite, ...],
+        release: Release,
+        last: Entry | None,
+    ) -> Entry | None:
         """None for an app that has just been deleted: it has a release still, but no versions; sites let it go already."""
         mirror, key = self._mirror, (release.account, release.app)
         app, account = mirror.get(keys.app(*key), App), mirror.get(f"{keys.ACCOUNTS}{release.account}", Account)
         if app is None:
+            self._resorts.pop(key, None)
             return None
-        if last is not None and last.release is release and last.app is app and last.account is account and last.order == order:
+        resorts = self._last_resorts(release, app, lost) if lost else frozenset[SiteId]()
+        same = last is not None and last.release is release and last.app is app and last.account is account
+        if last is not None and same and (last.order, last.resorts) == (order, resorts):
             return last
         made = site_slice_app(
             site,
@@ -119,5 +155,16 @@ class Slices:
             {version.id: version for version in mirror.select(f"{keys.VERSIONS}{key[0]}/{key[1]}/", Version)},
             {found.id: found for found in mirror.select(f"{keys.DEPLOYMENTS}{key[0]}/{key[1]}/", Deployment)},
             self._suffix,
+            resorts,
         )
-        return Entry(release=release, app=app, account=account, order=order, made=made)
+        return Entry(release=release, app=app, account=account, order=order, resorts=resorts, made=made)
+
+    def _last_resorts(self, release: Release, app: App, lost: tuple[LostSite, ...]) -> frozenset[SiteId]:
+        """Worked out once for all sites, as there may be thousands of apps."""
+        key = (app.account, app.name)
+        held = self._resorts.get(key)
+        if held is None or held.release is not release or held.app is not app or held.lost != lost:
+            plans = self._mirror.select(f"{keys.PLANS}{app.account}/{app.name}/", Plan)
+            held = Resorts(release=release, app=app, lost=lost, sites=last_resorts(app, plans, lost))
+            self._resorts[key] = held
+        return held.sites

@@ -14,7 +14,7 @@ import structlog
 
 from skerry.core.placement.place import same_decision
 from skerry.core.types.app import App
-from skerry.core.types.control import SiteIntent, SiteLedger
+from skerry.core.types.control import SiteIntent
 from skerry.core.types.demand import DecidedDemand
 from skerry.core.types.ids import AccountId, AppName, EvaluationId, SiteId
 from skerry.core.types.plan import Blocked, Evaluation, EvaluationCause, Plan, Reason
@@ -115,15 +115,18 @@ class Watcher:
         return looks
 
     def _signatures(self) -> dict[SiteId, object]:
-        """By site: equal as long as no decision can have become another for reasons outside the apps themselves."""
+        """By site: equal as long as no decision can have become another for reasons outside the apps themselves.
+
+        Of what comes and goes it has the number of its changes: what is as it was may have been otherwise for a moment, in which
+        somebody else was decided.
+        """
         waited = {rejection.place for blocked in self._mirror.select(keys.BLOCKED, Blocked) for rejection in blocked.rejections}
         found: dict[SiteId, object] = {}
         for intent in self._mirror.select(keys.SITES, SiteIntent):
             site = intent.site.id
-            nodes = tuple((node.id, node.state, node.capacity, node.features) for node in self._observed.nodes(site))
-            room = self._mirror.get(keys.ledger(site), SiteLedger) if site in waited else None
-            state, drained = self._observed.site_state(intent), self._drains.of(intent)
-            found[site] = (intent, state, drained, self._observed.opening(site), nodes, self._placer.refusals(site), room)
+            room = self._mirror.check(keys.ledger(site)).revision if site in waited else None
+            state, drained, turn = self._observed.site_state(intent), self._drains.of(intent), self._observed.turn(site)
+            found[site] = (intent, state, drained, self._observed.opening(site), turn, self._placer.refusals(site), room)
         return found
 
     def _difference(self, key: AppKey, look: Look) -> Evaluation | None:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from msgspec.structs import replace
 
 from skerry.core.placement.world import SiteView, World
-from skerry.core.policy.capacity import nodes_up
+from skerry.core.policy.capacity import nodes_up, total_capacity
 from skerry.core.policy.refill import held_back, open_capacity
 from skerry.core.policy.shapes import Shapes, shapes_of
 from skerry.core.types.app import Scale
@@ -42,6 +42,7 @@ class Worlds:
         self._refusals = refusals
         self._drains = Drains(mirror)
         self._nodes: dict[SiteId, tuple[tuple[Node, ...], object, tuple[Node, ...], Shapes]] = {}
+        self._there: dict[SiteId, tuple[tuple[Node, ...], Resources]] = {}
         self._user_counts: tuple[tuple[Site, ...], dict[SiteId, float]] = ((), {})
         self._seen: tuple[int, int, dict[SiteId, SitePrices], dict[SiteId, dict[SiteId, float]]] = (-1, -1, {}, {})
 
@@ -86,6 +87,13 @@ class Worlds:
             held = self._nodes[intent.site.id] = (told, draining, nodes, shapes_of(nodes))
         return held[2], held[3]
 
+    def _all_there(self, site: SiteId, nodes: tuple[Node, ...]) -> Resources:
+        """What all nodes have that are not down. Kept as long as they are the same: there may be thousands."""
+        held = self._there.get(site)
+        if held is None or held[0] is not nodes:
+            held = self._there[site] = (nodes, total_capacity(node for node in nodes if node.state != "down"))
+        return held[1]
+
     def view(self, intent: SiteIntent, key: AppKey, generation: int, ledgers: Ledgers) -> SiteView:
         site_id = intent.site.id
         ledger = ledgers.get(site_id) or self._mirror.get(keys.ledger(site_id), SiteLedger) or SiteLedger(site=site_id)
@@ -96,10 +104,11 @@ class Worlds:
         told = () if making_room else self._refusals(site_id)
         refused = (r for r in told if (r.account, r.app) == key and r.plan_generation == generation)
         others = others_of(ledger, own, shapes.total)
+        mine = own.resources if own else Resources()
+        unsold = self._all_there(site_id, nodes).less(ledger.reserved.less(mine)).or_more(mine)
         opening = self._observed.opening(site_id)
         if opening:
-            held = own.resources if own else Resources()
-            others = held_back(others, held, full=shapes.total, opened=open_capacity(nodes_up(nodes), opening))
+            others = held_back(others, mine, full=shapes.total, opened=open_capacity(nodes_up(nodes), opening))
         return SiteView(
             site=intent.site if state == intent.site.state else replace(intent.site, state=state),
             nodes=nodes,
@@ -107,6 +116,7 @@ class Worlds:
             opening=bool(opening),
             refused=tuple(refused),
             shapes=shapes,
+            unsold=unsold,
         )
 
     def _priced(self) -> tuple[dict[SiteId, SitePrices], dict[SiteId, dict[SiteId, float]]]:

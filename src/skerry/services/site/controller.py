@@ -16,6 +16,7 @@ from msgspec.structs import replace
 
 from skerry.core.checks.site import site_violations
 from skerry.core.packing.types import DEFAULTS, PackingSettings
+from skerry.core.reconcile.observers import looked_at
 from skerry.core.reconcile.site import decide_site, remember
 from skerry.core.reconcile.site_types import SiteDecision, SiteInput, SiteMemory
 from skerry.core.types.app import Version
@@ -27,6 +28,7 @@ from skerry.core.types.slices import (
     NodeInstance,
     NodeReport,
     NodeSlice,
+    Sighting,
     SilentNode,
     SiteInstance,
     SiteReport,
@@ -44,6 +46,9 @@ from skerry.services.uplink import UplinkSettings, keep_fetching, keep_reporting
 log = structlog.get_logger()
 
 
+Look = Callable[[str], Awaitable[bool]]
+"""Whether another site's peer frontend (host:port) accepts connections, within two seconds."""
+
 Follow = Callable[[tuple[Version, ...]], Awaitable[None]]
 """Makes the site's copies of blobs those of these versions; never raises what is only a link's or a blob's trouble."""
 
@@ -58,6 +63,7 @@ class ControllerSettings(Record):
     look_ms: int = 500
     stats_ms: int = 200  # while something drains
     count_ms: int = 1_000  # users' requests
+    sight_ms: int = 1_000  # other sites
     first_look_ms: int = 3_000
     fault_pause_ms: int = 2_000  # before what the ingress could not do is tried again
     packing: PackingSettings = DEFAULTS
@@ -79,6 +85,7 @@ class SiteController:
         epoch: str,
         pid: int = 0,
         follow: Follow | None = None,
+        look: Look | None = None,
         settings: ControllerSettings | None = None,
     ) -> None:
         self._site = site
@@ -97,7 +104,10 @@ class SiteController:
         self._memory: SiteMemory | None = None
         self._decision: SiteDecision | None = None
         self._table: RouteTable | None = None
+        self._applied = False  # whether the ingress is known to have all of the table
         self._in_flight: dict[InstanceId, int] | None = None
+        self._look = look
+        self._sightings: tuple[Sighting, ...] = ()
         self._handed: dict[NodeId, NodeSlice] = {}
         self._met: set[NodeId] = set()
         self._sequence = 0
@@ -126,6 +136,7 @@ class SiteController:
             group.create_task(self._look_loop())
             group.create_task(self._count_loop())
             group.create_task(self._follow_loop())
+            group.create_task(self._sight_loop())
             group.create_task(keep_fetching(self._fetch_slice, self._clock, self._settings.uplink))
             group.create_task(keep_reporting(self._send_report, self._report_due, self._clock, self._settings.uplink))
 
@@ -196,6 +207,7 @@ class SiteController:
             pid=self._pid,
             ingress_pid=self._ingress.pid,
             problems=self._ingress.problems,
+            sightings=self._sightings,
             traffic=self._traffic.report(),
         )
 
@@ -254,9 +266,10 @@ class SiteController:
         self._memory, self._decision = decision.memory, decision
         self._nodes.decided(decision.memory)
         self._keep_counting(decision.memory)
-        if decision.routes != self._table:
+        if not self._applied or decision.routes != self._table:
+            self._applied = False  # one that fails may have taken it, or a part: then even the table of before is news to it
             await self._ingress.apply(decision.routes)
-            self._table = decision.routes
+            self._table, self._applied = decision.routes, True
         tasks = {task.node: task for task in self._slice.tasks} if self._slice else {}
         for contents in decision.slices:
             self._hand_out(contents.node, contents.instances, tasks.get(contents.node))
@@ -324,6 +337,18 @@ class SiteController:
             now_ms = self._clock.monotonic_ms()
             took_ms = now_ms - begun_ms
             if self._traffic.add(counts, self._versions, now_ms=now_ms):
+                self._report_due.set()
+
+    async def _sight_loop(self) -> None:
+        """Whether other sites answer is what control asks of several before it gives one up."""
+        while self._look is not None:
+            await self._clock.sleep_ms(self._settings.sight_ms)
+            peers = {peer.site: peer.address for peer in self._slice.peers} if self._slice else {}
+            names = looked_at(self._site, peers)
+            answers = await asyncio.gather(*(self._look(peers[name]) for name in names))
+            sightings = tuple(Sighting(site=name, answers=found) for name, found in zip(names, answers, strict=True))
+            if sightings != self._sightings:
+                self._sightings = sightings
                 self._report_due.set()
 
     def _keep_counting(self, memory: SiteMemory) -> None:

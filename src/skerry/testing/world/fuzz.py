@@ -88,6 +88,7 @@ class Turmoil:
             (3, self._cut_site),
             (3, self._cut_node),
             (1, self._part_sites),
+            (2, self._echo),
             (3, self._disturb_store),
             (2, self._maintain),
             (2, self._hold_maintenance),
@@ -164,6 +165,7 @@ class Turmoil:
             node.power_off()
             if self._dice.random() < 0.2:
                 node.file.lose()
+                node.wire.forget()
             self._later(lambda: None if node.powered or node.site in self._world.lost_sites else node.start())
 
     async def _kill_controller(self) -> None:
@@ -195,6 +197,11 @@ class Turmoil:
     def _cut(self, wire: Any) -> None:
         wire.cut = True
         self._later(lambda: setattr(wire, "cut", False))
+
+    async def _echo(self) -> None:
+        """Slices that were held up on their way come when newer ones are there already."""
+        planes = (*self._world.sites.values(), *self._world.nodes.values())
+        self._dice.choice(planes).wire.echoes += self._dice.randint(1, 3)
 
     async def _part_sites(self) -> None:
         a, b = self._dice.sample(list(self._world.sites), 2)
@@ -262,6 +269,7 @@ async def heal(world: World) -> None:
     faults.unavailable_before = faults.unavailable_after = faults.unavailable_reads = 0
     for plane in (*world.sites.values(), *world.nodes.values()):
         plane.wire.cut = False
+        plane.wire.echoes = 0
     for control in world.controls:
         if not control.alive:
             control.start()

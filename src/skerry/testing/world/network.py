@@ -73,6 +73,12 @@ class Network:
         there = any(cell.address == address and (node.alive or _goes_on(node, cell)) for cell in node.machine.cells.values())
         return "accepts" if there else "refuses" if node.powered else "silent"
 
+    async def answers(self, origin: SiteId, address: str) -> bool:
+        """Whether a peer frontend answers those who only look."""
+        await asyncio.sleep(HOP_MS / 1000)
+        name = address.partition(".")[0]
+        return name not in self._ground.lost_sites and self.connected(origin, name) and self._ground.ingresses[name].pid != 0
+
     async def _reach_peer(self, origin: SiteId, site: SiteId, method: str, host: str) -> int:
         await asyncio.sleep(HOP_MS / 1000)
         if site in self._ground.lost_sites or not self.connected(origin, site):

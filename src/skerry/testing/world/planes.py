@@ -212,7 +212,10 @@ class WatchedIngress:
 
     def __init__(self, site: SiteId, network: Network, checks: Checks) -> None:
         self._checks = checks
-        self.real = SimulatedIngress(site, reach=lambda address, method, host: network.reach(site, address, method, host))
+        self.real = SimulatedIngress(
+            site,
+            reach=lambda address, method, host: network.reach(site, address, method, host),
+        )
 
     async def start(self) -> None:
         await self.real.start()
@@ -264,7 +267,7 @@ class SimSite(SimPlane):
         self.id = SiteId(name)
         self.ingress = WatchedIngress(self.id, network, checks)
         ground.ingresses[name] = self.ingress.real
-        self.wire = Wire(ground.clock, latency_ms=5)
+        self.wire = Wire[SiteSlice](ground.clock, latency_ms=5)
         self.slice_file = MemoryFile[SiteSlice](checks.on_slice)
         self.memory_file = MemoryFile[SiteMemory](lambda before, after: checks.on_memory(self.id, after))
         self.copies: dict[Digest, bytes] = {}  # on its disk
@@ -284,6 +287,7 @@ class SimSite(SimPlane):
             memory_file=self.memory_file,
             epoch=f"{self.id}-{self._epochs}",
             follow=self._follow,
+            look=lambda address: self._network.answers(self.id, address),
         )
         self.side = SiteSide(self.controller.hear, self._next_slice, self._blob, ground.fault_of(self.name))
         self._begin(self._main())
@@ -326,7 +330,7 @@ class SimSite(SimPlane):
 class FanOut:
     """A site's link: reports go to every control, slices come from the first that lives."""
 
-    def __init__(self, wire: Wire, site: SiteId, controls: Callable[[], list[ControlSide]], checks: Checks) -> None:
+    def __init__(self, wire: Wire[SiteSlice], site: SiteId, controls: Callable[[], list[ControlSide]], checks: Checks) -> None:
         self._controls = controls
         self._checks = checks
         self._link = SimulatedControlLink(wire, site, self._first)
@@ -367,7 +371,7 @@ class SimNode(SimPlane):
         self.site = node.site
         self.capacity = node.capacity
         self.machine = HostMachine(node.address, ground.faults, ground.behaviours)
-        self.wire = Wire(ground.clock)
+        self.wire = Wire[NodeSlice](ground.clock)
         self.file = MemoryFile[NodeSlice](checks.on_slice)
         self.task_file = MemoryFile[TaskMemory](lambda before, after: None)
         self.task_ends: dict[str, TaskEnd] = {}

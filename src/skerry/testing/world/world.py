@@ -318,6 +318,7 @@ class World(Estate):
         held.memory_file.lose()
         if slice_too:
             held.slice_file.lose()
+            held.wire.forget()
         self.copies.forget(site)
         self.checks.forget(site)
 

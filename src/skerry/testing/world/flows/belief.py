@@ -9,26 +9,34 @@ from skerry.services.control.observed import SITES
 class Belief:
     """Heartbeats are heard one by one only while somebody is silent; before that, everybody kept time."""
 
-    def __init__(self, sites: tuple[str, ...], *, heartbeat_ms: int, lost_after_ms: int) -> None:
-        suspect_ms = min(SITES.suspect_ms, lost_after_ms)
-        longest_ms = max(SITES.lost_ms_max, lost_after_ms)
-        settings = replace(SITES, heartbeat_ms=heartbeat_ms, suspect_ms=suspect_ms, lost_ms=lost_after_ms, lost_ms_max=longest_ms)
+    def __init__(self, sites: tuple[str, ...], *, heartbeat_ms: int, denied_after_ms: int, lost_after_ms: int) -> None:
+        settings = replace(
+            SITES,
+            heartbeat_ms=heartbeat_ms,
+            suspect_ms=min(SITES.suspect_ms, denied_after_ms, lost_after_ms),
+            denied_ms=min(denied_after_ms, lost_after_ms),
+            lost_ms=lost_after_ms,
+            lost_ms_max=max(SITES.lost_ms_max, lost_after_ms),
+        )
         self._heartbeat_ms = heartbeat_ms
         self._watch = Watch(settings, 0)
         self._sites = sites
         self._silent: set[str] = set()
+        self._denied: set[str] = set()
         self._at_ms = 0
         self.lost: frozenset[str] = frozenset()
 
-    def silent(self, site: str, now_ms: int) -> None:
-        """From now on nothing of it arrives."""
+    def silent(self, site: str, now_ms: int, *, denied: bool) -> None:
+        """From now on nothing of it arrives. `denied`: nor do others reach it, of whom several look and are heard."""
         self._go_on(now_ms)
         self._silent.add(site)
+        (self._denied.add if denied else self._denied.discard)(site)
 
     def heard(self, site: str, now_ms: int) -> None:
         """It is there again."""
         self._go_on(now_ms)
         self._silent.discard(site)
+        self._denied.discard(site)
         self._watch.hear(site, now_ms, restarted=True)
 
     def look(self, now_ms: int) -> int | None:
@@ -49,5 +57,5 @@ class Belief:
         for site in self._sites:
             if site not in self._silent:
                 self._watch.hear(site, self._at_ms, restarted=True)
-        opinions = self._watch.look(now_ms)
+        opinions = self._watch.look(now_ms, denied=frozenset(self._denied))
         return [name for name, opinion in opinions.items() if opinion.state == "lost"]

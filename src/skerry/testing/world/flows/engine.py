@@ -13,8 +13,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from msgspec.structs import replace as changed
 
+from skerry.core.machines.failure import WITNESSES_MIN
+from skerry.core.reconcile.observers import looked_at
 from skerry.core.types.app import Version
-from skerry.core.types.ids import AppName
+from skerry.core.types.ids import AppName, SiteId
 from skerry.core.types.problem import Demand, Floats, Problem, ProblemSite
 from skerry.core.types.resources import Resources
 from skerry.testing.builders import make_version
@@ -63,11 +65,17 @@ class FlowWorld:
         self.planes = [Plane(site, start_ms=self.pace.start_ms) for site in problem.sites]
         self.traffic = Traffic(problem, spill=self.pace.spill)
         self._index = {site.id: at for at, site in enumerate(problem.sites)}
+        self._looking = self._who_looks()
         self._app_index = {app.app: at for at, app in enumerate(problem.apps)}
         self._versions = [_version(problem, at) for at in range(len(problem.apps))]
         self._allowed = allowed(problem)
         names_ = tuple(site.id for site in problem.sites)
-        self.belief = Belief(names_, heartbeat_ms=self.pace.heartbeat_ms, lost_after_ms=self.pace.lost_after_ms)
+        self.belief = Belief(
+            names_,
+            heartbeat_ms=self.pace.heartbeat_ms,
+            denied_after_ms=self.pace.denied_after_ms,
+            lost_after_ms=self.pace.lost_after_ms,
+        )
         shape = (len(problem.apps), len(problem.sites))
         self.plan: Ints = np.zeros(shape, dtype=np.int64)
         self._asked: Ints = np.zeros(shape, dtype=np.int64)  # what control wants of each site now
@@ -109,6 +117,15 @@ class FlowWorld:
 
     def after(self, delay_ms: int, work: Work) -> None:
         self.at(self.now_ms + delay_ms, work)
+
+    def _who_looks(self) -> list[list[int]]:
+        """By site: those that look at it."""
+        names_ = [SiteId(site.id) for site in self.problem.sites]
+        found: list[list[int]] = [[] for _ in names_]
+        for at, name in enumerate(names_):
+            for other in looked_at(name, names_):
+                found[self._index[other]].append(at)
+        return found
 
     def places(self, wanted: tuple[str, ...]) -> list[int]:
         """Sites by index that any of the names means."""
@@ -306,8 +323,13 @@ class FlowWorld:
 
     def silent(self, sites: list[int]) -> None:
         for at in sites:
-            self.belief.silent(self.problem.sites[at].id, self.now_ms)
-        self.after(self.pace.lost_after_ms, self.look)
+            denied = not self.traffic.living[at] and self._observers(at) >= WITNESSES_MIN
+            self.belief.silent(self.problem.sites[at].id, self.now_ms, denied=denied)
+        self.after(min(self.pace.denied_after_ms, self.pace.lost_after_ms), self.look)
+
+    def _observers(self, at: int) -> int:
+        """Cities that look at this one, and are heard."""
+        return sum(bool(self.traffic.living[other]) and other not in self._cut for other in self._looking[at])
 
     def cut(self, sites: list[int]) -> None:
         self._cut.update(sites)

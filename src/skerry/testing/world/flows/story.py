@@ -42,6 +42,7 @@ class Happening(Record):
 class Pace(Record):
     """How fast the platform and its surroundings are; what is not the platform's own setting is an assumption of the model.
 
+    `lost_after_ms`: until a silent city is given up; `denied_after_ms`: one that no other reaches.
     `replan_ms`: all apps are decided again; `watch_ms`: apps that lack capacity are. `anycast_ms`: until a lost city's users
     arrive elsewhere. `check_ms`: until an ingress knows that an instance is gone. `measured_ms`: until control's table
     has a changed round trip. `spill`: an ingress whose own instances are
@@ -49,6 +50,7 @@ class Pace(Record):
     """
 
     heartbeat_ms: int = 1_000
+    denied_after_ms: int = 5_000
     lost_after_ms: int = 10_000
     node_lost_ms: int = 4_000
     replan_ms: int = 900_000
