@@ -62,7 +62,7 @@ def _mounts() -> Iterator[str]:
 
 
 def _groups(tag: str) -> Iterator[str]:
-    for tree in (*_GROUPS.glob(f"skerry-{tag}"), *_GROUPS.glob(f"*/skerry-{tag}")):
+    for tree in (*_GROUPS.glob(f"skerry-{tag}*"), *_GROUPS.glob(f"*/skerry-{tag}*")):  # old hierarchies: side by side
         yield str(tree)
         yield from (place for place, _, _ in os.walk(tree))
 

@@ -17,6 +17,7 @@ from skerry.adapters.sandbox.microvm.agent import AgentLost, GuestAgent
 from skerry.adapters.sandbox.microvm.monitor import Monitor
 from skerry.adapters.sandbox.microvm.protocol import Tag, field
 from skerry.adapters.sandbox.microvm.settings import MIB, Settings
+from skerry.aio.tasks import cancel
 from skerry.kit.record import Record
 from skerry.ports.sandbox import ExecSession, ExecSpec, Exit, Gone, SandboxError, SandboxLimits, SandboxSpec, SandboxStats
 
@@ -175,9 +176,7 @@ class MicroVm(ABC):
         return self.agent
 
     async def _unwatch(self) -> None:
-        self._watcher.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._watcher
+        await cancel((self._watcher,))
 
     async def _watch(self) -> None:
         ended = asyncio.create_task(self.process.ended())
@@ -186,7 +185,8 @@ class MicroVm(ABC):
                 await asyncio.wait([ended, self.agent.exited], return_when=asyncio.FIRST_COMPLETED)
                 if self.agent.exited.done() and not ended.done():
                     await asyncio.wait([ended], timeout=POWER_OFF_S)
-                    await self.process.end()
+                    with contextlib.suppress(SandboxError):  # then it takes longer
+                        await self.process.end()
             status = await ended
             self._finish(self._how(status))
         finally:
@@ -211,9 +211,7 @@ async def greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, moni
     try:
         await asyncio.wait([opening, ended], return_when=asyncio.FIRST_COMPLETED)
         if not opening.done():
-            opening.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await opening
+            await cancel((opening,))
             raise AgentLost("the machine ended while it started")
         return await opening
     finally:

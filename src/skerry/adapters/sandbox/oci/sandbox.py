@@ -31,6 +31,7 @@ from skerry.ports.sandbox import (
 MIB = 1 << 20
 KILLED = 128 + signal.SIGKILL
 COMMAND_S_MAX = 60
+ENDS_S_MAX = 10  # for what was killed
 _numbers = itertools.count(1)
 
 
@@ -54,6 +55,14 @@ class Fleet(Record):
             pids=pids,
             disk=self.disk,
         )
+
+    async def end(self, group: str) -> None:
+        """Kill all that is in it, and remove it. Idempotent. Raises `SandboxError` when it does not end: try again."""
+        if self.groups is not None:
+            try:
+                await end_group(self.groups, group)
+            except CgroupError as error:
+                raise SandboxError(str(error)) from error
 
     def runtime_group(self, sandbox: str) -> tuple[str, ...]:
         """The files by which the runtime itself, and all that it forks, is born in a group of its own."""
@@ -109,12 +118,25 @@ class OciSandbox:
             self._group().freeze(False)
         await self._send(signal.Signals[self._held.spec.stop_signal])
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self.wait(), grace_ms / 1000)
-            return
+            async with asyncio.timeout(grace_ms / 1000):
+                await self.wait()
+                return
         self._killed = True
-        if self._fleet.groups is not None:
-            await end_group(self._fleet.groups, self.id)
-        await self.wait()
+        await self._fleet.end(self.id)
+        await self.killed()
+
+    async def killed(self) -> None:
+        """Returns when what was killed has ended. Raises `SandboxError` when it does not: nobody waits for it for ever."""
+        try:
+            async with asyncio.timeout(ENDS_S_MAX):
+                await self.wait()
+        except TimeoutError as error:
+            raise SandboxError(f"{self.id}: process {self.pid} was killed and has not ended{detached.doing(self.pid)}") from error
+
+    async def reaped(self, seconds: float) -> None:
+        """Give those who started processes in it the time to hear that these have ended."""
+        if self._first is not None:
+            await self._first.ends_within(seconds)
 
     def stats(self) -> SandboxStats:
         if self._fleet.groups is None:
