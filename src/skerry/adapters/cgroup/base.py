@@ -50,7 +50,7 @@ class Limits(Record):
 class Usage(Record):
     """What it uses now. Times, kills and bytes read and written only grow; compressed swap is in no group's memory.
 
-    `private_bytes` is what cannot be read again from a file.
+    `private_bytes` is what cannot be read again from a file. `forks_refused`: how often its limit of processes was in the way.
     """
 
     memory_bytes: int = 0
@@ -61,6 +61,7 @@ class Usage(Record):
     pids: int = 0
     read_bytes: int = 0
     written_bytes: int = 0
+    forks_refused: int = 0
 
 
 class Group(Protocol):
@@ -191,6 +192,11 @@ def read_field(path: Path, field: str) -> int:
             if name == field:
                 return int(number)
     return 0
+
+
+def sum_below(path: Path, file: str, field: str) -> int:
+    """Of a group and of those in it: some counters are only those of the very group in which it happened."""
+    return sum(read_field(place / file, field) for place in (path, *_inner(path)))
 
 
 def sum_fields(path: Path, field: str) -> int:

@@ -15,6 +15,7 @@ from skerry.adapters.cgroup.base import (
     read_number,
     read_pids_below,
     remove_directory,
+    sum_below,
     sum_fields,
     write,
     write_if_there,
@@ -81,6 +82,7 @@ class V2Group:
             pids=read_number(self.path / "pids.current"),
             read_bytes=sum_fields(self.path / "io.stat", "rbytes="),
             written_bytes=sum_fields(self.path / "io.stat", "wbytes="),
+            forks_refused=sum_below(self.path, "pids.events", "max"),
         )
 
     def pids(self) -> tuple[int, ...]:

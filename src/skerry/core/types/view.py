@@ -16,6 +16,7 @@ from skerry.core.types.plan import Rejection
 from skerry.core.types.program import IsolationClass, Protocol
 from skerry.core.types.resources import Resources
 from skerry.core.types.slices import InstanceState
+from skerry.core.types.strain import Strain, StrainOf
 from skerry.core.types.view_placing import SiteTerms
 from skerry.kit.record import Record
 
@@ -103,6 +104,7 @@ class InstanceView(View):
     restarts: int = 0
     memory_bytes: int = 0
     detail: str = ""
+    strains: tuple[Strain, ...] = ()
 
 
 class VersionView(View):
@@ -325,6 +327,7 @@ class Explanation(View):
     rejections: tuple[Rejection, ...] = ()
     report: tuple[str, ...] = ()
     blocked_since_ms: int | None = None
+    strains: tuple[StrainOf, ...] = ()  # of its instances; of the site that was asked for, if one was
 
 
 class DrainView(View):

@@ -5,6 +5,7 @@ What differs (pause, snapshot, ending) is the subclass's.
 
 import asyncio
 import contextlib
+import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator
 from typing import Protocol
@@ -14,6 +15,7 @@ import msgspec
 from skerry.adapters.cgroup.base import CgroupError, Limits
 from skerry.adapters.sandbox.microvm import fields
 from skerry.adapters.sandbox.microvm.agent import AgentLost, GuestAgent
+from skerry.adapters.sandbox.microvm.fields import GuestStats
 from skerry.adapters.sandbox.microvm.monitor import Monitor
 from skerry.adapters.sandbox.microvm.protocol import Tag, field
 from skerry.adapters.sandbox.microvm.settings import MIB, Settings
@@ -23,6 +25,8 @@ from skerry.ports.sandbox import ExecSession, ExecSpec, Exit, Gone, SandboxError
 
 POWER_OFF_S = 10  # from the guest's last word to the end of its monitor
 KILLED = 137
+ASK_EVERY_S, ASK_CPU_US_MIN = 1.5, 75_000  # a guest that used less than a twentieth of a CPU is at rest
+ANSWER_S_MAX = 10
 
 
 class Started(Record):
@@ -84,6 +88,9 @@ class MicroVm(ABC):
         self._turn = asyncio.Lock()  # pause, resume and snapshot exclude each other
         self._end: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
         self._watcher = asyncio.create_task(self._watch())
+        self._guest = GuestStats()
+        self._asking: asyncio.Task[None] | None = None
+        self._asked_at, self._asked_cpu_us = 0.0, 0
 
     @property
     def id(self) -> str:
@@ -113,7 +120,22 @@ class MicroVm(ABC):
             await self.wait()
 
     def stats(self) -> SandboxStats:
-        return SandboxStats() if self._end.done() else self.process.stats()
+        if self._end.done():
+            return SandboxStats()
+        found = self.process.stats()
+        self._ask_guest(found.cpu_us)
+        guest = self._guest
+        return msgspec.structs.replace(
+            found,
+            forks_refused=guest.forks_refused,
+            oom_kills=found.oom_kills + guest.oom_kills,
+            disk_bytes=guest.disk_kib << 10,
+            disk_bytes_max=guest.disk_kib_max << 10,
+            disk_files=guest.disk_files,
+            disk_files_max=guest.disk_files_max,
+            descriptors=guest.descriptors,
+            descriptors_max=guest.descriptors_max,
+        )
 
     async def exec(self, spec: ExecSpec) -> ExecSession:
         return await self._talking().exec(spec)
@@ -162,6 +184,7 @@ class MicroVm(ABC):
     async def let_go(self) -> None:
         """The machine goes on; nobody here waits for it any more."""
         await self._unwatch()
+        await cancel((self._asking,))
         if self.agent is not None:
             await self.agent.aclose()
             self.agent = None
@@ -169,6 +192,21 @@ class MicroVm(ABC):
             self._end.set_result(Exit(code=None, detail="let go"))
         await self._connections.let_go()
         self.process.close()
+
+    def _ask_guest(self, cpu_us: int) -> None:
+        """For the next who looks. One at rest has changed nothing, and would be woken by the question."""
+        now = time.monotonic()
+        asked = self._asking is not None and not self._asking.done()
+        if asked or now - self._asked_at < ASK_EVERY_S or cpu_us - self._asked_cpu_us < ASK_CPU_US_MIN:
+            return
+        if self.agent is not None and not self.agent.exited.done():
+            self._asked_at, self._asked_cpu_us = now, cpu_us
+            self._asking = asyncio.create_task(self._learn(self.agent))
+
+    async def _learn(self, agent: GuestAgent) -> None:
+        with contextlib.suppress(SandboxError, TimeoutError):
+            async with asyncio.timeout(ANSWER_S_MAX):
+                self._guest = await agent.stats()
 
     def _talking(self) -> GuestAgent:
         if self._end.done() or self.agent is None or self.agent.exited.done():

@@ -9,8 +9,9 @@ from collections.abc import AsyncIterator
 
 from skerry.adapters.cgroup.base import CgroupError, DiskLimits, Limits, Tree
 from skerry.adapters.cgroup.probe import end_group, find_tree
-from skerry.adapters.process import detached
+from skerry.adapters.process import detached, fill
 from skerry.adapters.process.detached import Detached, ProcessRecord
+from skerry.adapters.process.fill import Fill
 from skerry.adapters.sandbox.oci.courier import copy_in, copy_out
 from skerry.adapters.sandbox.oci.places import Places
 from skerry.adapters.sandbox.oci.runtimes import GVISOR_PIDS_MIN, Runtime
@@ -142,6 +143,9 @@ class OciSandbox:
         if self._fleet.groups is None:
             return SandboxStats()
         usage = self._group().usage()
+        blocks, files = fill.of_files(self._held.spec.rootfs) if self.alive() else (Fill(), Fill())
+        # gVisor's processes are those of its own kernel: the host sees neither them nor what they have open.
+        descriptors = Fill() if self._fleet.runtime.is_gvisor else fill.of_descriptors(self._group().pids())
         return SandboxStats(
             cpu_us=usage.cpu_us,
             throttled_us=usage.throttled_us,
@@ -151,6 +155,13 @@ class OciSandbox:
             oom_kills=usage.oom_kills,
             read_bytes=usage.read_bytes,
             written_bytes=usage.written_bytes,
+            forks_refused=usage.forks_refused,
+            disk_bytes=blocks.used,
+            disk_bytes_max=blocks.most,
+            disk_files=files.used,
+            disk_files_max=files.most,
+            descriptors=descriptors.used,
+            descriptors_max=descriptors.most,
         )
 
     async def exec(self, spec: ExecSpec) -> OciSession:
