@@ -80,6 +80,7 @@ class Kills:
         self._draws = random.Random(seed)  # noqa: S311 - the same cycles again
         self._points: Counter[str] = Counter()  # by name, how often a life comes by
         self._before: traces.Traces = {}
+        self._foreign = traces.mount_ids()
         self._life_ms = 0
         self._tag = self._node().tag
         self.tally = Tally(kind=kind, seed=seed)
@@ -93,7 +94,7 @@ class Kills:
                 raise RuntimeError(f"a life that nobody disturbs does not end well: {lived} {done}\n{self._copies.said()}")
             self._points, self._life_ms = Counter(lived.seen), lived.ms
             self._settled()
-            self._before = traces.take(self._root, self._tag)
+            self._before = traces.take(self._root, self._tag, self._foreign)
         self.tally = msgspec.structs.replace(self.tally, known=len(self._points))
         return self
 
@@ -168,7 +169,7 @@ class Kills:
     def _look(self) -> dict[str, list[str]]:
         """What is left, and removed from the next comparison: it counts once."""
         found = self._settled()
-        now = traces.take(self._root, self._tag)
+        now = traces.take(self._root, self._tag, self._foreign)
         self._before = {kind: names | self._before[kind] for kind, names in now.items()}
         return found
 
@@ -177,7 +178,7 @@ class Kills:
         deadline = time.monotonic() + SETTLE_S_MAX
         while True:
             _reap()
-            now = traces.take(self._root, self._tag)
+            now = traces.take(self._root, self._tag, self._foreign)
             found = traces.left(self._before, now) if self._before else {"process": sorted(now["process"])}
             if not any(found.values()) or time.monotonic() > deadline:
                 return {kind: names for kind, names in found.items() if names}
