@@ -17,7 +17,6 @@ from skerry.core.types.slices import SERVING_STATES, SiteInstance
 from skerry.core.types.strain import StrainOf
 from skerry.core.types.view import (
     Amounts,
-    AppMap,
     AppView,
     DemandView,
     DrainView,
@@ -34,6 +33,7 @@ from skerry.core.types.view import (
     SiteView,
     Status,
 )
+from skerry.core.types.view_map import AppMap
 from skerry.core.types.view_placing import SettingsView
 from skerry.kit import record
 from skerry.ports.clock import Clock
