@@ -4,6 +4,7 @@ from rich.console import Console
 
 from skerry.apps.using import Used, render
 from skerry.core.types.ids import InstanceId
+from skerry.core.types.strain import Strain
 from skerry.core.types.usage import InstanceUsage
 
 USAGE = InstanceUsage(
@@ -24,7 +25,7 @@ USAGE = InstanceUsage(
 )
 
 
-def line(usage: InstanceUsage | None, *, problem: str = "") -> Used:
+def line(usage: InstanceUsage | None, *, problem: str = "", strains: tuple[Strain, ...] = ()) -> Used:
     return Used(
         instance=USAGE.instance,
         account="default",
@@ -36,6 +37,7 @@ def line(usage: InstanceUsage | None, *, problem: str = "") -> Used:
         detail="",
         usage=usage,
         problem=problem,
+        strains=strains,
     )
 
 
@@ -57,3 +59,8 @@ def test_an_instance_whose_node_does_not_tell_is_there_with_the_reason() -> None
     text = shown(line(None, problem="lhr does not come for its calls"))
     assert "running" in text
     assert "00112233 on lhr-1: lhr does not come for its calls" in text
+
+
+def test_a_limit_that_it_came_to_is_told() -> None:
+    full = Strain(limit="disk", since_ms=1, text="its disk of 64 MiB is full: writing fails")
+    assert "00112233 on lhr-1: its disk of 64 MiB is full: writing fails" in shown(line(None, strains=(full,)))
