@@ -62,5 +62,5 @@ def test_an_instance_whose_node_does_not_tell_is_there_with_the_reason() -> None
 
 
 def test_a_limit_that_it_came_to_is_told() -> None:
-    full = Strain(limit="disk", since_ms=1, text="its disk of 64 MiB is full: writing fails")
-    assert "00112233 on lhr-1: its disk of 64 MiB is full: writing fails" in shown(line(None, strains=(full,)))
+    full = Strain(limit="disk", since_ms=1, text="its disk is full (64 MiB): writing fails")
+    assert "00112233 on lhr-1: its disk is full (64 MiB): writing fails" in shown(line(None, strains=(full,)))

@@ -6,7 +6,7 @@ from skerry.core.types.slices import InstanceState
 from skerry.core.types.strain import Strain, StrainOf
 from skerry.core.types.view import InstanceView, Status
 
-FULL = Strain(limit="disk", since_ms=1, text="its disk of 64 MiB is full: writing fails")
+FULL = Strain(limit="disk", since_ms=1, text="its disk is full (64 MiB): writing fails")
 
 
 def instance(number: int, site: str, state: InstanceState, strains: tuple[Strain, ...] = ()) -> InstanceView:

@@ -83,7 +83,7 @@ def _found(before: Strained, seen: Seen, now_ms: int, settings: StrainSettings) 
     if seen.forks_refused > before.forks_refused:
         yield "processes", f"it has all the processes that it may ({seen.pids_max}): starting more of them fails"
     if _full(seen.disk_bytes, seen.disk_bytes_max, settings):
-        yield "disk", f"its disk of {seen.disk_bytes_max >> 20} MiB is full: writing fails"
+        yield "disk", f"its disk is full ({seen.disk_bytes_max >> 20} MiB): writing fails"
     elif _full(seen.disk_files, seen.disk_files_max, settings):
         yield "disk", f"its disk has no room for more than {seen.disk_files_max} files: making more fails"
     if _full(seen.descriptors, seen.descriptors_max, settings):
