@@ -87,25 +87,24 @@ class Kills:
 
     def __enter__(self) -> "Kills":
         """Two lives that are not killed: what the first one leaves for good (templates) is there before the comparison."""
-        for _ in range(2):
-            lived = self._copies.run(Plan(), self._live)
-            done = self._copies.run(Plan(), self._recover)
-            if lived is None or done is None or lived.problems or done.problems:
-                raise RuntimeError(f"a life that nobody disturbs does not end well: {lived} {done}\n{self._copies.said()}")
-            self._points, self._life_ms = Counter(lived.seen), lived.ms
-            self._settled()
-            self._before = traces.take(self._root, self._tag, self._foreign)
+        try:
+            self._live_undisturbed()
+        except BaseException:  # told to end, too
+            self.__exit__()
+            raise
         self.tally = msgspec.structs.replace(self.tally, known=len(self._points))
         return self
 
     def __exit__(self, *_: object) -> None:
         """Also after an error: whatever is there of it goes."""
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         for pid in traces.descendants(os.getpid()):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         tree, _problem = find_tree(f"skerry-{self._tag}", controllers=ALL)
         for name in tree.names() if tree is not None else ():
             assert tree is not None
+            _reap()
             asyncio.run(end_group(tree, name))
         if tree is not None:
             tree.remove()
@@ -126,6 +125,16 @@ class Kills:
         self._count(plan, lived, engines_killed, self._look(), problems)
 
     # Inside.
+
+    def _live_undisturbed(self) -> None:
+        for _ in range(2):
+            lived = self._copies.run(Plan(), self._live)
+            done = self._copies.run(Plan(), self._recover)
+            if lived is None or done is None or lived.problems or done.problems:
+                raise RuntimeError(f"a life that nobody disturbs does not end well: {lived} {done}\n{self._copies.said()}")
+            self._points, self._life_ms = Counter(lived.seen), lived.ms
+            self._settled()
+            self._before = traces.take(self._root, self._tag, self._foreign)
 
     def _count(
         self, plan: Plan, lived: Told | None, engines_killed: int, left: dict[str, list[str]], problems: tuple[str, ...]
