@@ -22,7 +22,7 @@ pytestmark = [
     pytest.mark.skipif(not is_root(), reason="programs need root"),
     pytest.mark.skipif(busybox() is None, reason="no static busybox (busybox-static)"),
     pytest.mark.skipif(not probe().usable, reason=f"networks: {probe().rules}"),
-    pytest.mark.timeout(900),  # one that hangs is told by the driver,
+    pytest.mark.timeout(1800),  # one that hangs is told by the driver,
 ]
 
 

@@ -130,7 +130,7 @@ class ProgramsNode:
 
     def filling(self, name: str) -> NodeInstance:
         script = f"echo hello; dd if=/dev/zero of=/var/big bs=65536; {SERVING}"
-        return self.instance(name, command=("sh", "-c", script), writable_mib=64)
+        return self.instance(name, command=("sh", "-c", script), writable_mib=8)
 
     def instance(self, name: str, **fields: object) -> NodeInstance:
         """Of a program of the image, with the given fields."""

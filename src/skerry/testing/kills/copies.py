@@ -16,7 +16,7 @@ from skerry.kit.record import Record, decode, encode
 from skerry.testing.kills import stacks
 from skerry.testing.kills.points import Plan, Points
 
-LIFE_S_MAX = 240.0  # more than all steps of one that goes on: see `life.STEP_S_MAX`
+LIFE_S_MAX = 400.0  # a life whose every step takes long, and still less than `life.STEP_S_MAX` for each
 TELL_S = 2.0  # for one that has not ended to say where it waits
 TOLD_CHARS_MAX = 6000
 REAP_EVERY_S = 0.02

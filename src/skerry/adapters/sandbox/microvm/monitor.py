@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-from skerry.adapters.cgroup.base import CgroupError, Group, Limits, Tree
+from skerry.adapters.cgroup.base import KILL_S_MAX, CgroupError, Group, Limits, Tree
 from skerry.adapters.cgroup.probe import end_group
 from skerry.adapters.process import detached
 from skerry.adapters.process.detached import Detached, Spawn
@@ -18,7 +18,6 @@ from skerry.adapters.runtime.workerd.process import children
 from skerry.ports.sandbox import EngineUnavailable, SandboxError, SandboxStats
 
 CHILD_ROUNDS = 400  # of 5 ms, for bubblewrap to fork
-ENDS_S_MAX = 10  # for what was killed
 
 
 class Monitor:
@@ -158,7 +157,7 @@ async def _end(tree: Tree, name: str) -> None:
 
 
 async def _ended(process: Detached) -> None:
-    if not await process.ends_within(ENDS_S_MAX):
+    if not await process.ends_within(KILL_S_MAX):
         raise SandboxError(f"process {process.pid} was killed and has not ended{detached.doing(process.pid)}")
 
 

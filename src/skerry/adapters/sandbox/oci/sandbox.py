@@ -7,7 +7,7 @@ import os
 import signal
 from collections.abc import AsyncIterator
 
-from skerry.adapters.cgroup.base import CgroupError, DiskLimits, Limits, Tree
+from skerry.adapters.cgroup.base import KILL_S_MAX, CgroupError, DiskLimits, Limits, Tree
 from skerry.adapters.cgroup.probe import end_group, find_tree
 from skerry.adapters.process import detached, fill
 from skerry.adapters.process.detached import Detached, ProcessRecord
@@ -32,7 +32,7 @@ from skerry.ports.sandbox import (
 MIB = 1 << 20
 KILLED = 128 + signal.SIGKILL
 COMMAND_S_MAX = 60
-ENDS_S_MAX = 10  # for what was killed
+ENDS_S_MAX = KILL_S_MAX
 _numbers = itertools.count(1)
 
 
