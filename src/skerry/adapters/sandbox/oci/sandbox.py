@@ -6,8 +6,9 @@ import itertools
 import os
 import signal
 from collections.abc import AsyncIterator
+from pathlib import Path
 
-from skerry.adapters.cgroup.base import KILL_S_MAX, CgroupError, DiskLimits, Limits, Tree
+from skerry.adapters.cgroup.base import KILL_S_MAX, CgroupError, DiskLimits, Limits, Tree, read_pids_below
 from skerry.adapters.cgroup.probe import end_group, find_tree
 from skerry.adapters.process import detached, fill
 from skerry.adapters.process.detached import Detached, ProcessRecord
@@ -145,7 +146,7 @@ class OciSandbox:
         usage = self._group().usage()
         blocks, files = fill.of_files(self._held.spec.rootfs) if self.alive() else (Fill(), Fill())
         # gVisor's processes are those of its own kernel: the host sees neither them nor what they have open.
-        descriptors = Fill() if self._fleet.runtime.is_gvisor else fill.of_descriptors(self._group().pids())
+        descriptors = Fill() if self._fleet.runtime.is_gvisor else fill.of_descriptors(self._pids())
         return SandboxStats(
             cpu_us=usage.cpu_us,
             throttled_us=usage.throttled_us,
@@ -222,6 +223,10 @@ class OciSandbox:
             raise Unsupported(f"{self._fleet.runtime.name} has no {ability}")
         if not self.alive():
             raise Gone(f"{self.id} has ended")
+
+    def _pids(self) -> tuple[int, ...]:
+        """As one hierarchy lists them: a sandbox is in all of them."""
+        return read_pids_below(Path(self._group().join[0]).parent)
 
     def _group(self):
         assert self._fleet.groups is not None, "engines without groups start nothing"
