@@ -22,7 +22,7 @@ from skerry.testing.waiting import eventually
 DEADLINE_S = 200  # emulated machines on a busy one
 FOREVER = "while :; do sleep 1000; done"
 ABUSES: dict[Limit, str] = {
-    "processes": f"i=0; while [ $i -lt 60 ]; do sleep 1000 & i=$((i+1)); done; {FOREVER}",
+    "processes": f"(i=0; while [ $i -lt 60 ]; do sleep 1000 & i=$((i+1)); done); {FOREVER}",
     "memory": "while :; do dd if=/dev/zero of=/dev/null bs=900M; sleep 1; done",
     "disk": f"dd if=/dev/zero of=/var/big bs=65536; {FOREVER}",
     "descriptors": "ulimit -n 64; i=0; set --; while [ $i -lt 61 ]; do set -- $@ /etc/passwd; i=$((i+1)); done; exec tail -f $@",
