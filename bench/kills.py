@@ -10,54 +10,37 @@ loop devices, files) is what it held before. A kind of N cycles takes about 2 s 
 """
 
 import argparse
-import json
 import os
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
 from _measure import Report
+from skerry.testing.kills.cycles import Tally, drive
 from skerry.testing.kills.traces import KINDS as TRACES
 from skerry.testing.oci_node import busybox, is_root
-from skerry.testing.programs_node import KINDS, missing
+from skerry.testing.programs_node import KINDS, Kind, missing
 
 SHARES = {"crun": 0.65, "runc": 0.15, "runsc": 0.16, "microvm": 0.04}  # of the cycles, by default
 
 
-def run(kind: str, cycles: int, options: argparse.Namespace) -> dict[str, object]:
-    """What its driver counted: a process of its own, since its namespaces are for good."""
+def run(kind: Kind, cycles: int, options: argparse.Namespace) -> Tally:
+    """What its driver counted."""
     with tempfile.TemporaryDirectory(prefix="skerry-bench-") as scratch:
-        out = Path(scratch, "tally.json")
-        argv = [
-            sys.executable,
-            "-m",
-            "skerry.testing.kills.cycles",
-            kind,
-            str(cycles),
-            options.seed,
-            str(options.seconds),
-            str(out),
-        ]
-        done = subprocess.run(argv, check=False)
-        tally = json.loads(out.read_text()) if out.exists() else {"problems": [f"ended with status {done.returncode}"]}
-        return {"kind": kind, "cycles": 0, **tally}
+        return drive(kind, cycles, seed=options.seed, seconds=options.seconds, out=Path(scratch, "tally.json"))
 
 
-def row(tally: dict[str, object]) -> dict[str, object]:
-    hit: dict[str, int] = tally.get("hit", {})  # type: ignore[assignment]
-    left: dict[str, list[str]] = tally.get("left", {})  # type: ignore[assignment]
+def row(tally: Tally) -> dict[str, object]:
     return {
-        "runtime": tally["kind"], "cycles": tally["cycles"], "killed": tally.get("killed", 0),
-        "steps hit": len([point for point in hit if point]), "of": tally.get("known", 0),
-        "engines killed": tally.get("engines_killed", 0),
-        **{kind: len(left.get(kind, ())) for kind in TRACES}, "problems": len(tally.get("problems", ())),  # type: ignore[arg-type]
+        "runtime": tally.kind, "cycles": tally.cycles, "killed": tally.killed,
+        "steps hit": len([point for point in tally.hit if point]), "of": tally.known,
+        "engines killed": tally.engines_killed,
+        **{kind: len(tally.left.get(kind, ())) for kind in TRACES}, "problems": len(tally.problems),
     }  # fmt: skip
 
 
 def main(options: argparse.Namespace) -> int:
     report = Report(options.json)
-    tallies: list[dict[str, object]] = []
+    tallies: list[Tally] = []
     names = options.runtimes.split(",")
     shares = sum(SHARES.get(name, 0) for name in names)
     for name in names:
@@ -72,14 +55,13 @@ def main(options: argparse.Namespace) -> int:
         return report.close()
     report.table(f"cycles, seed {options.seed}", [row(tally) for tally in tallies])
     for tally in tallies:
-        for kind, found in tally.get("left", {}).items():  # type: ignore[union-attr]
+        for kind, found in tally.left.items():
             for name in found:
-                report.note(f"left by {tally['kind']}: {kind} {name}")
-        for problem in tally.get("problems", ()):  # type: ignore[union-attr]
-            report.note(f"{tally['kind']}: {problem}")
-    left = sum(len(found) for tally in tallies for found in tally.get("left", {}).values())  # type: ignore[union-attr]
-    report.claim("left over", left, at_most=0)
-    report.claim("agents that did not go on", sum(len(tally.get("problems", ())) for tally in tallies), at_most=0)  # type: ignore[arg-type]
+                report.note(f"left by {tally.kind}: {kind} {name}")
+        for problem in tally.problems:
+            report.note(f"{tally.kind}: {problem}")
+    report.claim("left over", sum(len(found) for tally in tallies for found in tally.left.values()), at_most=0)
+    report.claim("agents that did not go on", sum(len(tally.problems) for tally in tallies), at_most=0)
     return report.close()
 
 

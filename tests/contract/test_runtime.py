@@ -13,6 +13,7 @@ from skerry.core.machines.instance import Backoff
 from skerry.core.types.ids import InstanceId
 from skerry.core.types.slices import NodeInstance
 from skerry.ports.runtime import Runtime
+from skerry.ports.sandbox import SandboxStats
 from skerry.services.node.composite import CompositeRuntime
 from skerry.services.node.programs.settings import ProgramSettings
 from skerry.testing.contracts.runtime import ProgramRuntimeContract, RuntimeContract
@@ -91,6 +92,13 @@ class ProgramsHarness:
         instance = program_instance(name)
         assert instance.version.program is not None
         self._machine.behaviours[instance.version.program.image.manifest] = Behaviour(start_error="boom")
+        return instance
+
+    def filling(self, name: str) -> NodeInstance:
+        instance = program_instance(name)
+        assert instance.version.program is not None
+        full = SandboxStats(disk_bytes=256 << 20, disk_bytes_max=256 << 20)
+        self._machine.behaviours[instance.version.program.image.manifest] = Behaviour(opens_ms=5, uses=full)
         return instance
 
     def cut_off(self, is_so: bool) -> None:

@@ -1,13 +1,18 @@
 """Containers for real: what keeps them in, and that nothing stays behind."""
 
-from collections.abc import AsyncIterator
+import asyncio
+import ctypes
+import os
+import signal
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 
 from skerry.adapters import tools
-from skerry.adapters.sandbox.oci import runtimes
-from skerry.testing.contracts.sandbox import FOREVER, changed, command, run, says
+from skerry.adapters.sandbox.oci import runtimes, sandbox
+from skerry.ports.sandbox import ExecSession, ExecSpec, Sandbox, SandboxError
+from skerry.testing.contracts.sandbox import FOREVER, changed, command, run, says, soon
 from skerry.testing.oci_node import OciNode, busybox, is_root
 
 pytestmark = [
@@ -115,3 +120,56 @@ async def test_secret_files_never_touch_the_disk(node: OciNode) -> None:
     kinds = {line.split(" ")[2] for line in Path("/proc/self/mounts").read_text().splitlines() if str(node.places.memory) in line}
     assert kinds == {"tmpfs"}
     assert [path for path in node.places.memory.rglob("*.json") if path.stat().st_mode & 0o077] == []
+
+
+@pytest.fixture
+def no_init() -> Iterator[None]:
+    """Who lost his parent becomes our child, and we do not reap: as in a container whose first process is no init."""
+    set_subreaper = 36
+    ctypes.CDLL(None).prctl(set_subreaper, 1, 0, 0, 0)
+    yield
+    ctypes.CDLL(None).prctl(set_subreaper, 0, 0, 0, 0)
+
+
+async def call_into(sandbox: Sandbox) -> tuple[ExecSession, int, int]:
+    """A process in it that goes on; the runtime outside whose child it is, and itself, by pid."""
+    session = await sandbox.exec(ExecSpec(argv=("sh", "-c", "echo inside; exec sleep 1000")))
+    assert await anext(session.output()) == ("out", b"inside\n")
+    runtime = next(pid for pid in children(os.getpid()) if b"--process=" in Path(f"/proc/{pid}/cmdline").read_bytes())
+    (inside,) = children(runtime)
+    return session, runtime, inside
+
+
+def children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+@crun
+@pytest.mark.usefixtures("no_init")
+async def test_who_called_into_a_container_reaps_before_he_is_ended(node: OciNode) -> None:
+    first = await node.open()
+    spec = await node.spec(FOREVER)
+    session, _, _ = await call_into(await first.start(spec))
+    second = await node.open(known=frozenset([spec.id]))
+    assert await second.open(spec.id) is not None
+    async with asyncio.timeout(10):
+        await second.remove(spec.id)
+    assert await node.leftovers() == []
+    await session.aclose()
+
+
+@crun
+@pytest.mark.usefixtures("no_init")
+async def test_an_end_of_which_nobody_hears_is_told_and_tried_again(node: OciNode, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sandbox, "ENDS_S_MAX", 0.2)
+    engine = await node.open()
+    spec = await node.spec(FOREVER)
+    session, runtime, inside = await call_into(await engine.start(spec))
+    os.kill(runtime, signal.SIGKILL)
+    for _ in range(2):
+        with pytest.raises(SandboxError, match=r"was killed and has not ended: ., in zap_pid_ns"):
+            await soon(engine.remove(spec.id))
+    os.waitpid(inside, 0)
+    await soon(engine.remove(spec.id))
+    assert await node.leftovers() == []
+    await session.aclose()

@@ -3,7 +3,7 @@
 from skerry.adapters.worlds import load_catalogue
 from skerry.core.types.ids import AccountId, AppName, SiteId
 from skerry.core.types.place import Site
-from skerry.core.types.view import AppMap, CopiesView
+from skerry.core.types.view_map import AppMap, CopiesView
 from skerry.services.app_map import make_app_map
 
 EVENING_IN_LONDON_MS = 21 * 3_600_000

@@ -150,8 +150,10 @@ def test_v2_usage(mount: Path) -> None:
 
 def test_v2_kill(mount: Path) -> None:
     made = group(mount)
+    made.limit(Limits(cpu_standing="last"))
     made.kill()
     assert (made.path / "cgroup.kill").read_text() == "1"
+    assert (made.path / "cpu.idle").read_text() == "0"  # who yields to others would take long to die
 
 
 async def test_v2_names_and_removal(mount: Path) -> None:

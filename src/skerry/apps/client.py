@@ -16,7 +16,6 @@ import msgspec
 from skerry.apps.supervisor.lock import open_supervisor, read_platform
 from skerry.core.types.view import (
     AccountView,
-    AppMap,
     AppView,
     DemandView,
     DrainView,
@@ -32,8 +31,8 @@ from skerry.core.types.view import (
     TokenView,
     VersionView,
     WhoView,
-    WorldMap,
 )
+from skerry.core.types.view_map import AppMap, WorldMap
 from skerry.core.types.view_placing import SettingsView
 from skerry.kit.record import Record, decode, encode
 

@@ -132,8 +132,9 @@ def print_instances(instances: Sequence[InstanceView], now_ms: int) -> None:
         )
     console().print(table)
     for item in instances:
-        if item.detail:
-            console().print(f"{item.instance[:ID_CHARS_SHOWN]} on {item.node}: {item.detail}", markup=False)
+        for note in (item.detail, *(strain.text for strain in item.strains)):
+            if note:
+                console().print(f"{item.instance[:ID_CHARS_SHOWN]} on {item.node}: {note}", markup=False)
 
 
 def print_explanation(said: Explanation) -> None:
@@ -152,6 +153,8 @@ def print_explanation(said: Explanation) -> None:
     for node in said.nodes:
         held = f"{len(node.instances)} here" if node.instances else "none here"
         out.print(Text(f"    {node.node:<10}{held}  {'; '.join(node.reasons)}"))
+    for found in said.strains:
+        out.print(Text(f"  {found.instance[:ID_CHARS_SHOWN]} on {found.node}: {found.strain.text}", style="yellow"))
     if not said.verdicts:
         for rejection in said.rejections:
             text = REASON_TEXT.get(rejection.reason, str(rejection.reason))

@@ -13,6 +13,7 @@ from rich.text import Text
 from skerry.apps.client import ClientError, Target
 from skerry.apps.tables import console, make_table
 from skerry.apps.talking import ID_CHARS_SHOWN, Partner, frames, talk
+from skerry.core.types.strain import Strain
 from skerry.core.types.usage import InstanceUsage
 from skerry.core.types.view import InstanceView
 from skerry.kit.record import Record
@@ -37,6 +38,7 @@ class Used(Record):
     detail: str
     usage: InstanceUsage | None = None
     problem: str = ""
+    strains: tuple[Strain, ...] = ()
 
 
 def look(target: Target, instances: Sequence[InstanceView]) -> tuple[Used, ...]:
@@ -74,6 +76,7 @@ def _line(item: InstanceView, answer: InstanceUsage | str | None) -> Used:
         detail=item.detail,
         usage=answer if isinstance(answer, InstanceUsage) else None,
         problem=answer if isinstance(answer, str) else "",
+        strains=item.strains,
     )
 
 
@@ -207,4 +210,5 @@ def _cells(line: Used) -> dict[str, Text]:
 
 
 def _note(line: Used) -> str:
-    return "; ".join(part for part in (line.usage.held if line.usage else "", line.problem, line.detail) if part)
+    parts = (line.usage.held if line.usage else "", line.problem, line.detail, *(strain.text for strain in line.strains))
+    return "; ".join(part for part in parts if part)

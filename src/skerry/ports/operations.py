@@ -10,7 +10,6 @@ from typing import Literal, Protocol
 from skerry.core.types.change import Change
 from skerry.core.types.ids import AccountId, AppName, SiteId
 from skerry.core.types.view import (
-    AppMap,
     DemandView,
     DrainView,
     Explanation,
@@ -21,6 +20,7 @@ from skerry.core.types.view import (
     RolloutDetail,
     Status,
 )
+from skerry.core.types.view_map import AppMap
 from skerry.core.types.view_placing import SettingsView
 
 

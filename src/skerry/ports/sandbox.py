@@ -137,7 +137,10 @@ class GuestNetwork(Record):
 
 
 class SandboxStats(Record):
-    """What it uses now. Counters only grow while it runs. `private_bytes`: what would be free if it ended."""
+    """What it uses now. Counters only grow while it runs. `private_bytes`: what would be free if it ended.
+
+    `forks_refused`: how often it had all the processes that it may. `descriptors`: of the process that has the most.
+    """
 
     cpu_us: int = 0
     throttled_us: int = 0
@@ -147,6 +150,13 @@ class SandboxStats(Record):
     oom_kills: int = 0
     read_bytes: int = 0
     written_bytes: int = 0
+    forks_refused: int = 0
+    disk_bytes: int = 0
+    disk_bytes_max: int = 0
+    disk_files: int = 0
+    disk_files_max: int = 0
+    descriptors: int = 0
+    descriptors_max: int = 0
 
 
 class ExecSpec(Record):

@@ -15,7 +15,7 @@ from skerry.core.geo.rtt import Floats, Points
 from skerry.core.types.ids import AccountId, AppName, SiteId
 from skerry.core.types.place import Site
 from skerry.core.types.slices import SERVING_STATES, SiteInstance
-from skerry.core.types.view import AppMap, CityRate, CopiesView, MetroLatency, RegionLatency
+from skerry.core.types.view_map import AppMap, CityRate, CopiesView, MetroLatency, RegionLatency
 from skerry.core.worlds.generate import Catalogue
 
 HOUR_MS = 3_600_000

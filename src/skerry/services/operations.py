@@ -14,9 +14,9 @@ from skerry.core.types.control import PlanHead, SiteIntent
 from skerry.core.types.ids import AccountId, AppName, NodeId, SiteId, VersionId
 from skerry.core.types.plan import Blocked, Evaluation, Plan, Release
 from skerry.core.types.slices import SERVING_STATES, SiteInstance
+from skerry.core.types.strain import StrainOf
 from skerry.core.types.view import (
     Amounts,
-    AppMap,
     AppView,
     DemandView,
     DrainView,
@@ -33,6 +33,7 @@ from skerry.core.types.view import (
     SiteView,
     Status,
 )
+from skerry.core.types.view_map import AppMap
 from skerry.core.types.view_placing import SettingsView
 from skerry.kit import record
 from skerry.ports.clock import Clock
@@ -146,6 +147,7 @@ class PlatformOperations:
             blocked_since_ms=blocked.since_ms if blocked else None,
             verdicts=tuple(self._with_silence(v, asked.get(v.site, ())) for v in said.verdicts),
             nodes=tuple(self._node_as_it_is(verdict) for verdict in said.nodes),
+            strains=self._strains(key, site),
         )
 
     def settings(self) -> SettingsView:
@@ -321,6 +323,7 @@ class PlatformOperations:
             restarts=seen.restarts,
             memory_bytes=seen.memory_bytes,
             detail=seen.detail,
+            strains=seen.strains,
         )
 
     def _app_views(self, account: AccountId | None, held: list[tuple[SiteId, SiteInstance]]) -> list[AppView]:
@@ -390,6 +393,17 @@ class PlatformOperations:
     def _serving(self, key: tuple[AccountId, AppName], site: SiteId, version: VersionId) -> int:
         seen = [held.instance for held in self._observed.instances(site)]
         return sum((i.account, i.app, i.version) == (*key, version) and i.state in SERVING_STATES for i in seen)
+
+    def _strains(self, key: AppKey, site: SiteId | None) -> tuple[StrainOf, ...]:
+        """Of the app's instances there, or everywhere."""
+        sites = (site,) if site is not None else tuple(intent.site.id for intent in self._mirror.select(keys.SITES, SiteIntent))
+        held = [one for name in sites for one in self._observed.instances(name)]
+        return tuple(
+            StrainOf(instance=one.instance.id, node=one.node, strain=strain)
+            for one in held
+            if (one.instance.account, one.instance.app) == key
+            for strain in one.instance.strains
+        )
 
     def _account_name(self, account: AccountId) -> str:
         found = self._mirror.get(f"{keys.ACCOUNTS}{account}", Account)

@@ -26,10 +26,8 @@ from skerry.core.types.resources import Resources
 from skerry.core.types.view import (
     Amounts,
     AppDifference,
-    AppMap,
     AppView,
     CityDemand,
-    CopiesView,
     DemandView,
     DrainView,
     Explanation,
@@ -48,6 +46,7 @@ from skerry.core.types.view import (
     SiteView,
     Status,
 )
+from skerry.core.types.view_map import AppMap, CopiesView
 from skerry.core.types.view_placing import SettingsView
 from skerry.ports.operations import Conflict, Invalid, NotFound
 from skerry.services.accounts import Accounts

@@ -47,7 +47,8 @@ ANSWER_S_MAX = 60
 Kind = Literal["crun", "runc", "runsc", "microvm"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 ISOLATION: dict[Kind, IsolationClass] = {"crun": "container", "runc": "container", "runsc": "gvisor", "microvm": "microvm"}
-SERVE = ("sh", "-c", "echo hello; exec httpd -f -p 8080 -h /www")
+SERVING = "exec httpd -f -p 8080 -h /www"
+SERVE = ("sh", "-c", f"echo hello; {SERVING}")
 
 
 def missing(kind: Kind) -> str:
@@ -126,6 +127,10 @@ class ProgramsNode:
 
     def broken(self, name: str) -> NodeInstance:
         return self.instance(name, command=("/boom",))
+
+    def filling(self, name: str) -> NodeInstance:
+        script = f"echo hello; dd if=/dev/zero of=/var/big bs=65536; {SERVING}"
+        return self.instance(name, command=("sh", "-c", script), writable_mib=8)
 
     def instance(self, name: str, **fields: object) -> NodeInstance:
         """Of a program of the image, with the given fields."""

@@ -4,6 +4,7 @@ from rich.console import Console
 
 from skerry.apps.using import Usages, Used
 from skerry.core.types.ids import InstanceId
+from skerry.core.types.strain import Strain
 from skerry.core.types.usage import InstanceUsage
 
 USAGE = InstanceUsage(
@@ -24,7 +25,7 @@ USAGE = InstanceUsage(
 )
 
 
-def line(usage: InstanceUsage | None, *, problem: str = "") -> Used:
+def line(usage: InstanceUsage | None, *, problem: str = "", strains: tuple[Strain, ...] = ()) -> Used:
     return Used(
         instance=USAGE.instance,
         account="default",
@@ -36,6 +37,7 @@ def line(usage: InstanceUsage | None, *, problem: str = "") -> Used:
         detail="",
         usage=usage,
         problem=problem,
+        strains=strains,
     )
 
 
@@ -75,3 +77,8 @@ def test_more_instances_than_lines_are_counted_and_the_busiest_stay() -> None:
     assert "40 instances, 6720 m of CPU, 800 MiB private; 12:00:00" in text
     assert len(text.splitlines()) <= 20
     assert "more, which use less" in text
+
+
+def test_a_limit_that_it_came_to_is_told() -> None:
+    full = Strain(limit="disk", since_ms=1, text="its disk is full (64 MiB): writing fails")
+    assert "00112233 on lhr-1: its disk is full (64 MiB): writing fails" in shown(line(None, strains=(full,)))

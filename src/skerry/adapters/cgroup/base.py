@@ -54,7 +54,7 @@ class Limits(Record):
 class Usage(Record):
     """What it uses now. Times, kills and bytes read and written only grow; compressed swap is in no group's memory.
 
-    `private_bytes` is what cannot be read again from a file.
+    `private_bytes` is what cannot be read again from a file. `forks_refused`: how often its limit of processes was in the way.
     """
 
     memory_bytes: int = 0
@@ -65,6 +65,7 @@ class Usage(Record):
     pids: int = 0
     read_bytes: int = 0
     written_bytes: int = 0
+    forks_refused: int = 0
 
 
 class Group(Protocol):
@@ -205,6 +206,11 @@ def read_fields(path: Path, *fields: str) -> tuple[int, ...]:
 
 def read_field(path: Path, field: str) -> int:
     return read_fields(path, field)[0]
+
+
+def sum_below(path: Path, file: str, field: str) -> int:
+    """Of a group and of those in it: some counters are only those of the very group in which it happened."""
+    return sum(read_field(place / file, field) for place in (path, *_inner(path)))
 
 
 def sum_fields(path: Path, field: str) -> int:

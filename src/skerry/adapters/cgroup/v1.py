@@ -22,6 +22,7 @@ from skerry.adapters.cgroup.base import (
     read_pids_below,
     read_threads_below,
     remove_directory,
+    sum_below,
     sum_fields,
     weight_of,
     write,
@@ -97,12 +98,13 @@ class V1Group:
         return Usage(
             memory_bytes=read_number(self._file("memory", "memory.usage_in_bytes")),
             private_bytes=sum(read_fields(memory, "total_rss", "total_shmem")),
-            oom_kills=read_field(self._file("memory", "memory.oom_control"), "oom_kill"),
+            oom_kills=sum_below(self._file("memory", "."), "memory.oom_control", "oom_kill"),
             cpu_us=read_number(self._file("cpuacct", "cpuacct.usage")) // 1000,
             throttled_us=read_field(self._file("cpu", "cpu.stat"), "throttled_time") // 1000,
             pids=read_number(self._file("pids", "pids.current")),
             read_bytes=sum_fields(blocks, "Read"),
             written_bytes=sum_fields(blocks, "Write"),
+            forks_refused=sum_below(self._file("pids", "."), "pids.events", "max"),
         )
 
     def pids(self) -> tuple[int, ...]:

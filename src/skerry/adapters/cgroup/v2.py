@@ -17,6 +17,7 @@ from skerry.adapters.cgroup.base import (
     read_pids_below,
     read_threads_below,
     remove_directory,
+    sum_below,
     sum_fields,
     weight_of,
     write,
@@ -87,6 +88,7 @@ class V2Group:
             pids=read_number(self.path / "pids.current"),
             read_bytes=sum_fields(self.path / "io.stat", "rbytes="),
             written_bytes=sum_fields(self.path / "io.stat", "wbytes="),
+            forks_refused=sum_below(self.path, "pids.events", "max"),
         )
 
     def pids(self) -> tuple[int, ...]:

@@ -129,11 +129,17 @@ class Detached:
             return True
         return False
 
+    async def ends_within(self, seconds: float) -> bool:
+        """Whether it has exited, at once or by then."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):  # not `wait_for`: that one forgets a cancellation that comes with the end
+                await self.wait()
+        return not self.alive()
+
     async def stop(self, *, grace_ms: int) -> None:
         """SIGTERM, `grace_ms` later SIGKILL; when it returns the process and its record are gone. Idempotent."""
         if self.signal(signal.SIGTERM):
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self.wait(), grace_ms / 1000)
+            await self.ends_within(grace_ms / 1000)
         if self.signal(signal.SIGKILL):
             await self.wait()
         self.forget()
@@ -371,6 +377,14 @@ def _read_record(path: Path) -> ProcessRecord | None:
         return decode(path.read_bytes(), ProcessRecord)
     except (FileNotFoundError, ValueError):  # ValueError: a record of another version of ours, or damaged
         return None
+
+
+def doing(pid: int) -> str:
+    """What the kernel says that a process is at: ": S, in zap_pid_ns_processes", for people; empty if it is not there."""
+    with contextlib.suppress(OSError, IndexError):
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        return f": {state}, in {Path(f'/proc/{pid}/wchan').read_text()}"
+    return ""
 
 
 def _argv0(pid: int) -> str:

@@ -8,6 +8,7 @@ from skerry.core.types.ids import AccountId, AppName, InstanceId, NodeId, SiteId
 from skerry.core.types.maintenance import NodeTask, NodeTaskReport, TaskReport
 from skerry.core.types.place import Node
 from skerry.core.types.plan import Rejection
+from skerry.core.types.strain import Strain
 from skerry.kit.record import Record
 
 
@@ -107,6 +108,7 @@ class ObservedInstance(Record):
     restarts: int = 0
     memory_bytes: int = 0
     detail: str = ""  # the last error, for people
+    strains: tuple[Strain, ...] = ()
 
 
 class NodeReport(Record):

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping
 from skerry.core.types.demand import SiteDemand
 from skerry.core.types.ids import AccountId, AppName, SiteId
 from skerry.core.types.slices import InstanceState
-from skerry.core.types.view import CityDemand, CityRate, DemandView
+from skerry.core.types.view import CityDemand, DemandView
+from skerry.core.types.view_map import CityRate
 from skerry.services.control.observed import Observed
 
 SHOWN_DIGITS = 3  # of requests per second; the rest is noise

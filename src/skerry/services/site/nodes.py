@@ -169,4 +169,4 @@ def _serves(seen: ObservedInstance, served: Mapping[InstanceId, str]) -> bool:
 
 def _told(report: NodeReport) -> tuple[object, ...]:
     """What people and control are told besides, without readings that change by themselves."""
-    return (report.task, *((i.state, i.pid, i.restarts, i.detail) for i in report.instances))
+    return (report.task, *((i.state, i.pid, i.restarts, i.detail, i.strains) for i in report.instances))

@@ -50,8 +50,10 @@ def processes_are_limited(tree: Tree) -> None:
         os._exit(1)
 
     with made(tree, "pids", Limits(pids=PIDS_MAX)) as group:
+        assert group.usage().forks_refused == 0
         _, status = os.waitpid(born(group, fork_many), 0)
         assert status == 0
+        assert group.usage().forks_refused > 0
 
 
 def the_quota_holds_a_process_back(tree: Tree) -> None:

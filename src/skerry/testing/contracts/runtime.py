@@ -98,6 +98,12 @@ async def said(chunks: AsyncIterator[bytes], text: bytes) -> bytes:
     raise AssertionError(f"{text!r} is not in {read!r}")
 
 
+class ProgramRuntimeHarness(RuntimeHarness, Protocol):
+    def filling(self, name: str) -> NodeInstance:
+        """An instance of a version that fills its disk when it starts, and serves then."""
+        ...
+
+
 class RuntimeContract:
     @pytest.fixture
     async def runtime(self, harness: RuntimeHarness) -> Runtime:
@@ -389,6 +395,25 @@ class ProgramRuntimeContract(RuntimeContract):
         assert (await becomes(runtime, wanted.id, "paused")).restarts == 0
         await runtime.stop(wanted.id, grace_ms=GRACE_MS)
         assert await harness.leftovers() == []
+
+    async def test_a_limit_that_it_came_to_is_told(self, runtime: Runtime, harness: ProgramRuntimeHarness) -> None:
+        wanted = harness.filling("a")
+        seen = await runtime.start(wanted)
+        assert await harness.request(address_of(seen)) == 200
+        before = await self._strained(runtime, wanted)
+        await harness.kill_agent(runtime)
+        assert (await self._strained(await harness.open(), wanted)).pid == before.pid
+
+    async def _strained(self, runtime: Runtime, wanted: NodeInstance) -> ObservedInstance:
+        def now() -> ObservedInstance | None:
+            seen = find(runtime, wanted.id)
+            return seen if seen is not None and [strain.limit for strain in seen.strains] == ["disk"] else None
+
+        await eventually(now, timeout_s=DEADLINE_S)
+        seen = now()
+        assert seen is not None
+        assert "is full" in seen.strains[0].text
+        return seen
 
     async def test_resized_it_goes_on(self, runtime: Runtime, harness: RuntimeHarness) -> None:
         wanted = await self._able(runtime, harness, "resize")

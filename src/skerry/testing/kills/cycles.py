@@ -12,9 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-import traceback
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
@@ -24,30 +22,23 @@ from skerry.adapters import kernel
 from skerry.adapters.cgroup.probe import end_group, find_tree
 from skerry.adapters.cgroup.v1 import ALL
 from skerry.core.machines.instance import Backoff
-from skerry.kit.record import Record, decode, encode
+from skerry.kit.record import Record, decode
 from skerry.services.node.programs.settings import ProgramSettings
 from skerry.testing.kills import life, traces
-from skerry.testing.kills.points import Plan, Points
+from skerry.testing.kills.copies import Copies, Told
+from skerry.testing.kills.points import Plan
 from skerry.testing.programs_node import Kind, ProgramsNode
 
-LIFE_S_MAX = 240.0
+CLEAN_UP_S_MAX = 60.0
 SETTLE_S_MAX = 10.0
 LOOK_S = 0.02
 DELAYED, TIMED, ENGINES_TOO, TWICE = 0.2, 0.1, 0.3, 0.15  # shares of the cycles
 DELAY_MS_MAX = 80
 STOP_GRACE_MS = 50  # the program does not hear its stop signal
 SETTINGS = ProgramSettings(backoff=Backoff(first_ms=50, healthy_after_ms=60_000), look_every_ms=100, images_mib_max=0)
-_PR_SET_CHILD_SUBREAPER = 36
+_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 _CLONE_NEWNS, _CLONE_NEWNET = 0x00020000, 0x40000000
 _MS_REC, _MS_PRIVATE = 0x4000, 1 << 18
-
-
-class Told(Record):
-    """What a forked process says when it has come to its end."""
-
-    seen: dict[str, int] = msgspec.field(default_factory=dict[str, int])
-    problems: tuple[str, ...] = ()
-    ms: int = 0
 
 
 class Tally(Record):
@@ -83,36 +74,37 @@ class Kills:
         self._busybox = busybox
         self._place = Path(tempfile.mkdtemp(prefix="skk", dir="/run"))
         self._place.chmod(0o711)
-        self._root, self._log = self._place / "node", self._place / "log"
+        self._root = self._place / "node"
         self._root.mkdir()
+        self._copies = Copies(self._place / "log")
         self._draws = random.Random(seed)  # noqa: S311 - the same cycles again
         self._points: Counter[str] = Counter()  # by name, how often a life comes by
         self._before: traces.Traces = {}
+        self._foreign = traces.mount_ids()
         self._life_ms = 0
         self._tag = self._node().tag
         self.tally = Tally(kind=kind, seed=seed)
 
     def __enter__(self) -> "Kills":
         """Two lives that are not killed: what the first one leaves for good (templates) is there before the comparison."""
-        for _ in range(2):
-            lived = self._forked(Plan(), self._live)
-            done = self._forked(Plan(), self._recover)
-            if lived is None or done is None or lived.problems or done.problems:
-                raise RuntimeError(f"a life that nobody disturbs does not end well: {lived} {done}\n{self._said()}")
-            self._points, self._life_ms = Counter(lived.seen), lived.ms
-            self._settled()
-            self._before = traces.take(self._root, self._tag)
+        try:
+            self._live_undisturbed()
+        except BaseException:  # told to end, too
+            self.__exit__()
+            raise
         self.tally = msgspec.structs.replace(self.tally, known=len(self._points))
         return self
 
     def __exit__(self, *_: object) -> None:
         """Also after an error: whatever is there of it goes."""
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         for pid in traces.descendants(os.getpid()):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         tree, _problem = find_tree(f"skerry-{self._tag}", controllers=ALL)
         for name in tree.names() if tree is not None else ():
             assert tree is not None
+            _reap()
             asyncio.run(end_group(tree, name))
         if tree is not None:
             tree.remove()
@@ -122,17 +114,27 @@ class Kills:
 
     def cycle(self) -> None:
         plan, engines = self._plan(), self._draws.random() < ENGINES_TOO
-        self._log.write_bytes(b"")
-        lived = self._forked(plan, self._live)
+        self._copies.forget_said()
+        lived = self._copies.run(plan, self._live)
         engines_killed = self._kill_some() if engines else 0
         if self._draws.random() < TWICE:
-            self._forked(self._plan(), self._live)
-        found = self._forked(Plan(), self._recover)
+            self._copies.run(self._plan(), self._live)
+        found = self._copies.run(Plan(), self._recover)
         problems = ("the next agent did not come to its end",) if found is None else found.problems
         problems += () if lived is None else lived.problems
         self._count(plan, lived, engines_killed, self._look(), problems)
 
     # Inside.
+
+    def _live_undisturbed(self) -> None:
+        for _ in range(2):
+            lived = self._copies.run(Plan(), self._live)
+            done = self._copies.run(Plan(), self._recover)
+            if lived is None or done is None or lived.problems or done.problems:
+                raise RuntimeError(f"a life that nobody disturbs does not end well: {lived} {done}\n{self._copies.said()}")
+            self._points, self._life_ms = Counter(lived.seen), lived.ms
+            self._settled()
+            self._before = traces.take(self._root, self._tag, self._foreign)
 
     def _count(
         self, plan: Plan, lived: Told | None, engines_killed: int, left: dict[str, list[str]], problems: tuple[str, ...]
@@ -142,7 +144,7 @@ class Kills:
         told = f"cycle {tally.cycles}, killed at {plan}"
         new = {kind: tuple(f"{name} ({told})" for name in names) for kind, names in left.items()}
         if problems or left:
-            told += f"; what it said:\n{self._said()}"
+            told += f"; what it said:\n{self._copies.said()}"
         self.tally = msgspec.structs.replace(
             tally,
             cycles=tally.cycles + 1,
@@ -176,7 +178,7 @@ class Kills:
     def _look(self) -> dict[str, list[str]]:
         """What is left, and removed from the next comparison: it counts once."""
         found = self._settled()
-        now = traces.take(self._root, self._tag)
+        now = traces.take(self._root, self._tag, self._foreign)
         self._before = {kind: names | self._before[kind] for kind, names in now.items()}
         return found
 
@@ -185,7 +187,7 @@ class Kills:
         deadline = time.monotonic() + SETTLE_S_MAX
         while True:
             _reap()
-            now = traces.take(self._root, self._tag)
+            now = traces.take(self._root, self._tag, self._foreign)
             found = traces.left(self._before, now) if self._before else {"process": sorted(now["process"])}
             if not any(found.values()) or time.monotonic() > deadline:
                 return {kind: names for kind, names in found.items() if names}
@@ -197,71 +199,26 @@ class Kills:
     def _live(self) -> list[str]:
         node = self._node()
         wanted = (node.instance("a", stop_grace_ms=STOP_GRACE_MS), node.instance("b", stop_grace_ms=STOP_GRACE_MS))
-        asyncio.run(life.live(node, wanted))
-        return []
+        return asyncio.run(life.live(node, wanted))
 
     def _recover(self) -> list[str]:
         return asyncio.run(life.recover(self._node()))
 
-    def _forked(self, plan: Plan, work: Callable[[], list[str]]) -> Told | None:
-        """What a copy of this process said at its end; None: it was killed."""
-        read, write = os.pipe()
-        pid = os.fork()
-        if pid == 0:
-            os.close(read)
-            self._be(plan, work, write)
-        os.close(write)
+
+def drive(kind: Kind, cycles: int, *, seed: str, seconds: float, out: Path) -> Tally:
+    """By a process of its own. Whoever is interrupted here leaves it the time to remove what it made."""
+    argv = [sys.executable, "-m", "skerry.testing.kills.cycles", kind, str(cycles), seed, str(seconds), str(out)]
+    with subprocess.Popen(argv) as driver:
         try:
-            return self._heard(pid, read)
-        finally:
-            os.close(read)
-
-    def _heard(self, pid: int, read: int) -> Told | None:
-        pidfd, deadline = os.pidfd_open(pid), time.monotonic() + LIFE_S_MAX
-        try:
-            said = b""
-            while not _readable(pidfd, deadline):
-                os.kill(pid, signal.SIGABRT)  # faulthandler tells where it hangs
-                os.waitpid(pid, 0)
-                return Told(problems=(f"no end of it in {LIFE_S_MAX} s",))
-            os.waitpid(pid, 0)
-            os.set_blocking(read, False)
-            with contextlib.suppress(BlockingIOError):
-                while chunk := os.read(read, 1 << 16):
-                    said += chunk
-            return decode(said, Told) if said else None
-        finally:
-            os.close(pidfd)
-
-    def _be(self, plan: Plan, work: Callable[[], list[str]], write: int) -> None:
-        """The copy. Never returns."""
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        log = os.open(self._log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        for descriptor in (1, 2):
-            os.dup2(log, descriptor)
-        began = time.monotonic()
-        try:
-            import faulthandler
-
-            faulthandler.enable()
-            points = Points(plan)
-            problems = work()
-            told = Told(seen=dict(points.seen), problems=tuple(problems), ms=int((time.monotonic() - began) * 1000))
-        except BaseException as error:
-            traceback.print_exc()
-            told = Told(problems=(f"{type(error).__name__}: {error}",))
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        os.write(write, encode(told))
-        os._exit(0)
-
-    def _said(self) -> str:
-        return self._log.read_text(errors="replace")[-4000:] if self._log.exists() else ""
-
-
-def _readable(descriptor: int, deadline: float) -> bool:
-    import select
-
-    return bool(select.select([descriptor], [], [], max(0.0, deadline - time.monotonic()))[0])
+            status = driver.wait()
+        except BaseException:
+            driver.terminate()
+            driver.wait(CLEAN_UP_S_MAX)
+            raise
+    tally = decode(out.read_bytes(), Tally) if out.exists() else Tally(kind=kind, seed=seed)
+    if status != 0:
+        return msgspec.structs.replace(tally, problems=(*tally.problems, f"the driver ended with status {status}"))
+    return tally
 
 
 def _reap() -> None:
@@ -282,6 +239,7 @@ def main(arguments: list[str]) -> int:
     program = busybox()
     assert program is not None
     signal.signal(signal.SIGTERM, _end)
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)  # whoever drives is gone: nobody else would clean up
     apart()
     deadline = time.monotonic() + float(seconds)
     with Kills(kind, program.read_bytes(), seed) as kills:  # type: ignore[arg-type]

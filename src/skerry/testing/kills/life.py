@@ -2,7 +2,8 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine, Iterable
+from typing import Any, TypeVar
 
 from msgspec.structs import replace
 
@@ -13,47 +14,72 @@ from skerry.ports.runtime import Runtime
 from skerry.ports.sandbox import Ability, ExecSpec, SandboxLimits
 from skerry.services.node.programs.runtime import ProgramRuntime
 from skerry.testing.contracts.runtime import abilities_of, address_of, becomes, find
+from skerry.testing.kills import stacks
 from skerry.testing.programs_node import ProgramsNode
 from skerry.testing.waiting import eventually
 
+T = TypeVar("T")
+
+STEP_S_MAX = 150.0  # of a machine with other work: what takes longer waits for what never comes
 SERVED = 200
 ASKED_TIMES, ASKED_S = 3, 20
 GOES_ON = ("running", "asleep", "dead", "failed", "done")
 CLONE = InstanceId("fedcba9876543210")
 
 
-async def live(node: ProgramsNode, wanted: tuple[NodeInstance, ...]) -> None:
-    """From attaching to closing, with programs of which one is replaced by its clone. Raises `AssertionError`."""
-    runtime = await node.open()
-    await asyncio.gather(*(_start(node, runtime, one) for one in wanted))
+class NoEnd(AssertionError):
+    """A step waits for what does not come; the text says where it and everybody else waits."""
+
+
+async def within(step: str, work: Coroutine[Any, Any, T]) -> T:
+    """What `work` gives, in time. Raises `NoEnd`, and does not wait for `work` to hear of it."""
+    task = asyncio.ensure_future(work)
+    try:
+        await asyncio.wait((task,), timeout=STEP_S_MAX)
+        if not task.done():
+            raise NoEnd(f"no end of `{step}` in {STEP_S_MAX:g} s; who waits where:\n{stacks.told()}")
+        return task.result()
+    finally:
+        task.cancel()
+
+
+async def live(node: ProgramsNode, wanted: tuple[NodeInstance, ...]) -> list[str]:
+    """From attaching to closing, with programs of which one is replaced by its clone. Raises `AssertionError`; no problems."""
+    stacks.tell_when_asked()
+    runtime = await within("attach", node.open())
+    await within("start", _all(_start(node, runtime, one) for one in wanted))
     first = wanted[0]
     abilities = abilities_of(runtime, first)
     for ability, use in _USES.items():
         if ability in abilities:
-            await use(runtime, first)
-    await node.ground.network.change_policy(first.id, NetworkPolicy(internet=False, egress_kbits_max=1000))
+            await within(ability, use(runtime, first))
+    policy = NetworkPolicy(internet=False, egress_kbits_max=1000)
+    await within("change of policy", node.ground.network.change_policy(first.id, policy))
     if "clone" in abilities:
-        await _clone(node, runtime, first)
-    await node.kill_process(runtime, first.id)
-    await becomes(runtime, first.id, "starting", "backoff")
-    seen = await becomes(runtime, first.id, "running")
-    await runtime.drop(first.id, "nobody asks")
-    await _woken(node, address_of(seen))
-    await asyncio.gather(*(runtime.stop(one.id, grace_ms=100) for one in wanted))
+        await within("clone", _clone(node, runtime, first))
+    await within("crash", _crash(node, runtime, first))
+    await within("wake", _woken(node, runtime, first))
+    await within("stop", _all(runtime.stop(one.id, grace_ms=100) for one in wanted))
     await eventually(lambda: not node.ground.images.present())  # the node may keep none: the next start unpacks again
-    await runtime.aclose(stop_instances=False)
+    await within("close", runtime.aclose(stop_instances=False))
+    return []
 
 
 async def recover(node: ProgramsNode) -> list[str]:
     """The next agent: what it finds goes on and is served; then everything is ended. Problems in words."""
-    runtime = await node.open()
+    stacks.tell_when_asked()
+    runtime = await within("attach", node.open())
     problems: list[str] = []
     for one in runtime.observe():
         problems += await _goes_on(node, runtime, one)
-    await asyncio.gather(*(runtime.stop(one.id, grace_ms=0) for one in runtime.observe()))
+    await within("stop", _all(runtime.stop(one.id, grace_ms=0) for one in runtime.observe()))
     await eventually(lambda: not node.ground.images.present())  # the node may keep none: the next start unpacks again
-    await runtime.aclose(stop_instances=True)
+    await within("close", runtime.aclose(stop_instances=True))
     return problems
+
+
+async def _all(works: Iterable[Coroutine[Any, Any, None]]) -> None:
+    await asyncio.gather(*works)
 
 
 async def _goes_on(node: ProgramsNode, runtime: ProgramRuntime, one: ObservedInstance) -> list[str]:
@@ -61,16 +87,26 @@ async def _goes_on(node: ProgramsNode, runtime: ProgramRuntime, one: ObservedIns
         return []
     try:
         if one.state == "paused":
-            await runtime.resume(one.id)
+            await within("resume", runtime.resume(one.id))
         now = await becomes(runtime, one.id, *GOES_ON)
-        status = await node.request(address_of(now)) if now.state != "failed" else 0
+        status = await within("request", node.request(address_of(now))) if now.state != "failed" else 0
     except (AssertionError, OSError, TimeoutError, ValueError, IndexError) as error:
         return [f"{one.state}, then {find(runtime, one.id)}: {type(error).__name__} {error}"]
     return [] if status == SERVED else [f"{now.state} answers {status}: {now.detail}"]
 
 
-async def _woken(node: ProgramsNode, address: str) -> None:
+async def _crash(node: ProgramsNode, runtime: ProgramRuntime, one: NodeInstance) -> None:
+    await node.kill_process(runtime, one.id)
+    await becomes(runtime, one.id, "starting", "backoff")
+    await becomes(runtime, one.id, "running")
+    await runtime.drop(one.id, "nobody asks")
+
+
+async def _woken(node: ProgramsNode, runtime: ProgramRuntime, one: NodeInstance) -> None:
     """As the ingress does it asks again whom it reached in his last moment: of a kernel that is gone comes not even a reset."""
+    seen = find(runtime, one.id)
+    assert seen is not None
+    address = address_of(seen)
     for _ in range(ASKED_TIMES):
         with contextlib.suppress(OSError, TimeoutError, IndexError):
             async with asyncio.timeout(ASKED_S):

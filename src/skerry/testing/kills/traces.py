@@ -12,11 +12,14 @@ KINDS = ("process", "mount", "group", "table", "device", "socket", "loop", "file
 _GROUPS = Path("/sys/fs/cgroup")
 
 
-def take(root: Path, tag: str) -> Traces:
-    """Of this process's namespaces and descendants; `root` holds the node's files, `tag` names its groups."""
+def take(root: Path, tag: str, foreign: frozenset[str] = frozenset()) -> Traces:
+    """Of this process's namespaces and descendants; `root` holds the node's files, `tag` names its groups.
+
+    `foreign`: mounts of others, as `mount_ids` gave them (their places may get other names meanwhile).
+    """
     return {
         "process": frozenset(f"{pid} {_command(pid)}" for pid in descendants(os.getpid())),
-        "mount": frozenset(_mounts()),
+        "mount": frozenset(name for number, name in _mounts() if number not in foreign),
         "group": frozenset(_groups(tag)),
         "table": frozenset(_said("nft", "list", "tables")),
         "device": frozenset(line.partition(":")[0].strip() for line in _lines("/proc/self/net/dev")[2:]),
@@ -55,14 +58,19 @@ def _command(pid: int) -> str:
     return ""
 
 
-def _mounts() -> Iterator[str]:
+def mount_ids() -> frozenset[str]:
+    """Of all that are there now."""
+    return frozenset(number for number, _ in _mounts())
+
+
+def _mounts() -> Iterator[tuple[str, str]]:
     for line in _lines("/proc/self/mountinfo"):
         words = line.split(" ")
-        yield f"{words[4]} {words[words.index('-') + 1]}"
+        yield words[0], f"{words[4]} {words[words.index('-') + 1]}"
 
 
 def _groups(tag: str) -> Iterator[str]:
-    for tree in (*_GROUPS.glob(f"skerry-{tag}"), *_GROUPS.glob(f"*/skerry-{tag}")):
+    for tree in (*_GROUPS.glob(f"skerry-{tag}*"), *_GROUPS.glob(f"*/skerry-{tag}*")):  # old hierarchies: side by side
         yield str(tree)
         yield from (place for place, _, _ in os.walk(tree))
 

@@ -99,7 +99,7 @@ class SimSandbox:
         self._box.end(Exit(code=143 if grace_ms >= stop_ms else 137))
 
     def stats(self) -> SandboxStats:
-        return SandboxStats() if self._box.ended else SandboxStats(memory_bytes=8 << 20, private_bytes=8 << 20, pids=1)
+        return SandboxStats() if self._box.ended else self._box.behaviour.uses
 
     async def exec(self, spec: ExecSpec) -> ExecSession:
         self._living()
@@ -428,9 +428,12 @@ class SimFiles:
             else:
                 await asyncio.sleep(0.1)
 
-    def trim_logs(self, *, bytes_max: int) -> None:
-        for log in self._hold.machine.logs.values():
+    def trim_logs(self, *, bytes_max: int) -> frozenset[str]:
+        logs = self._hold.machine.logs
+        full = frozenset(name for name, log in logs.items() if len(log) >= 2 * bytes_max)
+        for log in logs.values():
             del log[: max(0, len(log) - bytes_max)]
+        return full
 
     def remove(self, instance_id: str) -> None:
         if self._hold.at_once("remove files"):

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from skerry.core.types.ids import Digest
 from skerry.ports.network import InstanceNetwork, NetworkWant
-from skerry.ports.sandbox import Exit, SandboxLimits, SandboxSpec
+from skerry.ports.sandbox import Exit, SandboxLimits, SandboxSpec, SandboxStats
 
 FIRST_PID, FIRST_PORT = 5000, 30_000
 
@@ -30,6 +30,7 @@ class Behaviour:
     stop_ms: int = 1  # from its stop signal to its end
     status: int = 200
     says: bytes = b""
+    uses: SandboxStats = field(default_factory=lambda: SandboxStats(memory_bytes=8 << 20, private_bytes=8 << 20, pids=1))
 
 
 Behaviours = dict[Digest, Behaviour]

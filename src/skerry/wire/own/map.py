@@ -11,7 +11,8 @@ from importlib import resources
 
 from starlette.responses import Response
 
-from skerry.core.types.view import AppView, MapApp, Status, WorldMap
+from skerry.core.types.view import AppView, Status
+from skerry.core.types.view_map import MapApp, WorldMap
 
 APPS_MAX = 2_000  # some 300 bytes each, every few seconds for every open map
 POLICY = (

@@ -171,6 +171,10 @@ class GuestAgent:
     async def limit(self, config: Sequence[bytes]) -> None:
         await self.request(Type.LIMITS, b"".join(config))
 
+    async def stats(self) -> fields.GuestStats:
+        """How full what its program has is. Raises `SandboxError`."""
+        return fields.guest_stats(await self.request(Type.STATS))
+
     async def ping(self) -> None:
         await self.request(Type.PING)
 

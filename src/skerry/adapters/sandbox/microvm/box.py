@@ -5,6 +5,7 @@ What differs (pause, snapshot, ending) is the subclass's.
 
 import asyncio
 import contextlib
+import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator
 from typing import Protocol
@@ -14,14 +15,18 @@ import msgspec
 from skerry.adapters.cgroup.base import CgroupError, Limits
 from skerry.adapters.sandbox.microvm import fields
 from skerry.adapters.sandbox.microvm.agent import AgentLost, GuestAgent
+from skerry.adapters.sandbox.microvm.fields import GuestStats
 from skerry.adapters.sandbox.microvm.monitor import Monitor
 from skerry.adapters.sandbox.microvm.protocol import Tag, field
 from skerry.adapters.sandbox.microvm.settings import MIB, Settings
+from skerry.aio.tasks import cancel
 from skerry.kit.record import Record
 from skerry.ports.sandbox import ExecSession, ExecSpec, Exit, Gone, SandboxError, SandboxLimits, SandboxSpec, SandboxStats
 
 POWER_OFF_S = 10  # from the guest's last word to the end of its monitor
 KILLED = 137
+ASK_EVERY_S, ASK_CPU_US_MIN = 1.5, 75_000  # a guest that used less than a twentieth of a CPU is at rest
+ANSWER_S_MAX = 10
 
 
 class Started(Record):
@@ -83,6 +88,9 @@ class MicroVm(ABC):
         self._turn = asyncio.Lock()  # pause, resume and snapshot exclude each other
         self._end: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
         self._watcher = asyncio.create_task(self._watch())
+        self._guest = GuestStats()
+        self._asking: asyncio.Task[None] | None = None
+        self._asked_at, self._asked_cpu_us = 0.0, 0
 
     @property
     def id(self) -> str:
@@ -112,7 +120,22 @@ class MicroVm(ABC):
             await self.wait()
 
     def stats(self) -> SandboxStats:
-        return SandboxStats() if self._end.done() else self.process.stats()
+        if self._end.done():
+            return SandboxStats()
+        found = self.process.stats()
+        self._ask_guest(found.cpu_us)
+        guest = self._guest
+        return msgspec.structs.replace(
+            found,
+            forks_refused=guest.forks_refused,
+            oom_kills=found.oom_kills + guest.oom_kills,
+            disk_bytes=guest.disk_kib << 10,
+            disk_bytes_max=guest.disk_kib_max << 10,
+            disk_files=guest.disk_files,
+            disk_files_max=guest.disk_files_max,
+            descriptors=guest.descriptors,
+            descriptors_max=guest.descriptors_max,
+        )
 
     async def exec(self, spec: ExecSpec) -> ExecSession:
         return await self._talking().exec(spec)
@@ -161,6 +184,7 @@ class MicroVm(ABC):
     async def let_go(self) -> None:
         """The machine goes on; nobody here waits for it any more."""
         await self._unwatch()
+        await cancel((self._asking,))
         if self.agent is not None:
             await self.agent.aclose()
             self.agent = None
@@ -169,15 +193,28 @@ class MicroVm(ABC):
         await self._connections.let_go()
         self.process.close()
 
+    def _ask_guest(self, cpu_us: int) -> None:
+        """For the next who looks. One at rest has changed nothing, and would be woken by the question."""
+        now = time.monotonic()
+        asked = self._asking is not None and not self._asking.done()
+        if asked or now - self._asked_at < ASK_EVERY_S or cpu_us - self._asked_cpu_us < ASK_CPU_US_MIN:
+            return
+        if self.agent is not None and not self.agent.exited.done():
+            self._asked_at, self._asked_cpu_us = now, cpu_us
+            self._asking = asyncio.create_task(self._learn(self.agent))
+
+    async def _learn(self, agent: GuestAgent) -> None:
+        with contextlib.suppress(SandboxError, TimeoutError):
+            async with asyncio.timeout(ANSWER_S_MAX):
+                self._guest = await agent.stats()
+
     def _talking(self) -> GuestAgent:
         if self._end.done() or self.agent is None or self.agent.exited.done():
             raise Gone(f"{self.id} has ended" if self._end.done() else f"the guest of {self.id} does not answer")
         return self.agent
 
     async def _unwatch(self) -> None:
-        self._watcher.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._watcher
+        await cancel((self._watcher,))
 
     async def _watch(self) -> None:
         ended = asyncio.create_task(self.process.ended())
@@ -186,7 +223,8 @@ class MicroVm(ABC):
                 await asyncio.wait([ended, self.agent.exited], return_when=asyncio.FIRST_COMPLETED)
                 if self.agent.exited.done() and not ended.done():
                     await asyncio.wait([ended], timeout=POWER_OFF_S)
-                    await self.process.end()
+                    with contextlib.suppress(SandboxError):  # then it takes longer
+                        await self.process.end()
             status = await ended
             self._finish(self._how(status))
         finally:
@@ -211,9 +249,7 @@ async def greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, moni
     try:
         await asyncio.wait([opening, ended], return_when=asyncio.FIRST_COMPLETED)
         if not opening.done():
-            opening.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await opening
+            await cancel((opening,))
             raise AgentLost("the machine ended while it started")
         return await opening
     finally:

@@ -19,7 +19,7 @@ from typing import ClassVar, Generic, TypeVar
 
 import structlog
 
-from skerry.adapters.cgroup.base import CgroupError, Tree
+from skerry.adapters.cgroup.base import Tree
 from skerry.adapters.cgroup.probe import find_tree
 from skerry.adapters.process import detached
 from skerry.adapters.sandbox.microvm import fields, monitor
@@ -29,7 +29,7 @@ from skerry.adapters.sandbox.microvm.monitor import Monitor
 from skerry.adapters.sandbox.microvm.protocol import GuestState
 from skerry.adapters.sandbox.microvm.settings import Places, Settings
 from skerry.kit.record import decode, encode
-from skerry.ports.sandbox import EngineFacts, EngineUnavailable, SandboxLimits, SandboxSpec, StartError
+from skerry.ports.sandbox import EngineFacts, EngineUnavailable, SandboxError, SandboxLimits, SandboxSpec, StartError
 
 log = structlog.get_logger()
 
@@ -105,7 +105,10 @@ class MicroVmEngine(ABC, Generic[Box, Machine, Origin]):
             await sweep(places)
         self.places.make()
         for name in sorted(self._names() - self._names_of(known)):
-            await self._erase(name)
+            try:
+                await self._erase(name)
+            except SandboxError as error:  # the next attach tries again
+                log.error("leftover_stays", machine=name, error=str(error))
 
     async def start(self, spec: SandboxSpec, *, snapshot: str | None = None) -> Box:
         if not ID.fullmatch(spec.id):
@@ -152,11 +155,12 @@ class MicroVmEngine(ABC, Generic[Box, Machine, Origin]):
         return self._hold(started, running, agent)
 
     async def remove(self, sandbox_id: str) -> None:
-        held = self._open.pop(sandbox_id, None)
+        held = self._open.get(sandbox_id)
         if held is not None:
             await held.process.end()
             await held.wait()
             await held.let_go()
+            self._open.pop(sandbox_id, None)
         if ID.fullmatch(sandbox_id):
             await self._erase(self._name_of(sandbox_id))
 
@@ -217,7 +221,7 @@ class MicroVmEngine(ABC, Generic[Box, Machine, Origin]):
     async def _give_up(self, running: Machine) -> None:
         """What has been made stays for `remove`, which the caller owes; nothing of it runs on."""
         await running.let_go()
-        with contextlib.suppress(CgroupError):
+        with contextlib.suppress(SandboxError):
             await running.process.end()
         running.process.close()
 

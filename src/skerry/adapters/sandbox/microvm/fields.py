@@ -6,9 +6,20 @@ import signal
 import struct
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 from skerry.adapters.sandbox.microvm.protocol import FIELD_BYTES_MAX, Tag, field
-from skerry.ports.sandbox import ExecSpec, GuestNetwork, Mount, SandboxFile, SandboxLimits, SandboxSpec, StartError, Unsupported
+from skerry.ports.sandbox import (
+    ExecSpec,
+    GuestNetwork,
+    Mount,
+    SandboxError,
+    SandboxFile,
+    SandboxLimits,
+    SandboxSpec,
+    StartError,
+    Unsupported,
+)
 
 ENTROPY_BYTES = 64
 MOUNT_BYTES_MAX = 1 << 20  # a mounted file is copied into the guest's memory
@@ -76,6 +87,29 @@ def process(spec: ExecSpec) -> list[bytes]:
 
 def size(rows: int, columns: int) -> bytes:
     return struct.pack("<HH", min(rows, 65535), min(columns, 65535))
+
+
+class GuestStats(NamedTuple):
+    """In the order of the guest's answer; all of them four bytes."""
+
+    forks_refused: int = 0
+    oom_kills: int = 0
+    disk_kib: int = 0
+    disk_kib_max: int = 0
+    disk_files: int = 0
+    disk_files_max: int = 0
+    descriptors: int = 0
+    descriptors_max: int = 0
+
+
+_STATS = struct.Struct(f"<{len(GuestStats._fields)}I")
+
+
+def guest_stats(answer: bytes) -> GuestStats:
+    """Raises `SandboxError`: what comes from a guest is as hostile as its program."""
+    if len(answer) != _STATS.size:
+        raise SandboxError("the guest's numbers cannot be read")
+    return GuestStats(*_STATS.unpack(answer))
 
 
 def signal_number(name: str) -> int:

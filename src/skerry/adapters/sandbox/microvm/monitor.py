@@ -10,12 +10,12 @@ from pathlib import Path
 
 import msgspec
 
-from skerry.adapters.cgroup.base import CgroupError, Group, Limits, Tree
+from skerry.adapters.cgroup.base import KILL_S_MAX, CgroupError, Group, Limits, Tree
 from skerry.adapters.cgroup.probe import end_group
 from skerry.adapters.process import detached
 from skerry.adapters.process.detached import Detached, Spawn
 from skerry.adapters.runtime.workerd.process import children
-from skerry.ports.sandbox import EngineUnavailable, SandboxStats
+from skerry.ports.sandbox import EngineUnavailable, SandboxError, SandboxStats
 
 CHILD_ROUNDS = 400  # of 5 ms, for bubblewrap to fork
 
@@ -61,9 +61,7 @@ class Monitor:
 
     async def outlives(self, seconds: float) -> bool:
         """False when it ends within that time: it was being killed. Bubblewrap outlives it for a moment more."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._outer.wait()
+        await self._outer.ends_within(seconds)
         return self.alive()
 
     async def gone(self) -> None:
@@ -76,9 +74,12 @@ class Monitor:
         return await self._outer.wait()
 
     async def end(self) -> None:
-        """Now. When this returns no process and no group of it is left; its record is. Idempotent."""
-        await end_group(self._tree, self.name)
-        await self._outer.wait()
+        """Now. When this returns no process and no group of it is left; its record is. Idempotent.
+
+        Raises `SandboxError` when something does not end: try again.
+        """
+        await _end(self._tree, self.name)
+        await _ended(self._outer)
 
     def forget(self) -> None:
         self._close_inner()
@@ -135,14 +136,29 @@ def attach(name: str, *, records: Path, tree: Tree) -> Monitor | None:
 
 
 async def remove(name: str, *, records: Path, tree: Tree) -> None:
-    """End whatever has that name and remove its record. Idempotent, and safe after a kill at any step of `start`."""
+    """End whatever has that name and remove its record. Idempotent, and safe after a kill at any step of `start`.
+
+    Raises `SandboxError` when something does not end: try again.
+    """
     record = detached.attach(name, records=records)
-    await end_group(tree, name)
+    await _end(tree, name)
     if record is not None:
         record.signal(signal.SIGKILL)  # one that was about to enter its group
-        await record.wait()
+        await _ended(record)
         record.forget()
-    await end_group(tree, name)
+    await _end(tree, name)
+
+
+async def _end(tree: Tree, name: str) -> None:
+    try:
+        await end_group(tree, name)
+    except CgroupError as error:
+        raise SandboxError(str(error)) from error
+
+
+async def _ended(process: Detached) -> None:
+    if not await process.ends_within(KILL_S_MAX):
+        raise SandboxError(f"process {process.pid} was killed and has not ended{detached.doing(process.pid)}")
 
 
 def private_bytes(pid: int) -> int:

@@ -51,6 +51,7 @@ class Type(IntEnum):
     PING = 14
     EXIT_SEEN = 15
     IDENTITY = 16
+    STATS = 17
     WELCOME = 64
     DONE = 65
     FAILED = 66

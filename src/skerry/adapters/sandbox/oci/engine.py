@@ -7,9 +7,11 @@ import signal
 import subprocess
 from pathlib import Path
 
+import structlog
+
 from skerry.adapters import kernel
 from skerry.adapters.cgroup.base import CgroupError, DiskLimits, Tree
-from skerry.adapters.cgroup.probe import end_group, find_tree, hidden_unified
+from skerry.adapters.cgroup.probe import find_tree, hidden_unified
 from skerry.adapters.cgroup.v1 import ALL
 from skerry.adapters.imagesources.opening import own_architecture
 from skerry.adapters.kernel import NODEV, NOEXEC, NOSUID, RDONLY
@@ -18,14 +20,17 @@ from skerry.adapters.process.detached import Detached, Spawn, write_private
 from skerry.adapters.sandbox.oci.bundle import UIDS, Frame, configuration
 from skerry.adapters.sandbox.oci.places import Places
 from skerry.adapters.sandbox.oci.runtimes import Runtime
-from skerry.adapters.sandbox.oci.sandbox import Fleet, Held, OciSandbox
+from skerry.adapters.sandbox.oci.sandbox import ENDS_S_MAX, Fleet, Held, OciSandbox
 from skerry.adapters.threads import whole
 from skerry.kit.record import decode, encode
-from skerry.ports.sandbox import EngineFacts, EngineUnavailable, GuestNetwork, SandboxSpec, StartError
+from skerry.ports.sandbox import EngineFacts, EngineUnavailable, GuestNetwork, SandboxError, SandboxSpec, StartError
+
+log = structlog.get_logger()
 
 MEMORY_FILES_MIB = 256  # of all bundles and secrets of the node, at most
 LOG_FACTOR = 2
 START_S_MAX = 60.0
+REAPED_S = 1.0  # for those who started processes in a container from outside to hear that these have ended
 NO_FILE_LIMIT = 1 << 50  # the log has its own file system; a limit on files would be one on the program's
 # $1: the unified tree that would mislead the runtime, or ""; then the command.
 _LAUNCH = 'umask 022; if [ -n "$1" ]; then umount "$1" || exit 113; fi; shift; exec "$@"'
@@ -68,7 +73,10 @@ class OciEngine:
         self._trees()
         await whole(self._make_places)
         for sandbox in sorted(self._names() - known):
-            await self.remove(sandbox)
+            try:
+                await self.remove(sandbox)
+            except SandboxError as error:  # the next attach tries again
+                log.error("leftover_stays", sandbox=sandbox, error=str(error))
 
     async def start(self, spec: SandboxSpec, *, snapshot: str | None = None) -> OciSandbox:
         tree = self._trees()
@@ -87,15 +95,18 @@ class OciEngine:
             raise
 
     async def open(self, sandbox_id: str) -> OciSandbox | None:
-        try:
-            held = decode((self._places.bundle(sandbox_id) / "sandbox.json").read_bytes(), Held)
-        except (OSError, ValueError):
-            return None
-        kept = self._kept.get(sandbox_id)
-        if kept is None:
-            outer = detached.attach(sandbox_id, records=self._places.processes)
-            kept = self._keep(OciSandbox(self._fleet, held, outer))
-        return kept if kept.alive() else None
+        kept = self._find(sandbox_id)
+        return kept if kept is not None and kept.alive() else None
+
+    def _find(self, sandbox_id: str) -> OciSandbox | None:
+        """One that came to the end of its start, whether it has ended since or not."""
+        if sandbox_id not in self._kept:
+            try:
+                held = decode((self._places.bundle(sandbox_id) / "sandbox.json").read_bytes(), Held)
+            except (OSError, ValueError):
+                return None
+            self._keep(OciSandbox(self._fleet, held, detached.attach(sandbox_id, records=self._places.processes)))
+        return self._kept[sandbox_id]
 
     def _keep(self, sandbox: OciSandbox) -> OciSandbox:
         self._kept[sandbox.id] = sandbox
@@ -106,16 +117,22 @@ class OciEngine:
         outer = detached.attach(sandbox_id, records=self._places.processes)
         if outer is not None:
             outer.signal(signal.SIGKILL)
-        if self._fleet.groups is not None:
-            for name in (f"{sandbox_id}.m", sandbox_id, f"{sandbox_id}.m"):  # the last: what came from there meanwhile
-                await end_group(self._fleet.groups, name)
-        if outer is not None:
-            await outer.wait()
-        await whole(self._clean, sandbox_id)
-        kept = self._kept.pop(sandbox_id, None)
+        kept = self._find(sandbox_id)
         if kept is not None:
-            await kept.wait()
+            # First what is inside: who started it from outside (by exec) reaps it. Killed before that, he leaves it to a parent
+            # that perhaps never does, and a process namespace does not end before the last in it is reaped.
+            await self._fleet.end(sandbox_id)
+            await kept.reaped(REAPED_S)
+        for name in (f"{sandbox_id}.m", sandbox_id, f"{sandbox_id}.m"):  # the last: what came from there meanwhile
+            await self._fleet.end(name)
+        if outer is not None and not await outer.ends_within(ENDS_S_MAX):
+            raise SandboxError(f"{self._runtime.name} of {sandbox_id} was killed and has not ended{detached.doing(outer.pid)}")
+        if kept is not None:
+            await kept.killed()
+        await whole(self._clean, sandbox_id)
+        if kept is not None:
             kept.close()
+            self._kept.pop(sandbox_id, None)
         if outer is not None:
             outer.forget()
 

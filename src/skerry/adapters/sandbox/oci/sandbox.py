@@ -6,11 +6,13 @@ import itertools
 import os
 import signal
 from collections.abc import AsyncIterator
+from pathlib import Path
 
-from skerry.adapters.cgroup.base import CgroupError, DiskLimits, Limits, Tree
+from skerry.adapters.cgroup.base import KILL_S_MAX, CgroupError, DiskLimits, Limits, Tree, read_pids_below
 from skerry.adapters.cgroup.probe import end_group, find_tree
-from skerry.adapters.process import detached
+from skerry.adapters.process import detached, fill
 from skerry.adapters.process.detached import Detached, ProcessRecord
+from skerry.adapters.process.fill import Fill
 from skerry.adapters.sandbox.oci.courier import copy_in, copy_out
 from skerry.adapters.sandbox.oci.places import Places
 from skerry.adapters.sandbox.oci.runtimes import GVISOR_PIDS_MIN, Runtime
@@ -31,6 +33,7 @@ from skerry.ports.sandbox import (
 MIB = 1 << 20
 KILLED = 128 + signal.SIGKILL
 COMMAND_S_MAX = 60
+ENDS_S_MAX = KILL_S_MAX
 _numbers = itertools.count(1)
 
 
@@ -54,6 +57,14 @@ class Fleet(Record):
             pids=pids,
             disk=self.disk,
         )
+
+    async def end(self, group: str) -> None:
+        """Kill all that is in it, and remove it. Idempotent. Raises `SandboxError` when it does not end: try again."""
+        if self.groups is not None:
+            try:
+                await end_group(self.groups, group)
+            except CgroupError as error:
+                raise SandboxError(str(error)) from error
 
     def runtime_group(self, sandbox: str) -> tuple[str, ...]:
         """The files by which the runtime itself, and all that it forks, is born in a group of its own."""
@@ -109,17 +120,33 @@ class OciSandbox:
             self._group().freeze(False)
         await self._send(signal.Signals[self._held.spec.stop_signal])
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self.wait(), grace_ms / 1000)
-            return
+            async with asyncio.timeout(grace_ms / 1000):
+                await self.wait()
+                return
         self._killed = True
-        if self._fleet.groups is not None:
-            await end_group(self._fleet.groups, self.id)
-        await self.wait()
+        await self._fleet.end(self.id)
+        await self.killed()
+
+    async def killed(self) -> None:
+        """Returns when what was killed has ended. Raises `SandboxError` when it does not: nobody waits for it for ever."""
+        try:
+            async with asyncio.timeout(ENDS_S_MAX):
+                await self.wait()
+        except TimeoutError as error:
+            raise SandboxError(f"{self.id}: process {self.pid} was killed and has not ended{detached.doing(self.pid)}") from error
+
+    async def reaped(self, seconds: float) -> None:
+        """Give those who started processes in it the time to hear that these have ended."""
+        if self._first is not None:
+            await self._first.ends_within(seconds)
 
     def stats(self) -> SandboxStats:
         if self._fleet.groups is None:
             return SandboxStats()
         usage = self._group().usage()
+        blocks, files = fill.of_files(self._held.spec.rootfs) if self.alive() else (Fill(), Fill())
+        # gVisor's processes are those of its own kernel: the host sees neither them nor what they have open.
+        descriptors = Fill() if self._fleet.runtime.is_gvisor else fill.of_descriptors(self._pids())
         return SandboxStats(
             cpu_us=usage.cpu_us,
             throttled_us=usage.throttled_us,
@@ -129,6 +156,13 @@ class OciSandbox:
             oom_kills=usage.oom_kills,
             read_bytes=usage.read_bytes,
             written_bytes=usage.written_bytes,
+            forks_refused=usage.forks_refused,
+            disk_bytes=blocks.used,
+            disk_bytes_max=blocks.most,
+            disk_files=files.used,
+            disk_files_max=files.most,
+            descriptors=descriptors.used,
+            descriptors_max=descriptors.most,
         )
 
     async def exec(self, spec: ExecSpec) -> OciSession:
@@ -189,6 +223,10 @@ class OciSandbox:
             raise Unsupported(f"{self._fleet.runtime.name} has no {ability}")
         if not self.alive():
             raise Gone(f"{self.id} has ended")
+
+    def _pids(self) -> tuple[int, ...]:
+        """As one hierarchy lists them: a sandbox is in all of them."""
+        return read_pids_below(Path(self._group().join[0]).parent)
 
     def _group(self):
         assert self._fleet.groups is not None, "engines without groups start nothing"

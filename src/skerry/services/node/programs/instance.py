@@ -9,11 +9,14 @@ import contextlib
 from collections.abc import Callable, Coroutine, Generator
 from typing import Any
 
+import structlog
 from msgspec.structs import replace
 
 from skerry.aio.tasks import cancel
 from skerry.core.machines import instance as machine
+from skerry.core.machines import strains
 from skerry.core.machines.instance import Event, Life
+from skerry.core.machines.strains import Strained
 from skerry.core.types.slices import ObservedInstance
 from skerry.core.types.usage import Standing
 from skerry.ports.runtime import NoSuchInstance
@@ -25,6 +28,8 @@ from skerry.services.node.programs.records import Kept
 from skerry.services.node.programs.settings import Ground
 from skerry.services.node.programs.spec import limits_of
 from skerry.services.node.programs.steps import LAUNCHED, PLACED, Start, undo
+
+log = structlog.get_logger()
 
 LAST_WORDS_BYTES = 2048
 LIVING = frozenset(("starting", "running", "asleep", "paused"))
@@ -39,6 +44,7 @@ class ProgramInstance:
         self.sandbox: Sandbox | None = None
         self.stats = SandboxStats()
         self._still = 0  # how many keep it from answering
+        self._strained = Strained()
         self.ready_at_ms = 0  # of this agent's monotonic clock: when it was last seen to become ready
         self._ground = ground
         self._save = save
@@ -84,6 +90,8 @@ class ProgramInstance:
         self._dirty = True
         if sandbox is not None and state in LIVING:
             self.sandbox = sandbox
+            self.measure()
+            self._strained = strains.adopted(self._seen())
             self._work = self._own(self._run(sandbox) if state == "starting" else self._stay(sandbox))
             if state != "starting":
                 self.ready_at_ms = self._ground.clock.monotonic_ms()
@@ -204,6 +212,18 @@ class ProgramInstance:
     def measure(self) -> None:
         self.stats = self.sandbox.stats() if self.sandbox is not None else SandboxStats()
 
+    def look(self, *, log_lost: bool = False, ran_out: bool = False) -> None:
+        """Measure it, and see which of its limits it has come to."""
+        self.measure()
+        before = self._strained
+        seen = self._seen(log_lost=log_lost, ran_out=ran_out)
+        self._strained = strains.look(before, seen, self._ground.clock.now_ms(), self._ground.settings.strains)
+        if self._strained.strains != before.strains:
+            for strain in self._strained.strains:
+                if strain not in before.strains:
+                    log.warning("limit_reached", instance=self.id, limit=strain.limit, text=strain.text)
+            self._changed()
+
     def observed(self) -> ObservedInstance:
         version, life = self.kept.instance.version, self.life
         observed = ObservedInstance(
@@ -218,6 +238,7 @@ class ProgramInstance:
             restarts=life.restarts,
             memory_bytes=self.stats.memory_bytes,
             detail=life.detail or (self._doing if life.state == "starting" else ""),
+            strains=self._strained.strains,
         )
         return self._ground.walled.seen(observed)
 
@@ -352,7 +373,7 @@ class ProgramInstance:
             await self._stop(sandbox, grace_ms)
         await undo(self._ground, self.kept, LAUNCHED)
         self.sandbox, self._dirty = None, False
-        self.measure()
+        self.look()  # the next one counts anew
 
     async def _stop(self, sandbox: Sandbox, grace_ms: int) -> None:
         with contextlib.suppress(SandboxError):  # it has ended, or is ended by force when its traces are removed
@@ -372,8 +393,28 @@ class ProgramInstance:
         if self._ended_for:
             how, self._ended_for = Exit(code=how.code, detail=self._ended_for), ""
             return reasons.ended(how, memory_mib_max=0, said="", before=before)
+        self.look(ran_out=how.out_of_memory)
         said = self._ground.files.log_end(self.id, bytes_max=LAST_WORDS_BYTES)
         return reasons.ended(how, memory_mib_max=limits_of(self.kept).memory_mib_max, said=said, before=before)
+
+    def _seen(self, *, log_lost: bool = False, ran_out: bool = False) -> strains.Seen:
+        limits, stats = limits_of(self.kept), self.stats
+        return strains.Seen(
+            memory_mib_max=limits.memory_mib_max,
+            pids_max=limits.pids_max,
+            cpu_millicores_max=limits.cpu_millicores_max,
+            forks_refused=stats.forks_refused,
+            oom_kills=stats.oom_kills,
+            throttled_us=stats.throttled_us,
+            disk_bytes=stats.disk_bytes,
+            disk_bytes_max=stats.disk_bytes_max,
+            disk_files=stats.disk_files,
+            disk_files_max=stats.disk_files_max,
+            descriptors=stats.descriptors,
+            descriptors_max=stats.descriptors_max,
+            log_lost=log_lost,
+            ran_out=ran_out,
+        )
 
     def _doctor(self) -> Doctor:
         network = self._start.network

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from skerry.core.machines.instance import Backoff
+from skerry.core.machines.strains import StrainSettings
 from skerry.core.types.ids import NodeId, SiteId
 from skerry.core.types.program import IsolationClass
 from skerry.kit.record import Record
@@ -30,6 +31,7 @@ class ProgramSettings(Record):
     undo_pause_ms: int = 1_000  # before what could not be removed is tried again
     hurry_ms: int = 500  # for a process that is being ended while somebody waits for the next
     drop_grace_ms_max: int = 10_000  # for a process that is ended for lack of traffic
+    strains: StrainSettings = msgspec.field(default_factory=StrainSettings)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Looking at what programs use, and ending those that nobody asks anything of.
+"""Looking at what programs use, which of their limits they come to, and ending those that nobody asks anything of.
 
 Traffic is counted where connections are taken; health checks go another way and do not count.
 """
@@ -28,10 +28,10 @@ class Watch:
         self._seen: dict[str, _Seen] = {}
 
     def look(self, instances: tuple[ProgramInstance, ...]) -> None:
-        self._ground.files.trim_logs(bytes_max=self._ground.settings.log_bytes_max)
+        lost = self._ground.files.trim_logs(bytes_max=self._ground.settings.log_bytes_max)
         self._seen = {one.id: self._seen[one.id] for one in instances if one.id in self._seen}
         for instance in instances:
-            instance.measure()
+            instance.look(log_lost=instance.id in lost)
             if instance.life.state not in ("running", "asleep"):
                 self._seen.pop(instance.id, None)
                 continue

@@ -19,7 +19,7 @@ enum {
 
 enum frame_type {
     T_HELLO = 1, T_CONFIG, T_RUN, T_SIGNAL, T_EXEC, T_COPY_OUT, T_COPY_IN, T_DATA, T_EOF, T_WINDOW, T_TTY_SIZE, T_CLOSE,
-    T_LIMITS, T_PING, T_EXIT_SEEN, T_IDENTITY,
+    T_LIMITS, T_PING, T_EXIT_SEEN, T_IDENTITY, T_STATS,
     T_WELCOME = 64, T_DONE, T_FAILED, T_OUT, T_ERR, T_OUT_EOF, T_ENDED, T_CREDIT, T_EXITED,
 };
 
@@ -95,6 +95,10 @@ pid_t group_fork(const char *name);
 void group_kill(const char *name);
 bool group_remove(const char *name); /* false: not empty yet */
 bool group_out_of_memory(void);
+
+/* stats.c */
+enum { STATS_FIELDS = 8 };
+void system_stats(uint8_t *text); /* four bytes each */
 
 /* process.c */
 struct process {

@@ -136,6 +136,12 @@ static void set_limits(uint16_t channel, struct bytes payload) {
     config_clear(&config);
 }
 
+static void say_stats(uint16_t channel) {
+    uint8_t text[4 * STATS_FIELDS];
+    system_stats(text);
+    frame_send(T_DONE, channel, text, sizeof text);
+}
+
 static void to_process(struct process *process, uint8_t type, struct bytes payload) {
     if (type == T_DATA || type == T_EOF)
         process_write(process, payload, type == T_EOF);
@@ -165,6 +171,7 @@ void frame_handle(uint8_t type, uint16_t channel, struct bytes payload) {
     case T_IDENTITY: take_identity(channel, payload); break;
     case T_EXEC: case T_COPY_OUT: case T_COPY_IN: start_process(type, channel, payload); break;
     case T_LIMITS: set_limits(channel, payload); break;
+    case T_STATS: say_stats(channel); break;
     case T_PING: frame_send(T_DONE, channel, NULL, 0); break;
     case T_EXIT_SEEN: exit_seen = true; break;
     case T_SIGNAL:
