@@ -409,3 +409,12 @@ def test_what_its_users_do_not_want_there_any_more_does_not_go_on_for_want_of_ro
     assert counts(decide(World(sites=(make_view("lhr"),)), off, ((V2, 100.0),), parent=first)) == {}
     down = World(sites=(make_view("lhr", state="down"), full("cur")))
     assert counts(decide(down, make_app(deployment="d2"), ((V2, 100.0),), parent=first)) == {}
+
+
+def test_a_city_that_has_what_it_must_is_not_short_of_what_others_carry() -> None:
+    """More there would save its users some way, and finds no room; all that they ask is served without it."""
+    small = make_view("lhr", nodes=1, memory_mib=2 * 12 + 6)
+    world = World(sites=(small, make_view("cur")), demand={SiteId("lhr"): 250.0, SiteId("cur"): 1.0})
+    plan = decide(world, make_app(scale=Scale(min_per_site=1, rps_per_instance=200.0)), ((V1, 90.0), (V2, 10.0)))
+    assert counts(plan) == {f"{site}/{version.id}": 1 for site in ("cur", "lhr") for version in (V1, V2)}
+    assert (plan.rejections, plan.unserved_rps) == ((), 0.0)

@@ -340,6 +340,8 @@ def _choose(case: Case, had: Running) -> "tuple[Outcome, Question]":
     for seat in ordered:
         seat.fill(wished.counts.get(seat.site.id, NOTHING))
     unserved = max(wished.unserved_rps, _uncarried(case, seats, wished.load_rps)) if wished.question.known else 0.0
+    for seat in ordered if unserved <= 0.0 else ():
+        seat.forgo()
     return _finished(case, ordered, unserved), wished.question
 
 

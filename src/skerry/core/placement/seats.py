@@ -128,6 +128,11 @@ class Seat:
             why = self.take(version)
             self.missing = self.missing or why
 
+    def forgo(self) -> None:
+        """More would have been better here, but all is served without it: where the app runs nothing is missing then."""
+        if any(self.counts.values()) and all(count >= self.scale.min_per_site for count in self.counts.values()):
+            self.missing = None
+
     def take(self, version: Version) -> tuple[Reason, str] | None:
         """One instance more; or why not."""
         why = self.why_not(version)
