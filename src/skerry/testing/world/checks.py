@@ -20,6 +20,8 @@ from skerry.kit import record
 from skerry.services.control import keys
 from skerry.testing.world.ground import Ground
 
+TOLD_MS = 100  # from a change on a node until its site knows of it, where nothing is between them
+
 R = TypeVar("R", bound=record.Record)
 AppKey = tuple[str, str]
 
@@ -233,11 +235,13 @@ class Checks:
         return {entry.held.instance for entry in old if entry.held.version in again}
 
     def _serves(self, address: str) -> bool:
-        """Whether an instance serves there, and its site can know it."""
+        """Whether an instance serves there, and its site can know it: of a machine just switched on it knows nothing."""
+        told_ms = self._ground.clock.now_ms() - TOLD_MS
         for node in self._ground.hosts.values():
             for cell in node.machine.cells.values():
                 if cell.address == address:
-                    return cell.life.state in SERVING_STATES and node.alive and node.id not in self._memories_lost(node.site)
+                    serves = cell.life.state in SERVING_STATES and node.alive and node.booted_ms <= told_ms
+                    return serves and node.id not in self._memories_lost(node.site)
         return False
 
     def _memories_lost(self, site: SiteId) -> frozenset[str]:

@@ -45,6 +45,7 @@ class Host(Protocol):
 
     machine: HostMachine
     powered: bool
+    booted_ms: int
 
     @property
     def id(self) -> NodeId: ...

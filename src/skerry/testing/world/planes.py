@@ -378,12 +378,14 @@ class SimNode(SimPlane):
         self.reboot_ms: int | None = REBOOT_MS  # None: it does not come back by itself
         self.boots = 0  # times that its machine was started again
         self.powered = True
+        self.booted_ms = 0
         self.start()
 
     def start(self) -> None:
         ground = self._ground
         self._epochs += 1
-        self.boots += not self.powered
+        if not self.powered:
+            self.boots, self.booted_ms = self.boots + 1, ground.clock.now_ms()
         self.powered = True
         link = SimulatedSiteLink(self.wire, self.id, self._upper)
         self.hold = Agentry(self.machine.programs)
