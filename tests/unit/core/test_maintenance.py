@@ -177,6 +177,23 @@ def test_an_abort_gives_back_what_has_not_begun_its_task() -> None:
         abort(fleet.job, fleet.now_ms)
 
 
+@pytest.mark.parametrize(("aborted", "phase"), [(False, "draining"), (True, "skipped")])
+def test_a_node_that_was_taken_for_empty_by_mistake_is_waited_for_or_given_back(*, aborted: bool, phase: str) -> None:
+    """A city that has just started tells of no instance on a node that it has not heard."""
+    fleet = Fleet({"ccc": 1, "aaa": 1})
+    fleet.stuck = {"ccc-1"}
+    fleet.tick()
+    fleet.empty.add("ccc-1")
+    fleet.job = step(fleet.job, fleet.facts(), fleet.now_ms, LIMITS)
+    assert fleet.job.nodes[0].phase == "doing"
+    fleet.empty.discard("ccc-1")
+    fleet.job = abort(fleet.job, fleet.now_ms) if aborted else fleet.job
+    fleet.job = step(fleet.job, fleet.facts(), fleet.now_ms, LIMITS)
+    assert fleet.job.nodes[0].phase == phase
+    assert tasks(fleet.job) == ()
+    assert is_over(fleet.job) == aborted
+
+
 def test_paused_it_finishes_what_is_under_way() -> None:
     fleet = Fleet(SMALL)
     fleet.tick(2)

@@ -192,10 +192,17 @@ def _doing(job: Maintenance, work: NodeWork, facts: NodeFacts | None, now_ms: in
             return _into(work, "returning", now_ms)
         if said.state == "failed":
             return _into(work, "failed", now_ms, f"{job.task} failed: {said.detail or 'without a word'}")
+    elif facts is not None and facts.state == "draining" and facts.instances:
+        return _not_empty(job, work, now_ms)
     if now_ms - work.since_ms < settings.back_ms_max:
         return work
     why = "it did not come back" if facts is None or facts.state == "down" else "its task is not done"
     return _into(work, "failed", now_ms, f"{why} within {_spoken(settings.back_ms_max)}")
+
+
+def _not_empty(job: Maintenance, work: NodeWork, now_ms: int) -> NodeWork:
+    """Its city, just started, had not heard it and told of no instance there; the node begins nothing while there are any."""
+    return _into(work, "skipped", now_ms, "aborted") if job.state == "aborting" else _into(work, "draining", now_ms)
 
 
 @final
