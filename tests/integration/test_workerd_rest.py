@@ -176,6 +176,24 @@ async def test_an_event_loop_that_hangs_is_ended(node: WorkerdNode) -> None:
     assert await node.text(address_of(seen)) == "1"
 
 
+async def test_one_that_hangs_with_little_cpu_is_ended_when_somebody_waits(
+    node: WorkerdNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its limit is low, or it yields to its neighbours: it never looks busy."""
+    node.settings = msgspec.structs.replace(FAST, look_every_ms=400, hang_ms_max=300)
+    runtime = await node.open()
+    monkeypatch.setattr(watch, "BUSY_SHARE", float("inf"))
+    wanted = node.shop.instance("a", TALK)
+    seen = await runtime.start(wanted)
+    before = await becomes(runtime, wanted.id, "running")
+    hangs = asyncio.create_task(node.exchange(address_of(seen), "/spin", method="POST"))
+    await eventually(lambda: watch.cpu_ns(before.pid or 0) > 50_000_000)
+    assert await node.text(address_of(seen)) == "1"
+    assert (await becomes(runtime, wanted.id, "running", "asleep")).pid != before.pid
+    with pytest.raises(ConnectionResetError):
+        await hangs
+
+
 async def test_a_stopped_process_is_ended_when_somebody_waits(node: WorkerdNode) -> None:
     node.settings = msgspec.structs.replace(FAST, hang_ms_max=200, enable_sleep=False)
     runtime = await node.open()

@@ -50,7 +50,7 @@ class Seen:
         self.weighed_ms = 0
         self.cpu_ns = 0
         self.probe: asyncio.Task[None] | None = None
-        self.stuck = False
+        self.waiting = False
 
 
 class Watch:
@@ -100,11 +100,10 @@ class Watch:
             if seen.active_ms != now:
                 instance.saw_activity()
             seen.active_ms = now
-        # Waiting at its listener and doing nothing, twice: stopped, or lost.
-        stuck = waiting and used == seen.cpu_ns
-        if seen.probe is None and (busy > BUSY_SHARE or (stuck and seen.stuck)):
+        # Somebody waits at its listener, twice: stopped, lost, or busy with little CPU, by a low limit or as it yields to others.
+        if seen.probe is None and (busy > BUSY_SHARE or (waiting and seen.waiting)):
             seen.probe = self._own(self._probe(instance, seen))
-        seen.cpu_ns, seen.looked_ms, seen.stuck = used, now, stuck
+        seen.cpu_ns, seen.looked_ms, seen.waiting = used, now, waiting
         return seen
 
     async def _probe(self, instance: Instance, seen: Seen) -> None:
