@@ -23,7 +23,9 @@ class Settings(Record):
     drop_after_ms: int | None = None  # without any CPU use: no process until the next request; None: never by time
     drop_below_available_bytes: int = 512 * MIB  # of the machine: the idlest go first
     look_every_ms: int = 2_000  # how often processes are looked at
-    hang_ms_max: int = 30_000  # an event loop that answers nothing for so long, while it uses CPU, is ended
+    hang_ms_max: int = (
+        30_000  # an event loop that answers nothing for so long, while it is busy or somebody waits for it, is ended
+    )
     start_ms_max: int = 30_000  # to the first answer of the health check
     drain_ms_max: int = 600_000  # how long the old one of a replaced pair may finish its connections
     bloat_bytes: int = 64 * MIB  # private memory of an idle process at which a fresh one takes its place
