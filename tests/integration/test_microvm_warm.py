@@ -10,12 +10,11 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from skerry.adapters.cgroup.base import CgroupError
 from skerry.adapters.cgroup.probe import find_tree
 from skerry.adapters.process import detached
 from skerry.adapters.sandbox.microvm.settings import Settings
 from skerry.adapters.sandbox.qemu.engine import QemuEngine, find_host
-from skerry.ports.sandbox import EngineUnavailable, ExecSpec, Sandbox, SandboxLimits, SandboxSpec
+from skerry.ports.sandbox import EngineUnavailable, ExecSpec, Sandbox, SandboxError, SandboxLimits, SandboxSpec
 from skerry.testing.microvm import GuestWire, busybox_disk
 from skerry.testing.waiting import eventually
 
@@ -226,7 +225,7 @@ async def test_nothing_waits_on_when_the_making_of_one_was_broken_off(node: Node
 
     async def busy_once(name: str) -> None:
         if name != box.id and fails and fails.pop():
-            raise CgroupError("busy")
+            raise SandboxError("busy")
         await erase(name)
 
     box = await engine.start(node.spec())

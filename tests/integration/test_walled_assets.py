@@ -90,6 +90,20 @@ async def test_nothing_is_left_of_it_and_its_neighbour_stays(node: WalledNode) -
     assert await answers(node, address) == ANSWERS
 
 
+async def test_files_whose_worker_nobody_knows_any_more_are_not_served_on(node: WalledNode) -> None:
+    runtime = await node.open()
+    wanted = with_assets(node, "a")
+    await runtime.start(wanted)
+    await becomes(runtime, wanted.id, "running")
+    await node.kill_agent(runtime)
+    for record in (node.programs.data / "records").iterdir():
+        record.unlink()
+    runtime = await node.open()
+    assert runtime.observe() == ()
+    assert not list(node.workers.places.outer.iterdir())
+    assert not list(node.workers.places.bindings.iterdir())
+
+
 async def test_files_that_cannot_be_had_keep_it_from_running_with_the_reason(node: WalledNode) -> None:
     runtime = await node.open()
     wanted = with_assets(node, "a")

@@ -21,11 +21,13 @@ def backup(directory: DirectoryArgument, data_dir: DataDirOption = None, json: J
 
     Accounts, apps with all their versions and secrets, plans, settings. Not what instances wrote to their own disks.
     """
+    import anyio
+
     from skerry.apps import backing
     from skerry.apps.programs.progress import Bar
 
     with Bar(quiet=json, doing="copying") as bar:
-        made = backing.back_up(where(data_dir), directory.resolve(), bar.tell)
+        made = anyio.run(backing.back_up, where(data_dir), directory.resolve(), bar.tell)
     if json:
         return print_json(made)
     return print(f"{directory}: {_shown(made.store_bytes)} of state, {made.blobs} blobs of {_shown(made.blob_bytes)}")
@@ -38,11 +40,15 @@ def restore(
     json: JsonOption = False,
 ) -> None:
     """Put a backup's state in place, for the next `skerry up`."""
+    from functools import partial
+
+    import anyio
+
     from skerry.apps import backing
     from skerry.apps.programs.progress import Bar
 
     with Bar(quiet=json, doing="copying") as bar:
-        made = backing.restore(where(data_dir), directory.resolve(), bar.tell, replace=replace)
+        made = anyio.run(partial(backing.restore, where(data_dir), directory.resolve(), bar.tell, replace=replace))
     if json:
         return print_json(made)
     return print(f"restored: {made.blobs} blobs of {_shown(made.blob_bytes)}; `skerry up` starts with it")

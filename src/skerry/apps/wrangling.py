@@ -77,7 +77,7 @@ def run_in_foreground(command: list[str], environment: dict[str, str]) -> int:
         status = child.wait()
     finally:
         signal.signal(signal.SIGINT, before)
-    return status if status >= 0 else 128 - status
+    return status if status >= 0 else SIGNALLED - status
 
 
 def print_urls(client: "Client", account: "AccountView", names: tuple[str, ...]) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from skerry.core.types.app import Version
+from skerry.core.types.ids import InstanceId
 from skerry.core.types.slices import NodeInstance, ObservedInstance
 from skerry.ports.sandbox import Mount, SandboxFile
 
@@ -34,6 +35,10 @@ class Walled(Protocol):
 
     async def unface(self, instance_id: str) -> None:
         """Idempotent, and right after half a `face`."""
+        ...
+
+    async def face_only(self, known: frozenset[InstanceId]) -> None:
+        """As `unface` for all others: their programs are not known, since what was kept of them is lost."""
         ...
 
     def seen(self, observed: ObservedInstance) -> ObservedInstance:
@@ -65,6 +70,9 @@ class NoWalled:
         return None
 
     async def unface(self, instance_id: str) -> None:
+        return None
+
+    async def face_only(self, known: frozenset[InstanceId]) -> None:
         return None
 
     def seen(self, observed: ObservedInstance) -> ObservedInstance:

@@ -19,7 +19,7 @@ BAD_S = 8.0  # so long an instance that keeps failing is given, since a first cr
 
 
 class Bar:
-    """How much of an image has been sent; nothing where nobody looks."""
+    """How much of something large has been sent, or whatever is being done with it; nothing where nobody looks."""
 
     def __init__(self, *, quiet: bool, doing: str = "sending") -> None:
         self._doing = doing

@@ -52,6 +52,9 @@ class CompositeRuntime:
         except RuntimeFault as fault:
             log.error("programs_unavailable", error=str(fault))
             self._programs, self._no_programs = None, str(fault)
+            return
+        if self._walled is not None:
+            await self._walled.face_only(frozenset(seen.id for seen in self._programs.observe()))
 
     async def start(self, instance: NodeInstance) -> ObservedInstance:
         runtime = self._for(instance.version)

@@ -19,7 +19,7 @@ from skerry.adapters.runtime.workerd.image import CONFIG, WorkerdImage
 from skerry.adapters.runtime.workerd.runtime import WorkerdRuntime
 from skerry.adapters.runtime.workerd.sandbox import ASSETS_DIRECTORY, EGRESS_DIRECTORY, WORKERD
 from skerry.core.types.app import Version
-from skerry.core.types.ids import Digest
+from skerry.core.types.ids import Digest, InstanceId
 from skerry.core.types.program import Health, HttpCheck, NetworkPolicy, Program
 from skerry.core.types.slices import NodeInstance, ObservedInstance
 from skerry.ports.images import BadImage, ImagesUnavailable
@@ -109,6 +109,9 @@ class GvisorWorkers:
 
     async def unface(self, instance_id: str) -> None:
         await self._workers.outer.end(instance_id)
+
+    async def face_only(self, known: frozenset[InstanceId]) -> None:
+        await self._workers.outer.keep_only(known)
 
     def seen(self, observed: ObservedInstance) -> ObservedInstance:
         return self._workers.outer.seen(observed)

@@ -76,6 +76,11 @@ class OuterFronts:
             self._gone()
         self._file(instance_id).unlink(missing_ok=True)
 
+    async def keep_only(self, known: frozenset[InstanceId]) -> None:
+        """The Workers behind the others are not known to the runtime that they were for."""
+        for name in self._known.keys() - known:
+            await self.end(name)
+
     def directory(self, instance_id: str) -> Path | None:
         """Where the socket of its env.ASSETS is."""
         known = self._known.get(InstanceId(instance_id))

@@ -33,7 +33,7 @@ from skerry.adapters.sandbox.qemu.snapshots import Origin, Snapshots, remove
 from skerry.adapters.sandbox.qemu.templates import Template
 from skerry.adapters.sandbox.qemu.warm import Claims, Kind, Warm, hand_over
 from skerry.kit.record import encode
-from skerry.ports.sandbox import EngineFacts, EngineUnavailable, SandboxSpec
+from skerry.ports.sandbox import EngineFacts, EngineUnavailable, SandboxError, SandboxSpec
 
 log = structlog.get_logger()
 
@@ -99,7 +99,7 @@ class QemuEngine(MicroVmEngine[QemuSandbox, Running, Base]):
         for left in list(self._waiting.iterdir()) if self._waiting.is_dir() else ():  # its making was broken off
             try:
                 await self._erase(left.name)
-            except (OSError, CgroupError) as error:
+            except (OSError, SandboxError) as error:
                 log.warning("warm_machine_left", name=left.name, error=str(error))  # the next engine removes it
         await super().aclose()
         self._origins.close()

@@ -22,7 +22,7 @@ from skerry.adapters.process import detached
 from skerry.adapters.sandbox.qemu.machine import Running
 from skerry.adapters.sandbox.qemu.qmp import QmpError
 from skerry.adapters.sandbox.qemu.templates import Template
-from skerry.ports.sandbox import EngineUnavailable
+from skerry.ports.sandbox import SandboxError
 
 log = structlog.get_logger()
 
@@ -101,25 +101,32 @@ class Warm:
 
     async def _fill(self) -> None:
         await asyncio.sleep(AFTER_S)
-        while self._dead:
-            await self._end(self._dead.pop())
+        dead, self._dead = self._dead, []
+        for running in dead:
+            await self._end(running)
         while len(self._waiting) > self._machines_max:
             _, running = self._waiting.popitem(last=False)
             await self._end(running)
         while (kind := next((kind for kind, running in self._waiting.items() if running is None), None)) is not None:
             try:
                 made = await self._make(kind)
-            except (EngineUnavailable, QmpError, OSError, TimeoutError) as error:
+            except (SandboxError, QmpError, OSError, TimeoutError) as error:
                 log.warning("warm_machine_not_made", error=str(error))
                 self._waiting.pop(kind, None)
             else:
                 self._waiting[kind] = made
 
     async def _end(self, running: Running | None) -> None:
-        if running is not None:
-            await running.let_go()
-            running.process.close()
+        """One that does not end is among the dead: the next work tries again, or the next engine."""
+        if running is None:
+            return
+        await running.let_go()
+        running.process.close()
+        try:
             await self._erase(running.process.name)
+        except (OSError, SandboxError) as error:
+            log.warning("warm_machine_left", name=running.process.name, error=str(error))
+            self._dead.append(running)
 
 
 def hand_over(waiting: Path, log: Path) -> None:

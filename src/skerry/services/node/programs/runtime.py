@@ -76,7 +76,6 @@ class ProgramRuntime:
 
     async def attach(self) -> None:
         kept = self._records.load_all()
-        self._ground.files.attach(frozenset(kept), self._snapshots.attach())
         living = {name: one for name, one in kept.items() if one.life.state in LIVING}
         try:
             await self._ground.network.attach(frozenset(n for n, one in kept.items() if one.life.state != "stopping"))
@@ -84,6 +83,7 @@ class ProgramRuntime:
         except (NetworkError, ImageError) as error:
             raise Unavailable(str(error)) from error
         await self._attach_engines(living)
+        self._ground.files.attach(frozenset(kept), self._snapshots.attach())  # what runs of unknown ones has their logs mounted
         for one in kept.values():
             self._instances[one.instance.id] = self._make(one)
         restores = [self._spawn(self._restore(instance)) for instance in tuple(self._instances.values())]
