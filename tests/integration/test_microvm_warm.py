@@ -10,8 +10,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from skerry.adapters.cgroup.probe import find_tree
+from skerry.adapters.cgroup.base import DiskLimits
 from skerry.adapters.process import detached
+from skerry.adapters.sandbox.microvm.engine import find_groups
 from skerry.adapters.sandbox.microvm.settings import Settings
 from skerry.adapters.sandbox.qemu.engine import QemuEngine, find_host
 from skerry.ports.sandbox import EngineUnavailable, ExecSpec, Sandbox, SandboxError, SandboxLimits, SandboxSpec
@@ -34,10 +35,12 @@ class Node:
         self.root, self.disk = root, disk
         self.engine: QemuEngine | None = None
 
-    async def open(self, known: frozenset[str] = frozenset(), *, machines_max: int = 2) -> QemuEngine:
+    async def open(
+        self, known: frozenset[str] = frozenset(), *, machines_max: int = 2, limits: DiskLimits | None = None
+    ) -> QemuEngine:
         """A new one; the one before is as after kill -9."""
         await self.let_go()
-        settings = Settings(warm_machines_max=machines_max)
+        settings = Settings(warm_machines_max=machines_max, disk=limits)
         self.engine = QemuEngine(data=self.disk.parent / "data", run=self.disk.parent / "run", settings=settings)
         await self.engine.attach(known)
         return self.engine
@@ -79,7 +82,7 @@ async def node(tmp_path: Path, disk: Path) -> AsyncIterator[Node]:
     engine = await node.open()
     await engine.aclose()
     assert node.left() == []
-    tree, _ = find_tree(f"skerry-{engine.places.tag}")
+    tree, _ = find_groups(engine.places)
     if tree is not None:
         tree.remove()
 
@@ -237,6 +240,23 @@ async def test_nothing_waits_on_when_the_making_of_one_was_broken_off(node: Node
     await engine.aclose()
     assert not fails
     assert node.left() == []
+
+
+@pytest.mark.parametrize("waited", [False, True])
+async def test_its_image_is_read_no_faster_than_the_node_allows(node: Node, *, waited: bool) -> None:
+    device = min(Path("/sys/block").glob("*/dev")).read_text().strip()  # any will do
+    limits = DiskLimits(
+        device=device, read_bytes_per_s=7 << 20, write_bytes_per_s=5 << 20, read_ops_per_s=700, write_ops_per_s=500
+    )
+    engine = await node.open(limits=limits)
+    box = await engine.start(node.spec())
+    if waited:
+        await engine.settled()
+        box = await engine.start(node.spec())
+    group = find_groups(engine.places)[0].open(engine._claims.machine_of(box.id))
+    files = [path for place in Path("/sys/fs/cgroup").rglob(f"*.{group.name}") for path in place.glob("*")]
+    rates = [path.read_text() for path in files if path.name in ("io.max", "blkio.throttle.read_bps_device")]
+    assert any(str(7 << 20) in rate for rate in rates)
 
 
 async def test_a_log_that_is_no_file_is_not_replaced_by_one(node: Node) -> None:

@@ -12,6 +12,7 @@ from skerry.adapters.pressure import SimulatedGauge
 from skerry.core.machines.market import MarketSettings
 from skerry.core.types.app import Limits
 from skerry.core.types.ids import AccountId, AppName, InstanceId
+from skerry.core.types.program import IsolationClass
 from skerry.core.types.resources import Resources
 from skerry.core.types.slices import NodeInstance, ObservedInstance
 from skerry.core.types.usage import Standing
@@ -102,12 +103,20 @@ class HandClock:
 
 
 class Node:
-    def __init__(self, runtime: MadeUp, *, program: bool = True, priority: int = 50, throttle: bool = True) -> None:
+    def __init__(
+        self,
+        runtime: MadeUp,
+        *,
+        program: bool = True,
+        priority: int = 50,
+        throttle: bool = True,
+        isolation: IsolationClass | None = None,
+    ) -> None:
         self.runtime = runtime
         self.clock = HandClock()
         self.gauge = SimulatedGauge(Pressure(memory_available_bytes=8 << 30, memory_total_bytes=8 << 30))
         version = program_version("a") if program else make_version()
-        version = msgspec.structs.replace(version, limits=LIMITS)
+        version = msgspec.structs.replace(version, limits=LIMITS, isolation=isolation or version.isolation)
         wanted = tuple(NodeInstance(id=InstanceId(name), version=version, priority=priority) for name in runtime.wants)
         settings = KeeperSettings(throttle=throttle, market=MarketSettings(capacity_millicores=2000))
         self.keeper = MarketKeeper(runtime, lambda: wanted, self.gauge, self.clock, settings)
@@ -191,6 +200,14 @@ async def test_workers_are_left_to_their_own_runtime() -> None:
     node = Node(MadeUp({"a": 0, "b": 500}, memory={"a": 500, "b": 500}), program=False)
     await node.seconds(40, available_mib=10)
     assert {action for action, _ in node.runtime.done} <= {"throttle"}
+
+
+async def test_a_worker_behind_another_wall_gives_memory_back_as_a_program_does() -> None:
+    node = Node(MadeUp({"a": 0, "b": 500}, memory={"a": 50, "b": 50}), program=False, isolation="gvisor")
+    await node.seconds(40)
+    node.runtime.done.clear()
+    await node.seconds(1, available_mib=100)
+    assert ("drop", "a") in node.runtime.done
 
 
 async def test_what_an_instance_uses_is_told_with_what_it_may_and_why() -> None:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from skerry.adapters import tools
+from skerry.adapters.cgroup.base import DiskLimits
 from skerry.adapters.sandbox.microvm import kvm
 from skerry.adapters.sandbox.microvm.settings import Places, Settings
 from skerry.apps.config import MicrovmEngine, MicrovmRules
@@ -44,12 +45,12 @@ def find_choice(wish: MicrovmEngine) -> Choice:
     )
 
 
-def open_engine(base: Path, run: Path, rules: MicrovmRules) -> SandboxEngine:
+def open_engine(base: Path, run: Path, rules: MicrovmRules, disk: DiskLimits | None = None) -> SandboxEngine:
     """Raises `EngineUnavailable`. Each has its own directories, so neither takes a machine of the other's for its own."""
     choice = find_choice(rules.engine)
     data, places = base / DIRECTORIES[choice.engine], run / DIRECTORIES[choice.engine]
     before = tuple(places_of(base, run, name) for name in DIRECTORIES if name != choice.engine)
-    settings = Settings(warm_machines_max=rules.warm_machines_max)
+    settings = Settings(warm_machines_max=rules.warm_machines_max, disk=disk)
     if choice.engine == "firecracker":
         from skerry.adapters.sandbox.firecracker.engine import FirecrackerEngine
 

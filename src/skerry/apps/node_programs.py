@@ -105,7 +105,7 @@ def find_engines(
     classes: tuple[tuple[IsolationClass, Callable[[], SandboxEngine]], ...] = (
         ("container", lambda: _container(base, disk)),
         ("gvisor", lambda: OciEngine(runtimes.find("runsc"), base, disk=disk)),
-        ("microvm", lambda: microvm_engine.open_engine(base, run, microvm)),
+        ("microvm", lambda: microvm_engine.open_engine(base, run, microvm, disk)),
     )
     for isolation, find in classes:
         try:

@@ -23,6 +23,7 @@ from typing import Literal, Protocol
 
 import msgspec
 
+from skerry.core.machines.strains import Seen
 from skerry.core.types.program import IsolationClass
 from skerry.core.types.usage import Standing
 from skerry.kit.record import Record
@@ -157,6 +158,25 @@ class SandboxStats(Record):
     disk_files_max: int = 0
     descriptors: int = 0
     descriptors_max: int = 0
+
+    def against(self, limits: SandboxLimits, *, log_lost: bool = False, ran_out: bool = False) -> Seen:
+        """What tells which of its limits it has come to."""
+        return Seen(
+            memory_mib_max=limits.memory_mib_max,
+            pids_max=limits.pids_max,
+            cpu_millicores_max=limits.cpu_millicores_max,
+            forks_refused=self.forks_refused,
+            oom_kills=self.oom_kills,
+            throttled_us=self.throttled_us,
+            disk_bytes=self.disk_bytes,
+            disk_bytes_max=self.disk_bytes_max,
+            disk_files=self.disk_files,
+            disk_files_max=self.disk_files_max,
+            descriptors=self.descriptors,
+            descriptors_max=self.descriptors_max,
+            log_lost=log_lost,
+            ran_out=ran_out,
+        )
 
 
 class ExecSpec(Record):

@@ -3,7 +3,7 @@
 Contract: `as_program` is quick, needs nobody else and gives the same program for the same version, so that the next agent goes on
 with what an earlier one began. `files` may fetch: it raises what the images port does (`ImagesUnavailable`: worth another try;
 `BadImage`: the version's own fault). `face` comes before `mounts`. For what is no Worker `files` and `mounts` are empty,
-and `face` and `seen` change nothing.
+`face` and `seen` change nothing, and `sleeps` is False.
 """
 
 from collections.abc import Callable, Iterable
@@ -45,6 +45,10 @@ class Walled(Protocol):
         """The program as its users meet it: at the address of its assets, and not running before they are served."""
         ...
 
+    def sleeps(self, version: Version) -> bool:
+        """Its memory is to be squeezed when nobody asks it for a while: where a Worker's can be, and is wanted to be."""
+        ...
+
     def fault(self, version: Version, said: str) -> str:
         """The fault in the version's own code by which its process ended at its start, out of what it `said`; empty: none."""
         ...
@@ -77,6 +81,9 @@ class NoWalled:
 
     def seen(self, observed: ObservedInstance) -> ObservedInstance:
         return observed
+
+    def sleeps(self, version: Version) -> bool:
+        return False
 
     def fault(self, version: Version, said: str) -> str:
         return ""

@@ -5,8 +5,8 @@ import secrets
 import signal
 from pathlib import Path
 
-from skerry.adapters.cgroup.probe import find_tree
 from skerry.adapters.process import detached
+from skerry.adapters.sandbox.microvm.engine import find_groups
 from skerry.adapters.sandbox.microvm.settings import Places
 from skerry.adapters.sandbox.qemu.engine import QemuEngine
 from skerry.ports.sandbox import Sandbox, SandboxEngine, SandboxSpec
@@ -38,7 +38,7 @@ class QemuHarness:
 
     async def leftovers(self) -> list[str]:
         """But for machines that wait for the next start, which are nobody's."""
-        tree, _ = find_tree(f"skerry-{self._places.tag}")
+        tree, _ = find_groups(self._places)
         assert tree is not None
         assert self._engine is not None
         await self._engine.settled()
@@ -56,6 +56,6 @@ class QemuHarness:
         if self._engine is not None:
             await self._engine.attach(frozenset())
             await self._engine.aclose()
-        tree, _ = find_tree(f"skerry-{self._places.tag}")
+        tree, _ = find_groups(self._places)
         if tree is not None:
             tree.remove()

@@ -15,16 +15,17 @@ from skerry.ports.runtime import Runtime
 from skerry.services.node.composite import CompositeRuntime
 from skerry.services.node.programs.records import Kept, SnapshotRecord
 from skerry.services.node.programs.runtime import ProgramRuntime
-from skerry.testing.programs_node import ProgramsNode
+from skerry.services.node.programs.settings import ProgramSettings
+from skerry.testing.programs_node import SETTINGS, ProgramsNode
 from skerry.testing.workerd_node import WorkerdNode
 
 
 class WalledNode:
     """A `WorkerdNode` and a `ProgramsNode` side by side."""
 
-    def __init__(self) -> None:
+    def __init__(self, settings: ProgramSettings = SETTINGS) -> None:
         self.workers = WorkerdNode(Path(tempfile.mkdtemp(prefix="skw")))
-        self.programs = ProgramsNode("runsc", b"")
+        self.programs = ProgramsNode("runsc", b"", settings)
 
     async def open(self) -> CompositeRuntime:
         workers = self.workers.make()

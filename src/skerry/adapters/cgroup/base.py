@@ -210,7 +210,7 @@ def read_field(path: Path, field: str) -> int:
 
 def sum_below(path: Path, file: str, field: str) -> int:
     """Of a group and of those in it: some counters are only those of the very group in which it happened."""
-    return sum(read_field(place / file, field) for place in (path, *_inner(path)))
+    return sum(read_field(place / file, field) for place in with_inner(path))
 
 
 def sum_fields(path: Path, field: str) -> int:
@@ -234,12 +234,12 @@ def read_pids(path: Path) -> tuple[int, ...]:
 
 def read_pids_below(path: Path) -> tuple[int, ...]:
     """Of a group and of those that a container runtime made in it."""
-    return tuple(pid for place in (path, *_inner(path)) for pid in read_pids(place / "cgroup.procs"))
+    return tuple(pid for place in with_inner(path) for pid in read_pids(place / "cgroup.procs"))
 
 
 def read_threads_below(path: Path, file: str) -> tuple[int, ...]:
     """As `read_pids_below`, of threads. `file`: where they are listed."""
-    return tuple(thread for place in (path, *_inner(path)) for thread in read_pids(place / file))
+    return tuple(thread for place in with_inner(path) for thread in read_pids(place / file))
 
 
 def groups_of(places: Iterable[Path], prefix: str) -> list[Path]:
@@ -249,6 +249,11 @@ def groups_of(places: Iterable[Path], prefix: str) -> list[Path]:
         with contextlib.suppress(OSError):
             found |= {path for path in place.iterdir() if path.name.startswith(prefix) and path.is_dir()}
     return sorted(found)
+
+
+def with_inner(path: Path) -> tuple[Path, ...]:
+    """A group, and those that a container runtime made in it."""
+    return (path, *_inner(path))
 
 
 def _inner(path: Path) -> list[Path]:

@@ -25,6 +25,7 @@ from skerry.adapters.cgroup.base import (
     sum_below,
     sum_fields,
     weight_of,
+    with_inner,
     write,
     write_if_there,
     write_weight,
@@ -66,8 +67,9 @@ class V1Group:
             self._limit_disk(limits.disk)
 
     def allow_swap(self, allowed: bool) -> None:
-        if "memory" in self._paths:
-            write_if_there(self._paths["memory"] / "memory.swappiness", str(SWAPPINESS_SQUEEZE if allowed else 0))
+        """Of the groups within it too: each has a number of its own."""
+        for path in with_inner(self._file("memory", ".")):
+            write_if_there(path / "memory.swappiness", str(SWAPPINESS_SQUEEZE if allowed else 0))
 
     def squeeze(self) -> None:
         if "memory" in self._paths:

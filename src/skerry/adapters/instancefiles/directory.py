@@ -10,10 +10,9 @@ from pathlib import Path
 
 from skerry.adapters.files import make_private_directory
 from skerry.adapters.logfiles import read_log
-from skerry.adapters.process.detached import LOG_HARD_FACTOR, read_log_tail, trim_log
+from skerry.adapters.process.detached import read_log_tail, trim_logs
 
 OLD = ".log.1"
-PAGE_BYTES = 4096  # a file in memory ends with a whole page
 
 
 class DirectoryFiles:
@@ -50,13 +49,7 @@ class DirectoryFiles:
         return read_log(lambda: files if log.exists() else None, tail_bytes=tail_bytes, follow=follow)
 
     def trim_logs(self, *, bytes_max: int) -> frozenset[str]:
-        with os.scandir(self._logs) as entries:
-            sizes = [(Path(entry.path), entry.stat().st_size) for entry in entries if entry.name.endswith(".log")]
-        for path, size in sizes:
-            if size > bytes_max:
-                trim_log(path, bytes_max=bytes_max)
-        full = max(1, bytes_max * LOG_HARD_FACTOR - PAGE_BYTES)
-        return frozenset(path.stem for path, size in sizes if size >= full)
+        return trim_logs(self._logs, bytes_max=bytes_max)
 
     def remove(self, instance_id: str) -> None:
         for path in (self._log(instance_id), self._logs / f"{instance_id}{OLD}"):

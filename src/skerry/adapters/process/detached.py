@@ -32,6 +32,7 @@ TAG_VARIABLE = "SKERRY_TAG"  # in every process's environment: orphans whose rec
 FIRST_FD = 3  # inherited descriptors are numbered from here, in the order given
 GATE_CLOSED = 111  # exit status of a child whose plane died before the record was written
 JOIN_FAILED = 112  # exit status of a child that could not enter its cgroups
+PAGE_BYTES = 4096  # a file in memory ends with a whole page
 LOG_HARD_FACTOR = 2  # a log may grow to this many times its limit between two looks at it
 
 _PIPE_BYTES_MAX = 1 << 20  # what an unprivileged process may ask of F_SETPIPE_SZ
@@ -271,6 +272,17 @@ def trim_log(path: Path, *, bytes_max: int) -> None:
             file.seek(size - bytes_max // 2)
             write_private(path.with_name(path.name + ".1"), file.read(bytes_max // 2))
             file.truncate(0)
+
+
+def trim_logs(logs: Path, *, bytes_max: int) -> frozenset[str]:
+    """`trim_log` for each `<name>.log` of a directory. Those that had no room left, so that lines of theirs may be lost."""
+    with os.scandir(logs) as entries:
+        sizes = [(Path(entry.path), entry.stat().st_size) for entry in entries if entry.name.endswith(".log")]
+    for path, size in sizes:
+        if size > bytes_max:
+            trim_log(path, bytes_max=bytes_max)
+    full = max(1, bytes_max * LOG_HARD_FACTOR - PAGE_BYTES)
+    return frozenset(path.stem for path, size in sizes if size >= full)
 
 
 def read_log_tail(path: Path, *, bytes_max: int = 8192) -> str:

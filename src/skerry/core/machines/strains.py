@@ -58,6 +58,10 @@ class Strained(Record):
     def strains(self) -> tuple[Strain, ...]:
         return tuple(one.strain for one in self.told)
 
+    def since(self, before: "Strained") -> tuple[Strain, ...]:
+        """Those that are new."""
+        return tuple(strain for strain in self.strains if strain not in before.strains)
+
 
 def adopted(seen: Seen) -> Strained:
     """Of a process that an earlier agent looked after: what it counted so far was told then."""

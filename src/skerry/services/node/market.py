@@ -13,6 +13,7 @@ import structlog
 
 from skerry.core.machines.market import WORKING_MILLICORES, Grant, Market, MarketSettings, Trader, trade
 from skerry.core.machines.memory import MIB, MemorySettings, Relief, Tenant, is_short, relieve
+from skerry.core.types.app import Version
 from skerry.core.types.ids import InstanceId
 from skerry.core.types.slices import NodeInstance, ObservedInstance
 from skerry.core.types.usage import InstanceUsage, Standing
@@ -194,7 +195,7 @@ class MarketKeeper:
         short = is_short(**has, waited=waited, settings=self._settings.memory)
         if await self._gave_spares(short):
             return
-        programs = [one for one in seen if wanted[one.id].version.program is not None]
+        programs = [one for one in seen if _is_program(wanted[one.id].version)]
         self._rests = {one.id: self._rested(one.id, stats[one.id], now_ms) for one in programs}
         facts = dict(self._runtime.capabilities.classes) if programs else {}
         squeezing = {name for name, one in facts.items() if "squeeze" in one.abilities}
@@ -232,7 +233,7 @@ class MarketKeeper:
             priority=wanted.priority,
             squeezed_ms=None if rest.squeezed_ms is None else now_ms - rest.squeezed_ms,
             can_squeeze=wanted.version.isolation in squeezing,
-            can_drop=program is not None and program.port is not None,
+            can_drop=program is None or program.port is not None,
         )
 
     async def _do(self, relief: Relief, now_ms: int) -> None:
@@ -248,6 +249,11 @@ class MarketKeeper:
                     await self._runtime.restart(relief.id, relief.reason)
         except (RuntimeFault, SandboxError) as error:
             log.warning("memory_relief_failed", instance=relief.id, action=relief.action, error=str(error))
+
+
+def _is_program(version: Version) -> bool:
+    """So is a Worker behind another wall than its own; for the others their own runtime cares."""
+    return version.program is not None or version.isolation != "sandbox"
 
 
 def _trader(wanted: NodeInstance, stats: SandboxStats, waited: float | None) -> Trader:

@@ -116,6 +116,9 @@ class GvisorWorkers:
     def seen(self, observed: ObservedInstance) -> ObservedInstance:
         return self._workers.outer.seen(observed)
 
+    def sleeps(self, version: Version) -> bool:
+        return version.worker is not None and self._workers.can_sleep
+
     def fault(self, version: Version, said: str) -> str:
         return (stderr.startup_error(said) or "") if version.worker is not None else ""
 

@@ -10,11 +10,12 @@ import time
 from collections.abc import Coroutine
 from typing import Any, Protocol
 
+import structlog
 from msgspec.structs import replace
 
 from skerry.adapters.blobs.kept import KeptBlobs
 from skerry.adapters.cgroup.base import Limits
-from skerry.adapters.process import detached
+from skerry.adapters.process import detached, fill
 from skerry.adapters.runtime.workerd import process as processes
 from skerry.adapters.runtime.workerd import stderr
 from skerry.adapters.runtime.workerd.config import HTTP_SOCKET, Unsupported, app_config, encode_config
@@ -24,11 +25,15 @@ from skerry.adapters.runtime.workerd.sandbox import ASSETS_DIRECTORY, EGRESS_DIR
 from skerry.adapters.runtime.workerd.settings import MIB, Settings
 from skerry.aio.tasks import cancel
 from skerry.core.machines import instance as machine
+from skerry.core.machines import strains
 from skerry.core.machines.instance import Event, Life
+from skerry.core.machines.strains import Strained
 from skerry.core.types.app import AssetsBinding, Version
 from skerry.core.types.slices import NodeInstance, ObservedInstance
 from skerry.core.types.usage import Standing
-from skerry.ports.sandbox import SandboxStats
+from skerry.ports.sandbox import SandboxLimits, SandboxStats
+
+log = structlog.get_logger()
 
 DROP_GRACE_MS = 5_000  # for the connections of a process that is dropped or replaced when it is idle
 
@@ -75,6 +80,7 @@ class Instance:
         self._next_process = 1
         self._replacing: asyncio.Task[None] | None = None
         self._verdict = ""  # why the process that runs was ended by us
+        self._strained = Strained()
 
     @property
     def version(self) -> Version:
@@ -86,6 +92,7 @@ class Instance:
     def adopt(self, process: SandboxedProcess) -> None:
         """Go on with a process of an earlier agent."""
         self.process = process
+        self._strained = strains.adopted(self.stats().against(self._most()))
         self._next_process = int(process.name.rpartition(".")[2]) + 1
         self._work = self._own(self._watch_adopted(process))
 
@@ -121,7 +128,6 @@ class Instance:
     # What the watch over idle instances asks for.
 
     def saw_activity(self) -> None:
-        self._measure()
         if self.life.state == "asleep":
             self.feed(machine.Activity())
 
@@ -137,7 +143,7 @@ class Instance:
         finally:
             group.allow_swap(False)
         if self.process is process:
-            self._measure()
+            self.look()
             self.feed(machine.Squeezed())
 
     def drop(self, reason: str) -> None:
@@ -171,16 +177,35 @@ class Instance:
             self._own(end(old, grace_ms=self._around.settings.drain_ms_max))
         self._around.changed()
 
-    def _measure(self) -> None:
-        group = self.process.group if self.process else None
-        if group is not None:
-            self.memory_bytes = group.usage().memory_bytes
+    @property
+    def strained(self) -> bool:
+        """A limit that it came to is still told."""
+        return bool(self._strained.told)
+
+    def look(self, *, log_lost: bool = False, ran_out: bool = False) -> None:
+        """Measure it, and see which of its limits it has come to."""
+        stats, before = self.stats(), self._strained
+        self.memory_bytes = stats.memory_bytes
+        seen = stats.against(self._most(), log_lost=log_lost, ran_out=ran_out)
+        self._strained = strains.look(before, seen, now_ms(), self._around.settings.strains)
+        for strain in self._strained.since(before):
+            log.warning("limit_reached", instance=self.wanted.id, limit=strain.limit, text=strain.text)
+        if self._strained.strains != before.strains:
+            self._around.changed()
+
+    def _most(self) -> SandboxLimits:
+        wanted = self.version.limits
+        return SandboxLimits(
+            memory_mib_max=wanted.memory_mib_max,
+            cpu_millicores_max=wanted.cpu_millicores_max,
+            pids_max=self._around.settings.pids_max,
+        )
 
     def stats(self) -> SandboxStats:
         process = self.process
         if process is None or process.group is None:
             return SandboxStats()
-        usage = process.group.usage()
+        usage, descriptors = process.group.usage(), fill.of_descriptors((process.pid,))
         return SandboxStats(
             cpu_us=usage.cpu_us,
             throttled_us=usage.throttled_us,
@@ -188,6 +213,9 @@ class Instance:
             private_bytes=usage.private_bytes,
             pids=usage.pids,
             oom_kills=usage.oom_kills,
+            forks_refused=usage.forks_refused,
+            descriptors=descriptors.used,
+            descriptors_max=descriptors.most,
         )
 
     def throttle(self, standing: Standing) -> None:
@@ -209,6 +237,7 @@ class Instance:
             restarts=self.life.restarts,
             memory_bytes=self.memory_bytes if self.process else 0,
             detail=self.life.detail,
+            strains=self._strained.strains,
         )
 
     def _on_demand(self) -> None:
@@ -245,7 +274,7 @@ class Instance:
             self.process = None
             self.feed(_exited(error))
             return
-        self._measure()
+        self.look()
         self.feed(machine.Ready())
         await self._watch(process)
 
@@ -266,11 +295,11 @@ class Instance:
             await process.ready()
         except OSError as error:
             status = await process.exited()
-            log = detached.read_log_tail(process.log)
-            fault = stderr.startup_error(log) if status == 1 else None
+            words = detached.read_log_tail(process.log)
+            fault = stderr.startup_error(words) if status == 1 else None
             if fault is not None:
                 raise OwnFault(fault) from error
-            raise CrashAtStart(stderr.crash_reason(status, log, out_of_memory=process.out_of_memory())) from error
+            raise CrashAtStart(stderr.crash_reason(status, words, out_of_memory=process.out_of_memory())) from error
 
     async def _program(self) -> Program:
         around, version = self._around, self.version
@@ -319,9 +348,11 @@ class Instance:
 
     async def _watch(self, process: SandboxedProcess) -> None:
         status = await process.exited()
-        log = detached.read_log_tail(process.log)
-        reason = self._verdict or stderr.crash_reason(status, log, out_of_memory=process.out_of_memory())
+        out_of_memory = process.out_of_memory()
+        words = detached.read_log_tail(process.log)
+        reason = self._verdict or stderr.crash_reason(status, words, out_of_memory=out_of_memory)
         self._verdict = ""
+        self.look(ran_out=out_of_memory)
         await process.kill()  # what is left of it
         if self.process is process:
             self.process = None

@@ -226,6 +226,9 @@ class WorkerdRuntime(Plain):
             item for item in self._instances.values() if item.process is not None and item.life.state in ("running", "asleep")
         )
 
+    def ended_strained(self) -> tuple[Instance, ...]:
+        return tuple(item for item in self._instances.values() if item.process is None and item.strained)
+
     def changed(self) -> None:
         self._changes.notify()
 
@@ -234,11 +237,8 @@ class WorkerdRuntime(Plain):
         if kept is not None and kept.dead != (state == "dead") and state in ("dead", "starting"):
             self._keep(msgspec.structs.replace(kept, dead=state == "dead"))
 
-    def trim_logs(self) -> None:
-        limit = self.settings.log_bytes_max
-        for entry in os.scandir(self.fleet.places.logs):
-            if entry.name.endswith(".log") and entry.stat().st_size > limit:
-                detached.trim_log(Path(entry.path), bytes_max=limit)
+    def trim_logs(self) -> frozenset[str]:
+        return detached.trim_logs(self.fleet.places.logs, bytes_max=self.settings.log_bytes_max)
 
     def _log_files(self, instance_id: str) -> list[Path] | None:
         """By process, what was trimmed off before what is left; None when the instance is gone."""

@@ -5,6 +5,7 @@ from pathlib import Path
 import msgspec
 
 from skerry.core.machines.instance import Backoff
+from skerry.core.machines.strains import StrainSettings
 from skerry.kit.hashing import stable_hash, stable_id
 from skerry.kit.record import Record
 
@@ -31,6 +32,7 @@ class Settings(Record):
     bloat_bytes: int = 64 * MIB  # private memory of an idle process at which a fresh one takes its place
     collect_after_ms: int = 5_000  # files of what has gone are removed so much later: a successor often shares them
     log_bytes_max: int = 1 * MIB
+    strains: StrainSettings = msgspec.field(default_factory=StrainSettings)
     pids_max: int = 64  # threads of one instance: workerd has 2 to 12
     # Of an instance. Groups that yield weigh 3 each, and a CPU that 16 of them want is theirs for 48 parts of so many.
     cpu_shares: int = 16_384

@@ -36,7 +36,13 @@ class Sleeper(Protocol):
         """Those with a process that is ready."""
         ...
 
-    def trim_logs(self) -> None: ...
+    def ended_strained(self) -> tuple[Instance, ...]:
+        """Those without a process of which a limit is still told."""
+        ...
+
+    def trim_logs(self) -> frozenset[str]:
+        """The processes whose log had no room left."""
+        ...
 
 
 class Seen:
@@ -70,15 +76,19 @@ class Watch:
             await cancel(self._work)
 
     async def _look(self) -> None:
-        self._sleeper.trim_logs()
+        full_logs = self._sleeper.trim_logs()
         running = self._sleeper.running()
         now = time.monotonic_ns() // 1_000_000
         waiting = _waiting(running)
         idle: list[tuple[int, Instance, Seen]] = []
         names = {instance.process.name for instance in running if instance.process}
         self._seen = {name: seen for name, seen in self._seen.items() if name in names}
+        for instance in self._sleeper.ended_strained():
+            instance.look()
         for instance in running:
             seen = self._update(instance, now, waiting=instance in waiting)
+            if instance.process is not None and (seen is None or seen.active_ms == now or instance.strained):
+                instance.look(log_lost=instance.process.name in full_logs)
             if seen is not None and seen.active_ms < now:
                 idle.append((now - seen.active_ms, instance, seen))
         idle.sort(key=lambda entry: -entry[0])

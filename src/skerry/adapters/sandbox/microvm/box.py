@@ -51,6 +51,7 @@ def host_limits(limits: SandboxLimits, settings: Settings, *, pids: int) -> Limi
         cpu_shares=limits.cpu_shares,
         cpu_standing=limits.cpu_standing,
         pids=pids,
+        disk=settings.disk,
     )
 
 

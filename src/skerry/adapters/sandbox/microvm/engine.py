@@ -21,6 +21,7 @@ import structlog
 
 from skerry.adapters.cgroup.base import Tree
 from skerry.adapters.cgroup.probe import find_tree
+from skerry.adapters.cgroup.v1 import CONTROLLERS
 from skerry.adapters.process import detached
 from skerry.adapters.sandbox.microvm import fields, monitor
 from skerry.adapters.sandbox.microvm.agent import AgentLost, GuestAgent
@@ -54,7 +55,7 @@ class MicroVmEngine(ABC, Generic[Box, Machine, Origin]):
         this machine lacks and how to get it."""
         self.settings = settings or Settings()
         self.places = Places(data, run)
-        tree, problem = find_tree(f"skerry-{self.places.tag}")
+        tree, problem = find_groups(self.places)
         if tree is None:
             raise EngineUnavailable(problem)
         self.tree: Tree = tree
@@ -226,11 +227,15 @@ class MicroVmEngine(ABC, Generic[Box, Machine, Origin]):
         running.process.close()
 
 
+def find_groups(places: Places) -> tuple[Tree | None, str]:
+    return find_tree(f"skerry-{places.tag}", controllers=(*CONTROLLERS, "blkio"))
+
+
 async def sweep(places: Places) -> None:
     """End and remove all that an engine of another kind left where it was."""
     if not places.data.is_dir():
         return
-    tree, problem = find_tree(f"skerry-{places.tag}")
+    tree, problem = find_groups(places)
     if tree is None:
         raise EngineUnavailable(problem)
     for name in sorted({*detached.names(places.processes), *tree.names()}):

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from skerry.adapters.cgroup.base import DiskLimits
 from skerry.adapters.runtime.workerd.settings import UID_COUNT, UID_FIRST
 from skerry.kit.hashing import stable_hash, stable_id
 from skerry.kit.record import Record
@@ -21,6 +22,7 @@ class Settings(Record):
     warm_machines_max: int = 2  # of QEMU: loaded and paused, for the next starts of what was started last (about 16 MiB each)
     vcpus_max: int = 8
     start_retries: int = 1  # a guest that panics while it boots (seen under emulation) is tried again
+    disk: DiskLimits | None = None  # of each monitor, and so of its guest: how fast it reads its image
     uid_first: int = UID_FIRST
     uid_count: int = UID_COUNT
 

@@ -91,7 +91,7 @@ class ProgramInstance:
         if sandbox is not None and state in LIVING:
             self.sandbox = sandbox
             self.measure()
-            self._strained = strains.adopted(self._seen())
+            self._strained = strains.adopted(self.stats.against(limits_of(self.kept)))
             self._work = self._own(self._run(sandbox) if state == "starting" else self._stay(sandbox))
             if state != "starting":
                 self.ready_at_ms = self._ground.clock.monotonic_ms()
@@ -173,6 +173,24 @@ class ProgramInstance:
         await self._end_process(grace_ms=0)
         self.begin()
 
+    @property
+    def can_squeeze(self) -> bool:
+        """Its engine can; and a Worker is squeezed where Workers sleep."""
+        version = self.kept.instance.version
+        engine = self._ground.engines.get(version.isolation)
+        able = engine is not None and "squeeze" in engine.facts.abilities
+        return able and (version.worker is None or self._ground.walled.sleeps(version))
+
+    def fall_asleep(self) -> None:
+        """`squeeze`, without waiting for it."""
+        self._own(self._fall_asleep())
+
+    async def _fall_asleep(self) -> None:
+        try:
+            await self.squeeze()
+        except (SandboxError, OSError) as error:  # it has just ended, or stays awake
+            log.warning("not_squeezed", instance=self.id, error=str(error))
+
     async def squeeze(self) -> None:
         """Move its memory out; what it touches comes back by itself."""
         sandbox = self.sandbox
@@ -216,12 +234,11 @@ class ProgramInstance:
         """Measure it, and see which of its limits it has come to."""
         self.measure()
         before = self._strained
-        seen = self._seen(log_lost=log_lost, ran_out=ran_out)
+        seen = self.stats.against(limits_of(self.kept), log_lost=log_lost, ran_out=ran_out)
         self._strained = strains.look(before, seen, self._ground.clock.now_ms(), self._ground.settings.strains)
+        for strain in self._strained.since(before):
+            log.warning("limit_reached", instance=self.id, limit=strain.limit, text=strain.text)
         if self._strained.strains != before.strains:
-            for strain in self._strained.strains:
-                if strain not in before.strains:
-                    log.warning("limit_reached", instance=self.id, limit=strain.limit, text=strain.text)
             self._changed()
 
     def observed(self) -> ObservedInstance:
@@ -325,7 +342,8 @@ class ProgramInstance:
         await self._over(verdict)
 
     def _awake(self) -> bool:
-        return self.life.state in ("running", "asleep") and not self._still
+        """Asleep it is not asked: the answer would wake it, and whoever comes to it wakes it too."""
+        return self.life.state == "running" and not self._still
 
     @contextlib.contextmanager
     def still(self) -> Generator[None]:
@@ -396,25 +414,6 @@ class ProgramInstance:
         self.look(ran_out=how.out_of_memory)
         said = self._ground.files.log_end(self.id, bytes_max=LAST_WORDS_BYTES)
         return reasons.ended(how, memory_mib_max=limits_of(self.kept).memory_mib_max, said=said, before=before)
-
-    def _seen(self, *, log_lost: bool = False, ran_out: bool = False) -> strains.Seen:
-        limits, stats = limits_of(self.kept), self.stats
-        return strains.Seen(
-            memory_mib_max=limits.memory_mib_max,
-            pids_max=limits.pids_max,
-            cpu_millicores_max=limits.cpu_millicores_max,
-            forks_refused=stats.forks_refused,
-            oom_kills=stats.oom_kills,
-            throttled_us=stats.throttled_us,
-            disk_bytes=stats.disk_bytes,
-            disk_bytes_max=stats.disk_bytes_max,
-            disk_files=stats.disk_files,
-            disk_files_max=stats.disk_files_max,
-            descriptors=stats.descriptors,
-            descriptors_max=stats.descriptors_max,
-            log_lost=log_lost,
-            ran_out=ran_out,
-        )
 
     def _doctor(self) -> Doctor:
         network = self._start.network

@@ -67,7 +67,7 @@ class ProgramRuntime:
         facts: list[tuple[IsolationClass, EngineFacts]] = [(name, engine.facts) for name, engine in self._ground.engines.items()]
         missing = [(isolation, reason) for isolation, reason in sorted(self._missing.items())]
         missing += [entry for _, one in facts for entry in one.missing]
-        sleep = any(self._squeezes(isolation) for isolation in self._ground.engines)
+        sleep = any("squeeze" in engine.facts.abilities for engine in self._ground.engines.values())
         if not sleep:
             missing.append(("sleep", "no engine here moves a program's memory out; one can end without traffic (asleep_after_s)"))
         return Capabilities(
@@ -109,7 +109,7 @@ class ProgramRuntime:
 
     async def sleep(self, instance_id: str) -> None:
         instance = self._instances.get(instance_id)
-        if instance is not None and self._squeezes(instance.kept.instance.version.isolation):
+        if instance is not None and instance.can_squeeze:
             with as_runtime_faults(instance_id):
                 await instance.squeeze()
 
@@ -237,10 +237,6 @@ class ProgramRuntime:
                 log.error("engine_unavailable", isolation=isolation, error=str(error))
                 self._missing[isolation] = str(error)
                 del self._ground.engines[isolation]
-
-    def _squeezes(self, isolation: IsolationClass) -> bool:
-        engine = self._ground.engines.get(isolation)
-        return engine is not None and "squeeze" in engine.facts.abilities
 
     def _make(self, kept: Kept) -> ProgramInstance:
         return ProgramInstance(self._ground, kept, lambda kept: self._records.save(kept.instance.id, kept), self._changes.notify)

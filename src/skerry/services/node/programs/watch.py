@@ -10,6 +10,7 @@ from skerry.services.node.programs.instance import ProgramInstance
 from skerry.services.node.programs.settings import Ground
 
 BUSY_PERCENT = 1  # of one CPU between two looks: a program at rest uses less
+WORKING_PERCENT = 5  # a Worker behind gVisor's wall answers its health check with less
 
 
 @dataclass
@@ -17,6 +18,8 @@ class _Seen:
     counted: int
     cpu_us: int
     active_ms: int  # when its traffic last grew
+    worked_ms: int  # when it last had traffic, or used the CPU for more than its health checks
+    squeezed_ms: int = 0
     awake: bool = True
 
 
@@ -44,20 +47,32 @@ class Watch:
         """What it did since the last look."""
         ground, now_ms = self._ground, self._ground.clock.monotonic_ms()
         traffic, cpu_us = ground.network.traffic(instance.id), instance.stats.cpu_us
-        seen = self._seen.setdefault(instance.id, _Seen(0, cpu_us, now_ms))
+        seen = self._seen.setdefault(instance.id, _Seen(0, cpu_us, now_ms, now_ms))
         served = bool(traffic.connections) or seen.counted != _counted(traffic)
-        seen.awake = served or cpu_us - seen.cpu_us > ground.settings.look_every_ms * 10 * BUSY_PERCENT
+        percent = (cpu_us - seen.cpu_us) / (ground.settings.look_every_ms * 10)
+        seen.awake = served or percent > BUSY_PERCENT
         seen.active_ms = now_ms if served else seen.active_ms
+        seen.worked_ms = now_ms if served or percent > WORKING_PERCENT else seen.worked_ms
         seen.counted, seen.cpu_us = _counted(traffic), cpu_us
         return seen
 
     def _rest(self, instance: ProgramInstance, seen: _Seen) -> None:
+        self._sleep(instance, seen)
         program = instance.kept.program()
         if program.asleep_after_s is None or program.port is None:
             return
         idle_ms = self._ground.clock.monotonic_ms() - max(seen.active_ms, instance.ready_at_ms)
         if idle_ms >= program.asleep_after_s * 1000:
             instance.drop(f"no traffic for {program.asleep_after_s} s")
+
+    def _sleep(self, instance: ProgramInstance, seen: _Seen) -> None:
+        """Workers. Other programs are squeezed when memory is short."""
+        if instance.kept.instance.version.worker is None or not instance.can_squeeze:
+            return
+        now_ms, worked_ms = self._ground.clock.monotonic_ms(), max(seen.worked_ms, instance.ready_at_ms)
+        if seen.squeezed_ms <= worked_ms <= now_ms - self._ground.settings.worker_sleeps_after_ms:
+            seen.squeezed_ms = now_ms
+            instance.fall_asleep()
 
 
 def _counted(traffic: Traffic) -> int:
