@@ -4,12 +4,13 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from skerry.adapters import tools, zram
-from skerry.services.node.programs.settings import ProgramSettings
 from skerry.testing.contracts.runtime import address_of, becomes
 from skerry.testing.programs_node import missing
 from skerry.testing.walled_node import WalledNode, walled
+from skerry.testing.workerd_node import TEST_SETTINGS
 
 pytestmark = [
     pytest.mark.skipif(bool(missing("runsc")), reason=f"runsc: {missing('runsc')}"),
@@ -32,7 +33,7 @@ def swap(tmp_path: Path) -> Iterator[None]:
 
 @pytest.fixture
 async def node(swap: None) -> AsyncIterator[WalledNode]:
-    node = WalledNode(ProgramSettings(look_every_ms=200, worker_sleeps_after_ms=1_000))
+    node = WalledNode(replace(TEST_SETTINGS, sleep_after_ms=1_000))
     try:
         yield node
     finally:
@@ -51,3 +52,15 @@ async def test_it_falls_asleep_and_a_request_finds_all_that_it_held(node: Walled
     assert await node.workers.text(address_of(asleep)) == "2 7"
     assert (await becomes(runtime, wanted.id, "running")).pid == asleep.pid
     await becomes(runtime, wanted.id, "asleep")
+
+
+async def test_it_ends_where_the_operator_wants_that_and_a_request_starts_it(swap: None) -> None:
+    node = WalledNode(replace(TEST_SETTINGS, drop_after_ms=2_000))
+    try:
+        runtime = await node.open()
+        wanted = walled(node.workers.shop.instance("a", COUNTER))
+        await runtime.start(wanted)
+        dead = await becomes(runtime, wanted.id, "dead")
+        assert await node.workers.text(address_of(dead)) == "1 7"
+    finally:
+        await node.clean_up()

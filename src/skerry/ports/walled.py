@@ -3,7 +3,7 @@
 Contract: `as_program` is quick, needs nobody else and gives the same program for the same version, so that the next agent goes on
 with what an earlier one began. `files` may fetch: it raises what the images port does (`ImagesUnavailable`: worth another try;
 `BadImage`: the version's own fault). `face` comes before `mounts`. For what is no Worker `files` and `mounts` are empty,
-`face` and `seen` change nothing, and `sleeps` is False.
+`face` and `seen` change nothing, and it never sleeps.
 """
 
 from collections.abc import Callable, Iterable
@@ -45,8 +45,8 @@ class Walled(Protocol):
         """The program as its users meet it: at the address of its assets, and not running before they are served."""
         ...
 
-    def sleeps(self, version: Version) -> bool:
-        """Its memory is to be squeezed when nobody asks it for a while: where a Worker's can be, and is wanted to be."""
+    def sleeps_after_ms(self, version: Version) -> int | None:
+        """How long nobody asks it until its memory is squeezed; None: never, since a Worker's cannot be here, or is not to be."""
         ...
 
     def fault(self, version: Version, said: str) -> str:
@@ -82,8 +82,8 @@ class NoWalled:
     def seen(self, observed: ObservedInstance) -> ObservedInstance:
         return observed
 
-    def sleeps(self, version: Version) -> bool:
-        return False
+    def sleeps_after_ms(self, version: Version) -> int | None:
+        return None
 
     def fault(self, version: Version, said: str) -> str:
         return ""

@@ -9,23 +9,23 @@ from msgspec.structs import replace
 from skerry.adapters.images.overlay import OverlayImages
 from skerry.adapters.recordfile import JsonFolder
 from skerry.adapters.runtime.workerd.gvisor import GvisorWorkers
+from skerry.adapters.runtime.workerd.settings import Settings
 from skerry.core.types.ids import Digest, InstanceId
 from skerry.core.types.slices import NodeInstance
 from skerry.ports.runtime import Runtime
 from skerry.services.node.composite import CompositeRuntime
 from skerry.services.node.programs.records import Kept, SnapshotRecord
 from skerry.services.node.programs.runtime import ProgramRuntime
-from skerry.services.node.programs.settings import ProgramSettings
-from skerry.testing.programs_node import SETTINGS, ProgramsNode
-from skerry.testing.workerd_node import WorkerdNode
+from skerry.testing.programs_node import ProgramsNode
+from skerry.testing.workerd_node import TEST_SETTINGS, WorkerdNode
 
 
 class WalledNode:
     """A `WorkerdNode` and a `ProgramsNode` side by side."""
 
-    def __init__(self, settings: ProgramSettings = SETTINGS) -> None:
-        self.workers = WorkerdNode(Path(tempfile.mkdtemp(prefix="skw")))
-        self.programs = ProgramsNode("runsc", b"", settings)
+    def __init__(self, settings: Settings = TEST_SETTINGS) -> None:
+        self.workers = WorkerdNode(Path(tempfile.mkdtemp(prefix="skw")), settings)
+        self.programs = ProgramsNode("runsc", b"")
 
     async def open(self) -> CompositeRuntime:
         workers = self.workers.make()

@@ -50,6 +50,7 @@ class GvisorWorkers:
             image = await self.image.made()
         except OSError as error:
             raise Unavailable(f"the engine cannot be made an image of: {error}") from error
+        dead_ms = self._workers.settings.drop_after_ms
         program = Program(
             image=image,
             command=(
@@ -60,6 +61,7 @@ class GvisorWorkers:
             port=HTTP_PORT,
             health=Health(check=HttpCheck(path="/", port=HEALTH_PORT)),
             stop_grace_ms=STOP_GRACE_MS,
+            asleep_after_s=None if dead_ms is None else max(1, dead_ms // 1000),
             writable_mib=WRITABLE_MIB,
             read_only=True,
             pids_max=PIDS_MAX,
@@ -116,8 +118,8 @@ class GvisorWorkers:
     def seen(self, observed: ObservedInstance) -> ObservedInstance:
         return self._workers.outer.seen(observed)
 
-    def sleeps(self, version: Version) -> bool:
-        return version.worker is not None and self._workers.can_sleep
+    def sleeps_after_ms(self, version: Version) -> int | None:
+        return self._workers.settings.sleep_after_ms if version.worker is not None and self._workers.can_sleep else None
 
     def fault(self, version: Version, said: str) -> str:
         return (stderr.startup_error(said) or "") if version.worker is not None else ""

@@ -179,7 +179,7 @@ class ProgramInstance:
         version = self.kept.instance.version
         engine = self._ground.engines.get(version.isolation)
         able = engine is not None and "squeeze" in engine.facts.abilities
-        return able and (version.worker is None or self._ground.walled.sleeps(version))
+        return able and (version.worker is None or self._ground.walled.sleeps_after_ms(version) is not None)
 
     def fall_asleep(self) -> None:
         """`squeeze`, without waiting for it."""

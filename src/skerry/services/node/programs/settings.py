@@ -29,7 +29,6 @@ class ProgramSettings(Record):
     log_bytes_max: int = 4 << 20  # of each instance
     images_mib_max: int = 20_480  # of this node's disk
     undo_pause_ms: int = 1_000  # before what could not be removed is tried again
-    worker_sleeps_after_ms: int = 10_000  # a Worker here that nobody asked for so long is squeezed, once in a rest
     hurry_ms: int = 500  # for a process that is being ended while somebody waits for the next
     drop_grace_ms_max: int = 10_000  # for a process that is ended for lack of traffic
     strains: StrainSettings = msgspec.field(default_factory=StrainSettings)

@@ -67,10 +67,11 @@ class Watch:
 
     def _sleep(self, instance: ProgramInstance, seen: _Seen) -> None:
         """Workers. Other programs are squeezed when memory is short."""
-        if instance.kept.instance.version.worker is None or not instance.can_squeeze:
+        after_ms = self._ground.walled.sleeps_after_ms(instance.kept.instance.version)
+        if after_ms is None or not instance.can_squeeze:
             return
         now_ms, worked_ms = self._ground.clock.monotonic_ms(), max(seen.worked_ms, instance.ready_at_ms)
-        if seen.squeezed_ms <= worked_ms <= now_ms - self._ground.settings.worker_sleeps_after_ms:
+        if seen.squeezed_ms <= worked_ms <= now_ms - after_ms:
             seen.squeezed_ms = now_ms
             instance.fall_asleep()
 
