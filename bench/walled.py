@@ -1,26 +1,34 @@
-"""A Worker in gVisor beside the same one in the usual sandbox: first answer, requests, memory at rest.
+"""A Worker in gVisor beside the same one in the usual sandbox: first answer, requests, memory at rest and asleep.
 
     python -m bench walled [--rounds 6] [--json FILE]
 
 Straight to the node, without an ingress. Times run from the start of an instance to its first answer; each round starts one of
-either kind. Needs root and runsc.
+either kind. Needs root and runsc; where the kernel has zram, swap on it is made for as long as this runs.
 """
 
 import argparse
 import asyncio
+import contextlib
 import os
 import sys
+import tempfile
 import time
 from pathlib import Path
 
+from msgspec.structs import replace
+
 from _measure import Report, median, rotated, wrk
+from skerry.adapters import zram
 from skerry.core.types.slices import NodeInstance
 from skerry.ports.runtime import Runtime
 from skerry.ports.sandbox import EngineUnavailable
 from skerry.testing.contracts.runtime import becomes
 from skerry.testing.walled_node import WalledNode, walled
+from skerry.testing.workerd_node import TEST_SETTINGS
 
 REST_S = 2.0
+SLEEP_AFTER_MS = 4_000
+SWAP_BYTES = 1 << 30
 REQUESTS_S = 2.0
 MIB = 1 << 20
 KINDS = ("sandbox", "gvisor")
@@ -44,13 +52,22 @@ async def measure(node: WalledNode, runtime: Runtime, kind: str, number: int) ->
     one = await wrk(seen.address, "app.test", connections=1, seconds=REQUESTS_S)
     many = await wrk(seen.address, "app.test", connections=16, seconds=REQUESTS_S)
     loaded = runtime.stats(instance.id).memory_bytes / MIB
+    slept = await sleep(node, runtime, instance, seen.address) if runtime.capabilities.sleep else {}
     await runtime.stop(instance.id, grace_ms=0)
-    return {"first": first_ms, "rest": rest, "p50": one.p50, "rate": many.rate, "loaded": loaded}
+    return {"first": first_ms, "rest": rest, "p50": one.p50, "rate": many.rate, "loaded": loaded, **slept}
+
+
+async def sleep(node: WalledNode, runtime: Runtime, instance: NodeInstance, address: str) -> dict[str, float]:
+    await becomes(runtime, instance.id, "asleep")
+    asleep = runtime.stats(instance.id).memory_bytes / MIB
+    began = time.perf_counter()
+    assert await node.request(address) == 200
+    return {"asleep": asleep, "woken": (time.perf_counter() - began) * 1000}
 
 
 async def run(rounds: int, report: Report) -> None:
     try:
-        node = WalledNode()
+        node = WalledNode(replace(TEST_SETTINGS, sleep_after_ms=SLEEP_AFTER_MS))
     except EngineUnavailable as error:
         report.note(f"skipped: {error}")
         return
@@ -75,6 +92,7 @@ def row(kind: str, runs: list[dict[str, float]]) -> dict[str, object]:
         "isolation": kind, "first answer ms": of("first"), "least ms": min(one["first"] for one in runs),
         "p50 ms, 1 connection": of("p50"), "requests/s, 16": of("rate"),
         "MiB at rest": of("rest"), "MiB after load": of("loaded"),
+        **({"MiB asleep": of("asleep"), "ms to wake": of("woken")} if "asleep" in runs[0] else {}),
     }  # fmt: skip
 
 
@@ -87,7 +105,14 @@ def main() -> int:
     if os.geteuid() != 0:
         report.note("skipped: programs need root")
         return report.close()
-    asyncio.run(run(options.rounds, report))
+    record = Path(tempfile.mkdtemp(prefix="skz")) / "zram.json"
+    try:
+        with contextlib.suppress(zram.ZramError):
+            zram.make_swap(record, size_bytes=SWAP_BYTES)
+        asyncio.run(run(options.rounds, report))
+    finally:
+        zram.remove_swap(record)
+        record.parent.rmdir()
     return report.close()
 
 
