@@ -308,6 +308,24 @@ def test_one_that_is_stopped_for_its_snapshot_is_not_taken_for_sick(monkeypatch:
     play(story)
 
 
+def test_one_that_is_asleep_is_asked_nothing_until_somebody_comes() -> None:
+    async def story(node: Node) -> None:
+        health = Health(check=HttpCheck(), interval_ms=1000, failures_max=3)
+        wanted = program_instance("app", Program(image=GOOD, port=8080, health=health))
+        await node.run(wanted, "running")
+        address = address_of(await becomes(node.runtime, wanted.id, "running"))
+        await node.runtime.sleep(wanted.id)
+        box = node.machine.boxes[wanted.id]
+        box.behaviour = replace(box.behaviour, status=500)
+        await asyncio.sleep(60)
+        assert [(seen.state, seen.restarts) for seen in node.runtime.observe()] == [("asleep", 0)]
+        await node.machine.request(address)
+        await becomes(node.runtime, wanted.id, "starting")
+        assert (await becomes(node.runtime, wanted.id, "running")).restarts == 1
+
+    play(story)
+
+
 def test_a_paused_one_is_not_taken_for_sick_nor_for_idle() -> None:
     async def story(node: Node) -> None:
         wanted = program_instance("app", Program(image=GOOD, port=8080, asleep_after_s=30, health=Health(check=TcpCheck())))

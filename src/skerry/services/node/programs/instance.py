@@ -342,8 +342,9 @@ class ProgramInstance:
         await self._over(verdict)
 
     def _awake(self) -> bool:
-        """Asleep it is not asked: the answer would wake it, and whoever comes to it wakes it too."""
-        return self.life.state == "running" and not self._still
+        """Asleep it is not asked: the answer would wake it, and whoever comes to it does, if anybody can."""
+        asked = ("running",) if self.kept.program().port is not None else ("running", "asleep")
+        return self.life.state in asked and not self._still
 
     @contextlib.contextmanager
     def still(self) -> Generator[None]:
