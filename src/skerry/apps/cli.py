@@ -344,8 +344,9 @@ def place(
     event: Annotated[
         list[str] | None,
         typer.Option(
+            metavar="EVENT",
             help='What changed, may stand more than once: "site-lost SITE", "site-draining SITE", "site-cut-off SITE", '
-            '"site-back SITE", "demand APP METRO RPS".'
+            '"site-back SITE", "demand APP METRO RPS".',
         ),
     ] = None,
     json: JsonOption = False,
