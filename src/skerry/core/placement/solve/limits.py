@@ -1,6 +1,7 @@
 """Whole numbers an app insists on: totals, regions, losses it survives. Met from the cheapest change on."""
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -10,6 +11,7 @@ from skerry.core.placement.solve.desk import COUNT_SLACK, Desk, State
 from skerry.core.types.problem import Bools, Floats
 
 SPREADS_MAX = 64  # rounds of adding instances for losses; one or two are usual
+LEVELS = 33  # instances per site that are looked at together
 Short = tuple[tuple[str, int], ...]
 
 
@@ -83,31 +85,42 @@ class Standing:
 
 
 def spread_out(standing: Standing, losses: int, missing: int, left: int) -> Ints:
-    """More instances where they count: beside the largest sites, up to the size of the least of those, the cheapest first.
+    """More instances, at most `left`, so that `missing` more are there after the largest sites are gone: the cheapest there are.
 
-    At most `left` in all. Zero where nothing helps.
+    What is left after k losses is the most over levels t of Σ min(count, t) − k · t. So at each level the sites below it are
+    filled up to it, the cheapest first; what that costs is convex in the level. Where no level will do: as much as helps most.
     """
     counts = standing.counts
-    largest = np.sort(counts)[::-1][: losses + 1]
-    level = int(largest[losses - 1]) if len(largest) > losses else 0
-    if level == 0 or not (counts < level).any():  # nothing runs beside them, or all are alike: one step for everybody
-        level = int(largest[0]) + max(1, -(-missing // max(1, len(counts)))) if len(largest) else 0
-    level = max(level, standing.min_site)
-    can = np.maximum(np.minimum(standing.most, level) - counts, 0)
-    can = np.where((counts == 0) & (can < standing.min_site), 0, can)
+    need = missing + int(counts.sum()) - int(np.sort(counts)[::-1][:losses].sum())
     price = standing.price - np.where(counts > 0, 1e-6, 0.0)
-    added = np.zeros(len(counts), dtype=np.int64)
-    want = min(missing, left)
-    for at in ranked(np.where(can > 0, price, np.inf)):
-        if want <= 0 or can[at] <= 0:
+    order = ranked(np.where(standing.most > counts, price, np.inf))
+    here, most, price = counts[order], standing.most[order], price[order]
+    fill = partial(_filled, here, most, standing.min_site, losses, need, left)
+    low, high = 0, int(max(most.max(initial=0), here.max(initial=0)))
+    while True:
+        levels = np.unique(np.linspace(low, high, LEVELS).astype(np.int64))
+        added, lacking = fill(levels)
+        at = int(np.lexsort((levels, added @ price, lacking))[0])
+        if levels[-1] - levels[0] < LEVELS:
             break
-        step = min(int(can[at]), max(want, standing.min_site if counts[at] == 0 else 1))
-        if step > left:
-            continue
-        added[at] = step
-        want -= step
-        left -= step
-    return added
+        low, high = int(levels[max(0, at - 1)]), int(levels[min(len(levels) - 1, at + 1)])
+    found = np.zeros(len(counts), dtype=np.int64)
+    found[order] = added[at]
+    return found
+
+
+def _filled(here: Ints, most: Ints, min_site: int, losses: int, need: int, left: int, levels: Ints) -> tuple[Ints, Ints]:
+    """[levels, S]: what is added in this order of sites up to each level; [levels]: what is still missing then."""
+    level = levels[:, None]
+    can = np.maximum(np.minimum(most, level) - here, 0)
+    can = np.where((here == 0) & (can < min_site), 0, can)
+    want = need + losses * levels - np.minimum(here, level).sum(axis=1)
+    goal = np.minimum(np.maximum(want, 0), left)[:, None]
+    before = np.cumsum(can, axis=1) - can
+    added = np.clip(goal - before, 0, can)
+    added = np.where((here == 0) & (added > 0), np.maximum(added, min_site), added)
+    added = np.where(np.cumsum(added, axis=1) <= left, added, 0)
+    return added, np.maximum(want - added.sum(axis=1), 0)
 
 
 def survival_shortage(counts: Ints, served_rps: float, rate: float, losses: int) -> int:
