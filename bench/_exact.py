@@ -3,13 +3,41 @@
 Written from the definition of J alone; shares no code with the method.
 """
 
+from dataclasses import replace
 from itertools import combinations, product
 
+import msgspec
 import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import coo_matrix
 
+from skerry.adapters.worlds import make_problem
+from skerry.core.types.resources import Resources
+
 KINDS = ("cpu_millicores", "memory_mib", "disk_mib")
+SMALL_LOAD = 0.5  # of the capacity of small worlds: room for losses in most of them, and whole numbers still matter
+
+SMALL = Resources(cpu_millicores=50, memory_mib=64, disk_mib=16)
+
+
+def small_world(seed):
+    """Six cities and eight apps, each of which enough cities can run: without rules that these cannot meet, else small."""
+    problem = make_problem(
+        cities=6, apps=8, seed=seed, load=SMALL_LOAD, nodes_of_london=30 + seed % 40, node_scale=0.02 + 0.01 * (seed % 5)
+    )
+    return replace(problem, apps=tuple(possible(problem, app) for app in problem.apps))
+
+
+def possible(problem, app):
+    def there():
+        return [site for site in problem.sites if most(site, app) > 0]
+
+    if len(there()) <= app.survive_sites:
+        app = msgspec.structs.replace(app, allow=(), deny=(), features=(), jurisdiction=None)
+    if len(there()) <= app.survive_sites:
+        app = msgspec.structs.replace(app, reserve=SMALL)
+    regions = {site.region for site in there()}
+    return msgspec.structs.replace(app, region_min=tuple(entry for entry in app.region_min if entry.region in regions))
 
 
 def may_run(site, app, now=0):
@@ -101,9 +129,10 @@ class Model:
         return max(1.0, float(np.median(np.abs(self.cost))))
 
 
-def optimum(problem, now=None, seconds=60.0):
+def optimum(problem, now=None, seconds=60.0, unserved_rps_max=np.inf):
     """(J, a bound of it) of the best plan that keeps everything but packing on single nodes; (inf, inf) if there is none."""
     model, sites = Model(), range(len(problem.sites))
+    unserved = []
     index = {data.data: at for at, data in enumerate(problem.data)}
     homes, used = {}, [[[] for _ in KINDS] for _ in sites]
     home_at = {site.id: at for at, site in enumerate(problem.sites)}
@@ -140,6 +169,7 @@ def optimum(problem, now=None, seconds=60.0):
                     flows[c, i, s] = model.variable(cost[s])
         for i, d in enumerate(rps):
             lost = model.variable(problem.weights.unserved * app.priority / 50)
+            unserved.append((lost, 1))
             model.row([(flows[c, i, s], 1) for c in range(len(choices)) for s in sites] + [(lost, 1)], d, d)
             for at, data in enumerate(called):
                 for h, column in homes[data].items():
@@ -157,6 +187,7 @@ def optimum(problem, now=None, seconds=60.0):
     for s, site in enumerate(problem.sites):
         for kind, have in enumerate(usable(site)):
             model.row(used[s][kind], -np.inf, have * max(0, site.nodes))
+    model.row(unserved, -np.inf, unserved_rps_max)
     found = model.solve(seconds)
     if found.x is None:
         return np.inf, np.inf

@@ -138,7 +138,7 @@ def test_a_site_that_lost_half_its_nodes_keeps_what_they_can_hold(seed: int) -> 
     np.testing.assert_array_equal(counts_of(smaller, place_again(smaller, after)), counts_of(smaller, after))
 
 
-@pytest.mark.parametrize("seed", (8, 10, 14))  # with room elsewhere: where it is short, others give way
+@pytest.mark.parametrize("seed", (8, 9, 10))  # with room elsewhere: where it is short, others give way
 def test_a_lost_site_moves_only_what_was_there(seed: int) -> None:
     problem = small(seed, apps=30)
     plan = place_all(problem)
@@ -216,7 +216,7 @@ def test_rebalancing_keeps_to_its_budget_and_gains() -> None:
     plan = place_all(problem)
     after = rebalance(problem, plan, Budget(moves=40, gain_min=1.0))
     before = counts_of(problem, plan)
-    assert np.abs(counts_of(problem, after) - before).sum() <= 40 + sum(app.survive_sites > 0 for app in problem.apps) * 1000
+    assert np.abs(counts_of(problem, after) - before).sum() <= 40
     assert objective(problem, after, before) <= objective(problem, plan, before) * (1 + 1e-9)
 
 

@@ -59,7 +59,7 @@ def place_again(problem: Problem, solution: Solution, apps: Sequence[int] = ()) 
         place(books, Costs(columns, books.homes, market.shadow), gone)
     decide_anew(books, market, important_first(columns, np.union1d(changed, broken(books))))
     if short:
-        repaired(books, market, make_way=False)  # what ran can be packed no longer: every site is looked at
+        repaired(books, market)  # what ran can be packed no longer: every site is looked at
     else:
         reserve_for_losses(books, market)
         _give_back(books, before)
@@ -95,22 +95,21 @@ def _give_back(books: Books, before: Counts) -> None:
 
 
 def rebalance(problem: Problem, solution: Solution, budget: Budget | None = None) -> Solution:
-    """Apps that gain most decide again, within the budget of moves and never without its least gain."""
+    """Apps that gain most decide again, within the budget of moves and never without its least gain of J itself."""
     budget = budget or Budget()
     columns = _columns(problem, solution)
     books = _books(columns, solution)
-    market = Market.at(columns, books.homes, _shadow(columns, solution), losses=False)
-    total = app_totals(columns, books) + floats(((books.counts @ market.shadow) * columns.reserve).sum(axis=1))
+    market = Market.at(columns, books.homes, _shadow(columns, solution))
+    total = app_totals(columns, books)
     left = budget.moves
     for app in [int(app) for app in ranked(-_could_gain(columns, books, market), budget.looked_at)]:
         one = decide_app(market, app, books.room(app))
-        counts = np.zeros(columns.sites, dtype=np.int64)
-        counts[one.desk.columns[one.state.sites]] = one.state.counts
+        counts = one.counts(columns.sites)
         moved = int(np.abs(counts - books.counts[app]).sum())
-        if 0 < moved <= left and not one.short and one.total < total[app] - budget.gain_min * moved:
+        after = one.total - float(counts @ (market.shadow @ columns.reserve[app]))
+        if 0 < moved <= left and not one.short and after < total[app] - budget.gain_min * moved:
             books.decide(one)
             left -= moved
-    reserve_for_losses(books, market)
     return in_callers_order(columns, books, market.shadow)
 
 

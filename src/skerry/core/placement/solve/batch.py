@@ -58,6 +58,12 @@ class Decided:
     total: float  # J of the app with shadow prices and moved homes
     short: tuple[tuple[str, int], ...]
 
+    def counts(self, sites: int) -> Ints:
+        """[S]"""
+        found = np.zeros(sites, dtype=np.int64)
+        found[self.desk.columns[self.state.sites]] = self.state.counts
+        return found
+
 
 @dataclass(frozen=True)
 class Market:

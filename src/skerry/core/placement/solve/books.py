@@ -5,7 +5,7 @@ import numpy as np
 from skerry.core.placement.solve.arrays import floats, ordered, sums
 from skerry.core.placement.solve.ask import Ints
 from skerry.core.placement.solve.batch import Decided, collect, without
-from skerry.core.placement.solve.columns import KINDS, Columns, by_app_and_site
+from skerry.core.placement.solve.columns import KINDS, Columns, Instances, by_app_and_site
 from skerry.core.placement.solve.plan import Draft, Flows, Unserved
 from skerry.core.types.problem import Bools, Floats
 
@@ -67,6 +67,12 @@ class Books:
         self.flows, self.unserved, self.homes = kept.flows, kept.unserved, kept.homes.copy()
         self._anew = {}
 
+    def free_of_sums(self) -> Floats:
+        """[S, KINDS]: what is not reserved, whether nodes can hold anything there or not."""
+        app, site = np.nonzero(self.counts)
+        placed = Instances(app.astype(np.int64), site.astype(np.int64), self.counts[app, site].astype(np.int64))
+        return floats(self.columns.capacity - self.columns.usage(placed))
+
     def over(self) -> Bools:
         """[S]: where more is placed than there is."""
         return np.asarray((self.free < -1e-6).any(axis=1), dtype=np.bool_)
@@ -79,9 +85,7 @@ class Books:
 
     def decide(self, one: Decided) -> None:
         """Put what an app decided in the place of what it held."""
-        counts = np.zeros(self.columns.sites, dtype=np.int64)
-        counts[one.desk.columns[one.state.sites]] = one.state.counts
-        self.set_counts(one.app, counts)
+        self.set_counts(one.app, one.counts(self.columns.sites))
         own = self.columns.own[one.app]
         self.homes[own] = one.homes[own]
         self._anew[one.app] = one

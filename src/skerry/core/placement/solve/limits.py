@@ -1,7 +1,6 @@
 """Whole numbers an app insists on: totals, regions, losses it survives. Met from the cheapest change on."""
 
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 
@@ -83,44 +82,44 @@ class Standing:
     price: Floats
     min_site: int
 
+    def at(self, sites: Ints) -> "Standing":
+        return Standing(self.counts[sites], self.most[sites], self.price[sites], self.min_site)
+
 
 def spread_out(standing: Standing, losses: int, missing: int, left: int) -> Ints:
     """More instances, at most `left`, so that `missing` more are there after the largest sites are gone: the cheapest there are.
 
-    What is left after k losses is the most over levels t of Σ min(count, t) − k · t. So at each level the sites below it are
+    What is there after k losses is the most over levels t of Σ min(count, t) − k · t. So at each level the sites below it are
     filled up to it, the cheapest first; what that costs is convex in the level. Where no level will do: as much as helps most.
     """
     counts = standing.counts
     need = missing + int(counts.sum()) - int(np.sort(counts)[::-1][:losses].sum())
     price = standing.price - np.where(counts > 0, 1e-6, 0.0)
     order = ranked(np.where(standing.most > counts, price, np.inf))
-    here, most, price = counts[order], standing.most[order], price[order]
-    fill = partial(_filled, here, most, standing.min_site, losses, need, left)
-    low, high = 0, int(max(most.max(initial=0), here.max(initial=0)))
+    ordered = standing.at(order)
+    low, high = 0, int(max(standing.most.max(initial=0), counts.max(initial=0)))
     while True:
         levels = np.unique(np.linspace(low, high, LEVELS).astype(np.int64))
-        added, lacking = fill(levels)
-        at = int(np.lexsort((levels, added @ price, lacking))[0])
+        wanted = need + losses * levels - np.minimum(counts, levels[:, None]).sum(axis=1)
+        added = _filled(ordered, levels, np.clip(wanted, 0, left), left)
+        lacking = np.maximum(wanted - added.sum(axis=1), 0)
+        at = int(np.lexsort((levels, added @ ordered.price, lacking))[0])
         if levels[-1] - levels[0] < LEVELS:
             break
         low, high = int(levels[max(0, at - 1)]), int(levels[min(len(levels) - 1, at + 1)])
-    found = np.zeros(len(counts), dtype=np.int64)
+    found = np.zeros_like(counts)
     found[order] = added[at]
     return found
 
 
-def _filled(here: Ints, most: Ints, min_site: int, losses: int, need: int, left: int, levels: Ints) -> tuple[Ints, Ints]:
-    """[levels, S]: what is added in this order of sites up to each level; [levels]: what is still missing then."""
-    level = levels[:, None]
-    can = np.maximum(np.minimum(most, level) - here, 0)
-    can = np.where((here == 0) & (can < min_site), 0, can)
-    want = need + losses * levels - np.minimum(here, level).sum(axis=1)
-    goal = np.minimum(np.maximum(want, 0), left)[:, None]
-    before = np.cumsum(can, axis=1) - can
-    added = np.clip(goal - before, 0, can)
-    added = np.where((here == 0) & (added > 0), np.maximum(added, min_site), added)
-    added = np.where(np.cumsum(added, axis=1) <= left, added, 0)
-    return added, np.maximum(want - added.sum(axis=1), 0)
+def _filled(standing: Standing, levels: Ints, wanted: Ints, left: int) -> Ints:
+    """[levels, S]: so many more instances up to each level, the first sites first; `left` in all where sites have a minimum."""
+    counts, least = standing.counts, standing.min_site
+    can = np.maximum(np.minimum(standing.most, levels[:, None]) - counts, 0)
+    can = np.where((counts == 0) & (can < least), 0, can)
+    added = np.clip(wanted[:, None] - (np.cumsum(can, axis=1) - can), 0, can)
+    added = np.where((counts == 0) & (added > 0), np.maximum(added, least), added)
+    return np.where(np.cumsum(added, axis=1) <= left, added, 0)
 
 
 def survival_shortage(counts: Ints, served_rps: float, rate: float, losses: int) -> int:

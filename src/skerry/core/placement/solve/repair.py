@@ -254,20 +254,24 @@ def decide_anew(books: Books, market: Market, apps: Ints, *, only_better: Callab
 
 def broken(books: Books) -> Ints:
     """Apps with a limit that what they hold does not keep, losses apart: totals, sites, regions."""
-    columns = books.columns
-    total = books.counts.sum(axis=1)
-    found: list[int] = []
-    for app, asked in enumerate(columns.problem.apps):
-        counts = books.counts[app]
-        if (
-            total[app] < asked.min_total
-            or (asked.max_total is not None and total[app] > asked.max_total)
-            or (asked.max_site is not None and int(counts.max(initial=0)) > asked.max_site)
-            or (asked.min_site > 1 and bool(((counts > 0) & (counts < asked.min_site)).any()))
-            or any(int(counts[columns.region(entry.region)].sum()) < entry.count for entry in asked.region_min)
-        ):
-            found.append(app)
-    return np.array(found, dtype=np.int64)
+    total = books.counts.sum(axis=1).tolist()
+    return np.array([app for app, held in enumerate(total) if _breaks(books, app, held)], dtype=np.int64)
+
+
+def is_broken(books: Books, app: int) -> bool:
+    """As `broken`, of one app."""
+    return _breaks(books, app, int(books.counts[app].sum()))
+
+
+def _breaks(books: Books, app: int, total: int) -> bool:
+    asked, counts = books.columns.problem.apps[app], books.counts[app]
+    return (
+        total < asked.min_total
+        or (asked.max_total is not None and total > asked.max_total)
+        or (asked.max_site is not None and int(counts.max(initial=0)) > asked.max_site)
+        or (asked.min_site > 1 and bool(((counts > 0) & (counts < asked.min_site)).any()))
+        or any(int(counts[books.columns.region(entry.region)].sum()) < entry.count for entry in asked.region_min)
+    )
 
 
 def important_first(columns: Columns, apps: Ints) -> Ints:

@@ -1,7 +1,8 @@
 """Everything at once: prices, every app by itself, repair to what sites have, improvement, and the certificate.
 
 columns ─► prices of the crowd ─► each app alone (in parts, by whoever spreads them) ─► full sites relieved ─► apps with limits
-anew ─► nodes packed ─► apps far above their bound anew, in the room there is ─► Solution
+anew ─► nodes packed ─► apps far above their bound anew, in the room there is ─► others leave for limits that are short ─► in a
+small world everybody once more ─► Solution
 """
 
 from collections.abc import Sequence
@@ -16,7 +17,9 @@ from skerry.core.placement.solve.batch import Market, Proof, app_parts, draft_of
 from skerry.core.placement.solve.books import Books
 from skerry.core.placement.solve.certify import Plan, Prover, proven
 from skerry.core.placement.solve.columns import Columns, make_columns
+from skerry.core.placement.solve.exchange import exchanged
 from skerry.core.placement.solve.mend import repaired
+from skerry.core.placement.solve.polish import polished
 from skerry.core.placement.solve.prices import Giants, Spread, shadow_prices, soft_of
 from skerry.core.placement.solve.repair import decide_anew
 from skerry.core.placement.solve.solution import Solution, app_totals, finished
@@ -31,6 +34,9 @@ class Settings:
     improved: int = 1_500  # apps that decide once more in the room that is left, the farthest above their bound first
     prices: int = 4  # that the bound is proven at, at most
     priced: int = 60_000  # apps that are looked at for more prices, in all: some seconds
+    polished: int = (
+        5_000  # apps times sites of a world, at most, in which all decide once more until nobody gains: below a second
+    )
     gain_min: float = 0.001  # of an app's J: less is no reason to change what runs
 
 
@@ -54,6 +60,9 @@ def place_all(
     repaired(books, market)
     improved(books, market, proofs, settings)
     repaired(books, market)
+    exchanged(books, market)
+    if columns.apps * columns.sites <= settings.polished:
+        polished(books, market)
     elsewhere = priced.elsewhere
     plan = Plan(
         float(app_totals(columns, books).sum()), tuple(first_home(columns, int(app), books.homes) for app in elsewhere.apps)
