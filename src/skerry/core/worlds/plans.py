@@ -34,12 +34,14 @@ class ObjectiveLine(Record, omit_defaults=False):
 
 
 class AppPrices(Record):
-    """What proves an app's part of the bound. `metro`: J per rps; `homes`: of movable data, where it is for these prices."""
+    """What proves an app's part of the bound. `metro`: J per rps; `homes`: of movable data, where it is for these prices;
+    `tangents`: homes that the tangent of its lateness lies between."""
 
     metro: dict[str, float] = msgspec.field(default_factory=dict[str, float])
     max_total: float = 0.0  # J per instance
     min_total: float = 0.0
     homes: dict[str, str] = msgspec.field(default_factory=dict[str, str])
+    tangents: tuple[str, ...] = ()
 
 
 Levels = dict[str, dict[str, float]]
@@ -254,6 +256,7 @@ def _app_prices(problem: Problem, proof: Certificate) -> dict[str, object]:
     homes: dict[int, dict[str, str]] = {}
     for app, data, site in proof.homes:
         homes.setdefault(app, {})[problem.data[data].data] = problem.sites[site].id
+    tangents = {app: tuple(problem.sites[site].id for site in sites) for app, sites in proof.tangents}
     apps: dict[str, object] = {}
     for at, app in enumerate(problem.apps):
         part = slice(int(problem.demand.start[at]), int(problem.demand.start[at + 1]))
@@ -261,7 +264,9 @@ def _app_prices(problem: Problem, proof: Certificate) -> dict[str, object]:
         named = _named(metros, problem.demand.metro[part].astype(np.int64))
         said = zip(named, proof.metro_price[part].tolist(), strict=True)
         prices = {metro: price for metro, price in said if not math.isnan(price)}
-        apps[app.app] = AppPrices(metro=prices, max_total=high, min_total=low, homes=homes.get(at, {}))
+        apps[app.app] = AppPrices(
+            metro=prices, max_total=high, min_total=low, homes=homes.get(at, {}), tangents=tangents.get(at, ())
+        )
     return apps
 
 

@@ -11,6 +11,9 @@ p: an instance's price, its resources at λ, + high − low. knapsack(c): the mo
 An app that calls data which may move is bounded over all homes: b above holds for the homes its prices are for; for all
 others instances count by the request, and each datum counts its share of the calls of a request that has all of them there.
 
+For several data and a latency objective lateness counts by a tangent: late are metros that are so with the data as far away as
+its homes say, or as the homes said for tangents are on average; or only the data called most counts, the others at no distance.
+
 Several prices of sites prove together, where they say more of one choice of homes than of another: for the apps that stand
 apart, J is at least the least, over all their homes, of the most over the prices.
 """
@@ -44,7 +47,7 @@ def bound_of(world: World, certificate: Certificate, now: dict[str, dict[str, fl
         for name, app in world.apps.items():
             proof = certificate.apps.get(name, AppPrices())
             part = _App(world, app, price, now.get(name, {}))
-            least = part.bound(proof if number == 0 else AppPrices(homes=proof.homes), callers)
+            least = part.bound(proof if number == 0 else AppPrices(homes=proof.homes, tangents=proof.tangents), callers)
             if name in tables:
                 tables[name][number] = np.maximum(least, part.by_home(prices.levels.get(name, {}), proof, callers))
             else:
@@ -111,11 +114,22 @@ class _App:
             homes, {name: calls[name] for name in loose}, {name: self._moving(name, callers[name]) for name in loose}
         )
         here += sum(float(question.moves[name][self.world.site_at[homes[name]]]) for name in loose)
-        tangents = (stays, away) if len(loose) > 1 and self.app.latency_objective_ms is not None else (stays,)
-        return max(
-            self._over_homes(here, constant + self._by_count(price), self._by_request(price, stays, near, question), question)
-            for near in tangents
-        )
+        curved = len(loose) > 1 and self.app.latency_objective_ms is not None
+        tangents = [stays, away] if curved else [stays]
+        if curved and proof.tangents:
+            between = np.mean([self._to(home) for home in proof.tangents], axis=0)
+            tangents.append(stays + sum(question.calls.values()) * between)
+        constant += self._by_count(price)
+        found = [self._over_homes(here, constant, self._by_request(price, stays, near, question), question) for near in tangents]
+        if curved:
+            found.append(min(here, constant + self._first_alone(price, stays, question)))
+        return max(found)
+
+    def _first_alone(self, price: Floats, stays: Floats, question: "_Homes") -> float:
+        """Over all homes of the data called most, the others at no distance."""
+        first = min(question.calls, key=lambda name: (-question.calls[name], name))
+        alone = self._by_request(price, stays, stays, _Homes({}, {first: question.calls[first]}, question.moves))
+        return float((alone + question.moves[first]).min())
 
     def by_home(self, levels: dict[str, float], proof: AppPrices, callers: dict[str, int]) -> Floats:
         """[S]: with its most called data there, wherever the others are. Where a level is said: the sites beside that home cost

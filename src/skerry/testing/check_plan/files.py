@@ -10,6 +10,7 @@ class AppPrices(msgspec.Struct):
     max_total: float = 0.0
     min_total: float = 0.0
     homes: dict[str, str] = {}
+    tangents: list[str] = []
 
 
 class SitePrices(msgspec.Struct):

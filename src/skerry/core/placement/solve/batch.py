@@ -17,6 +17,7 @@ from skerry.core.placement.solve.desk import Desk, State
 from skerry.core.placement.solve.homes import best_homes, home_costs, improved_homes, moving_cost
 from skerry.core.placement.solve.one_app import search
 from skerry.core.placement.solve.plan import Draft, Flows, Unserved
+from skerry.core.placement.solve.tangents import Tangents, curved, least_between
 from skerry.core.types.problem import Bools, Floats
 
 PART = 256  # apps decided together
@@ -44,6 +45,7 @@ class Proof:
     metro_price: Floats  # of all rows of their demand, app by app
     count_price: Floats  # [apps, 2]
     homes: tuple[Ints, Ints]  # data, site: of the movable data they call, which the metro prices are for
+    tangents: Tangents
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,7 @@ def _homes_to_try(market: Market, app: int) -> list[Ints]:
     return [market.homes] if np.array_equal(best, market.homes) else [best, market.homes]
 
 
-def prove(prover: Market, one: Decided) -> Dual:
+def prove(prover: Market, one: Decided) -> tuple[Dual, Tangents]:
     """A lower bound of the app's part of J at the prices of `prover`, over all homes; its metro prices are for `one.tried`."""
     columns = prover.columns
     desk = one.desk.at_prices(prover.shadow @ columns.reserve[one.app])
@@ -124,19 +126,25 @@ def prove(prover: Market, one: Decided) -> Dual:
     best = bound_app(desk, state)
     loose = columns.loose[one.app]
     if not len(loose):
-        return best
+        return best, {}
     ask = columns.ask_for_homes(one.app, one.tried, prover.shadow)
     moved = sum(float(moving_cost(columns, int(data))[one.tried[data]]) for data in loose)
     found: list[float] = []
+    tangents: list[Tangents] = []
     tried = (best, *(bound_with(desk, best.metro_price, counts) for counts in _other_prices(best, desk, state)))
     for dual in tried:
         high, low = dual.count_price
         costs = home_costs(columns, one.app, ask, one.tried, high - low)
         constant = instance_constant(desk, dual.count_price)
         here = max(dual.value + moved, constant + float(costs.least[upto(len(loose)), one.tried[loose]].sum()))
-        found.append(min(here, constant + costs.total_but(one.tried[loose])))
+        elsewhere, between = costs.total_but(one.tried[loose]), Tangents()
+        if curved(columns, one.app):
+            least = least_between(columns, one.app, ask, one.tried, count_price=high - low)
+            elsewhere, between = max(elsewhere, least.value), {one.app: least.homes}
+        found.append(min(here, constant + elsewhere))
+        tangents.append(between)
     at = int(np.argmax(found))
-    return replace(tried[at], value=found[at])
+    return replace(tried[at], value=found[at]), tangents[at]
 
 
 def _other_prices(best: Dual, desk: Desk, state: State) -> list[CountPrices]:
@@ -181,22 +189,25 @@ def solve_part(market: Market, prover: Market, apps: Ints) -> tuple[Part, Proof]
     return part, _merged(columns, proofs, _by_request(prover, near, market.homes))
 
 
-def _by_request(prover: Market, apps: Ints, homes: Ints) -> Proof:
+def _by_request(prover: Market, apps: Ints, homes: Ints, tangents: Tangents | None = None) -> Proof:
     columns = prover.columns
     loose = [columns.loose[int(app)] for app in apps]
+    least, between = least_costs(columns, prover.costs, prover.shadow, apps, homes, tangents=tangents)
     return Proof(
         apps=apps,
         searched=np.zeros(len(apps), dtype=np.bool_),
-        least=least_costs(columns, prover.costs, prover.shadow, apps, homes),
+        least=least,
         metro_price=np.full(int(np.diff(columns.problem.demand.start)[apps].sum()), np.nan),
         count_price=np.zeros((len(apps), 2)),
         homes=(joined(loose), joined([homes[data] for data in loose])),
+        tangents=between,
     )
 
 
-def prove_part(prover: Market, homes: Ints, apps: Ints) -> Proof:
-    """Each app's part of the bound at other prices, by the request: `homes` are those that tangents are nearest to."""
-    return _by_request(prover, apps, homes)
+def prove_part(prover: Market, homes: Ints, apps: Ints, *, tangents: Tangents | None = None) -> Proof:
+    """Each app's part of the bound at other prices, by the request: `homes` are those that tangents are nearest to, unless
+    `tangents` says between which they lie."""
+    return _by_request(prover, apps, homes, tangents)
 
 
 def _searched(market: Market, prover: Market, apps: Ints) -> tuple[Part, Proof]:
@@ -207,10 +218,11 @@ def _searched(market: Market, prover: Market, apps: Ints) -> tuple[Part, Proof]:
     proof = Proof(
         apps=apps,
         searched=np.ones(len(apps), dtype=np.bool_),
-        least=np.array([dual.value for dual in duals]),
-        metro_price=np.concatenate([np.zeros(0), *(dual.metro_price for dual in duals)]),
-        count_price=np.array([dual.count_price for dual in duals]).reshape(len(apps), 2),
+        least=np.array([dual.value for dual, _ in duals]),
+        metro_price=np.concatenate([np.zeros(0), *(dual.metro_price for dual, _ in duals)]),
+        count_price=np.array([dual.count_price for dual, _ in duals]).reshape(len(apps), 2),
         homes=(joined(loose), joined([one.tried[data] for one, data in zip(found, loose, strict=True)])),
+        tangents={app: homes for _, between in duals for app, homes in between.items()},
     )
     return collect(found, columns), proof
 
@@ -231,6 +243,7 @@ def _merged(columns: Columns, left: Proof, right: Proof) -> Proof:
         metro_price=np.concatenate((left.metro_price, right.metro_price))[rows],
         count_price=np.concatenate((left.count_price, right.count_price))[order],
         homes=(data[homes], site[homes]),
+        tangents=left.tangents | right.tangents,
     )
 
 

@@ -15,6 +15,7 @@ from skerry.core.placement.solve.columns import Columns
 from skerry.core.placement.solve.costs import SINGLE, Costs, Small
 from skerry.core.placement.solve.crowd import chunks, pair_rows
 from skerry.core.placement.solve.homes import home_costs
+from skerry.core.placement.solve.tangents import Tangents, curved, least_between
 from skerry.core.types.problem import PRIORITY_NEUTRAL, Bools, Floats
 
 PART_LEAST = 0.05  # of a metro's requests: less does not go to a site of its own
@@ -110,8 +111,11 @@ def _shares(paid: Small, least: Small, rps: Floats, divided: Bools, soft: float)
     return row.astype(np.int64), site.astype(np.int64), amount
 
 
-def least_costs(columns: Columns, costs: Costs, shadow: Floats, apps: Ints, homes: Ints) -> Floats:
-    """[apps]: at most the J of each at the prices, over all homes of the data it calls. `costs` are at the same prices."""
+def least_costs(
+    columns: Columns, costs: Costs, shadow: Floats, apps: Ints, homes: Ints, *, tangents: Tangents | None = None
+) -> tuple[Floats, Tangents]:
+    """[apps]: at most the J of each at the prices, over all homes of the data it calls. `costs` are at the same prices.
+    `tangents`: with these, not with the best."""
     demand = columns.problem.demand
     found = np.zeros(columns.apps)
     fixed = np.array([len(columns.loose[int(app)]) == 0 for app in apps], dtype=np.bool_)
@@ -123,11 +127,16 @@ def least_costs(columns: Columns, costs: Costs, shadow: Floats, apps: Ints, home
         found += sums(app, rps * np.minimum(least, _lost(columns, app)), columns.apps)
     kept = kept_at_least(columns, shadow)
     found += kept
+    between: Tangents = {}
     for app in apps[~fixed].tolist():
-        found[app] = (
-            home_costs(columns, app, columns.ask_for_homes(app, homes, shadow), homes).least.min(axis=1).sum() + kept[app]
-        )
-    return found[apps] * (1.0 - SAFETY)
+        ask = columns.ask_for_homes(app, homes, shadow)
+        least = float(home_costs(columns, app, ask, homes).least.min(axis=1).sum())
+        if curved(columns, app):
+            said = tangents.get(app, ()) if tangents is not None else ()
+            best = least_between(columns, app, ask, homes if tangents is None else None, said=said)
+            least, between[app] = max(least, best.value), best.homes
+        found[app] = least + kept[app]
+    return found[apps] * (1.0 - SAFETY), between
 
 
 def kept_at_least(columns: Columns, shadow: Floats) -> Floats:

@@ -18,6 +18,7 @@ from skerry.core.placement.solve.bound import SAFETY
 from skerry.core.placement.solve.by_request import kept_at_least
 from skerry.core.placement.solve.columns import Columns
 from skerry.core.placement.solve.prices import Elsewhere, Spread
+from skerry.core.placement.solve.tangents import Tangents
 from skerry.core.types.problem import Floats
 
 FAR = 0.25  # of J: a bound that is so far below it is tried at lower prices
@@ -60,19 +61,21 @@ class Prover:
     def __init__(self, columns: Columns, apart: Ints, spread: Spread, parts: Sequence[Ints]) -> None:
         self._columns, self._apart, self._spread, self._parts = columns, apart, spread, parts
         self._near = columns.homes_now.copy()
+        self._tangents: Tangents = {}
         self._prices: list[AtPrices] = []
 
     def start(self, prover: Market, proofs: Sequence[Proof]) -> Chosen:
         """The first prices; the homes that go with their proofs are those that tangents are nearest to from now on."""
         for proof in proofs:
             self._near[proof.homes[0]] = proof.homes[1]
+            self._tangents |= proof.tangents
         self._prices.append(self._at(prover, proofs, searched=True))
         return self.least()
 
     def also(self, shadow: Floats) -> Chosen:
         """At other prices, too."""
         market = Market.at(self._columns, self._columns.homes_now, shadow)
-        proofs = list(self._spread(partial(prove_part, market, self._near), self._parts))
+        proofs = list(self._spread(partial(prove_part, market, self._near, tangents=self._tangents), self._parts))
         self._prices.append(self._at(market, proofs, searched=False))
         return self.least()
 

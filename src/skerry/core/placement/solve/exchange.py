@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from skerry.core.placement.solve.arrays import sums
+from skerry.core.placement.solve.arrays import floats, sums
 from skerry.core.placement.solve.ask import Ints
 from skerry.core.placement.solve.batch import Market, decide_app
 from skerry.core.placement.solve.books import Books
@@ -70,11 +70,10 @@ def _chained(chain: _Chain, claiming: Ints) -> bool:
     books, stay = chain.books, claiming[:0]
     _reopen(books)
     for _ in range(LINKS_MAX):
-        before = len(stay)
-        for app in claiming.tolist():
-            stay = np.union1d(stay, [app]) if _claim(chain, app, stay) else stay
-        if len(stay) == before:
+        claimed = _claimed(chain, claiming, stay)
+        if not claimed:
             return False
+        stay = np.union1d(stay, claimed)
         within_nodes(books, chain.market, stay=stay)
         claiming = _short(books, chain.lost)
         if len(claiming) < chain.short and _all_fits(books) and not _less_served(books, chain.lost).any():
@@ -89,19 +88,34 @@ def _reopen(books: Books) -> None:
     books.closed[roomy] = False
 
 
-def _claim(chain: _Chain, app: int, stay: Ints) -> bool:
-    """Instances that keep the app's limits and serve what it served, as if others had left already; whether there are any."""
+def _claimed(chain: _Chain, apps: Ints, stay: Ints) -> list[int]:
+    """Each takes what keeps its limits and serves what it served, as if others had left already; those that found anything."""
     books, columns = chain.books, chain.books.columns
-    room, room_now = _claimed_room(chain, app, stay), books.room(app)
-    books.settle()
-    if not is_broken(books, app) and not _less_served(books, chain.lost)[app]:
-        price = (columns.price + chain.market.shadow) @ columns.reserve[app]
-        served = float(books.flows.rps[books.flows.app == app].sum())
-        return reserved(books, app, served, price, room)
+    served = sums(books.flows.app, books.flows.rps, columns.apps)
+    less, price = _less_served(books, chain.lost), columns.price + chain.market.shadow
+    hidden = books.free_of_sums() - books.free  # what nodes cannot hold, though the sums say so
+    kept = floats(books.counts[stay].T @ columns.reserve[stay])
+    found: list[int] = []
+    for app in apps.tolist():
+        others = kept - _held(books, app) if app in stay else kept
+        room = _claimable(chain, app, others, hidden)
+        if is_broken(books, app) or less[app]:
+            fine = _decided(chain, app, room)
+        else:
+            fine = reserved(books, app, float(served[app]), price @ columns.reserve[app], room)
+        if fine:
+            found.append(app)
+            kept = others + _held(books, app)
+    return found
+
+
+def _decided(chain: _Chain, app: int, room: Ints) -> bool:
+    """Anew, where need be in the room of others: in the regions that ask for instances, or anywhere."""
+    books, columns = chain.books, chain.books.columns
     careful = replace(chain.market, losses=True)
     regions = [columns.region(entry.region) for entry in columns.problem.apps[app].region_min]
     inside = np.any(regions, axis=0) if regions else np.zeros(columns.sites, dtype=np.bool_)
-    for tried in (np.where(inside, room, room_now), room):
+    for tried in (np.where(inside, room, books.room(app)), room):
         one = decide_app(careful, app, tried)
         if not one.short and float(one.state.pieces.unserved.sum()) <= chain.lost[app] + TINY_RPS:
             books.decide(one)
@@ -109,15 +123,20 @@ def _claim(chain: _Chain, app: int, stay: Ints) -> bool:
     return False
 
 
-def _claimed_room(chain: _Chain, app: int, stay: Ints) -> Ints:
-    """[S]: what is free, and a part of what others hold that may leave."""
+def _claimable(chain: _Chain, app: int, kept: Floats, hidden: Floats) -> Ints:
+    """[S]: what is free, and a part of what others hold that may leave. `kept` [S, KINDS]: of those that may not."""
     books, columns = chain.books, chain.books.columns
-    reserve, own = columns.reserve[app], books.counts[app].astype(np.int64)
-    held = columns.capacity - books.free_of_sums()
-    kept = books.counts[np.union1d(stay, [app])].T @ columns.reserve[np.union1d(stay, [app])]
+    own = books.counts[app].astype(np.int64)
+    staying = kept + _held(books, app)
+    leaving = columns.capacity - (books.free + hidden) - staying
     free = np.where(books.closed[:, None], 0.0, np.maximum(books.free, 0.0))
-    more = books.holds(reserve, np.minimum(free + chain.given_up * (held - kept), columns.capacity - kept))
+    more = books.holds(columns.reserve[app], np.minimum(free + chain.given_up * leaving, columns.capacity - staying))
     return np.minimum(own + np.maximum(more, 0), columns.room(app))
+
+
+def _held(books: Books, app: int) -> Floats:
+    """[S, KINDS]: what the app reserves."""
+    return floats(books.counts[app][:, None] * books.columns.reserve[app])
 
 
 def _short(books: Books, lost: Floats) -> Ints:

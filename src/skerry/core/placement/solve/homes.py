@@ -82,15 +82,15 @@ def costs_of_data(
     moves = np.stack([moving_cost(columns, int(at)) for at in data])
     straight = len(data) > 1 and ask.latency_objective_ms is not None
     found = [
-        _least_over_homes(Requests(columns, app, asked, calls, near).raised(extra), moves)
+        least_by_home(Requests(columns, app, asked, calls, near).raised(extra), moves)
         for near in ((nowhere, said) if straight else (nowhere,))
     ]
     best = int(np.argmax([costs.min(axis=1).sum() for costs in found]))
     return HomeCosts(data, found[best])
 
 
-def _least_over_homes(asked: "Requests", moves: Floats) -> Floats:
-    """[data, S]"""
+def least_by_home(asked: "Requests", moves: Floats) -> Floats:
+    """[data, S]: what each datum's part costs with its home there, moved there; exact where that is least, elsewhere at most."""
     found, exact = asked.bounds(), np.zeros(moves.shape[1], dtype=np.bool_)
     for _ in range(moves.shape[1]):
         costs = asked.part[:, None] * found + moves

@@ -33,6 +33,7 @@ class Certificate:
     metro_price: Floats  # per row of the problem's demand, J per rps; not a number: what the cheapest site costs, by the request
     count_price: Floats  # [A, (max_total, min_total)] J per instance
     homes: tuple[tuple[int, int, int], ...]  # app, data, site: of movable data, where it is for the app's metro prices
+    tangents: tuple[tuple[int, tuple[int, ...]], ...] = ()  # app, homes (sites) that the tangent of its lateness lies between
 
 
 @dataclass(frozen=True)
@@ -88,12 +89,16 @@ def certified(columns: Columns, proof: Proven) -> tuple[float, Certificate]:
     order = columns.order
     metro_price, count_price = np.zeros(len(order.pairs)), np.zeros((columns.apps, 2))
     homes: list[tuple[int, int, int]] = []
+    tangents: list[tuple[int, tuple[int, ...]]] = []
     for part in proof.prices[0].proofs:
         count_price[part.apps] = part.count_price
         start = int(columns.problem.demand.start[part.apps[0]]) if len(part.apps) else 0
         metro_price[start : start + len(part.metro_price)] = part.metro_price
         callers = np.repeat(part.apps, [len(columns.loose[int(app)]) for app in part.apps])
         rows = (order.apps[callers], order.data[part.homes[0]], order.sites[part.homes[1]])
+        tangents += [
+            (int(order.apps[app]), tuple(order.sites[list(sites)].tolist())) for app, sites in part.tangents.items() if sites
+        ]
         homes += [(int(app), int(data), int(site)) for app, data, site in zip(*rows, strict=True)]
     by_caller = np.empty_like(metro_price)
     by_caller[order.pairs] = metro_price
@@ -103,6 +108,7 @@ def certified(columns: Columns, proof: Proven) -> tuple[float, Certificate]:
         metro_price=by_caller,
         count_price=_placed(count_price, order.apps),
         homes=tuple(sorted(homes)),
+        tangents=tuple(sorted(tangents)),
     )
     return proof.bound, certificate
 

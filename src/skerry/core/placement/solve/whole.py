@@ -31,7 +31,7 @@ class Settings:
     """How much work a whole plan is worth."""
 
     giants: Giants = field(default_factory=Giants)
-    improved: int = 1_500  # apps that decide once more in the room that is left, the farthest above their bound first
+    improved: int = 300  # apps that decide once more in the room that is left, the farthest above their bound first
     prices: int = 4  # that the bound is proven at, at most
     priced: int = 60_000  # apps that are looked at for more prices, in all: some seconds
     polished: int = (
