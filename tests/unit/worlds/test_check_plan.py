@@ -161,3 +161,19 @@ def test_a_part_of_the_proof_that_is_missing_or_wrong_is_found(
     code, found = said(directory, planted, capsys)
     assert code == 1
     assert "the certificate proves" in found
+
+
+def test_a_proof_by_tangents_between_homes_is_followed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    problem = make_problem(cities=14, apps=90, seed=5, nodes_of_london=40, node_scale=0.06)
+    write_world(problem, tmp_path)
+    problem = read_world(tmp_path)
+    write_plan(tmp_path / "plan.json", format_plan(problem, place_all(problem), {}, 0.0))
+    plan = json.loads((tmp_path / "plan.json").read_text())
+    assert any(len(set(app.get("tangents", ()))) > 1 for app in plan["certificate"]["apps"].values())
+    code, text = said(tmp_path, plan, capsys)
+    assert (code, "WRONG" in text) == (0, False), text
+    for app in plan["certificate"]["apps"].values():
+        app["tangents"] = []
+    code, text = said(tmp_path, plan, capsys)
+    assert code == 1
+    assert "the certificate proves" in text
