@@ -10,7 +10,7 @@ from skerry.core.placement.solve.desk import COUNT_SLACK, Desk, State
 from skerry.core.types.problem import Bools, Floats
 
 SPREADS_MAX = 64  # rounds of adding instances for losses; one or two are usual
-LEVELS = 33  # instances per site that are looked at together
+LEVELS = 17  # instances per site that are looked at together
 Short = tuple[tuple[str, int], ...]
 
 
@@ -94,17 +94,18 @@ def spread_out(standing: Standing, losses: int, missing: int, left: int) -> Ints
     """
     counts = standing.counts
     need = missing + int(counts.sum()) - int(np.sort(counts)[::-1][:losses].sum())
-    price = standing.price - np.where(counts > 0, 1e-6, 0.0)
-    order = ranked(np.where(standing.most > counts, price, np.inf))
+    price, running = standing.price - np.where(counts > 0, 1e-6, 0.0), counts[counts > 0]
+    order = np.flatnonzero(standing.most > counts)
+    order = order[ranked(price[order])]
     ordered = standing.at(order)
-    low, high = 0, int(max(standing.most.max(initial=0), counts.max(initial=0)))
+    low, high = 0, min(need, int(standing.most.max(initial=0)))  # a higher level than what is needed in all helps nobody
     while True:
         levels = np.unique(np.linspace(low, high, LEVELS).astype(np.int64))
-        wanted = need + losses * levels - np.minimum(counts, levels[:, None]).sum(axis=1)
+        wanted = need + losses * levels - np.minimum(running, levels[:, None]).sum(axis=1)
         added = _filled(ordered, levels, np.clip(wanted, 0, left), left)
         lacking = np.maximum(wanted - added.sum(axis=1), 0)
         at = int(np.lexsort((levels, added @ ordered.price, lacking))[0])
-        if levels[-1] - levels[0] < LEVELS:
+        if levels[-1] - levels[0] < len(levels):
             break
         low, high = int(levels[max(0, at - 1)]), int(levels[min(len(levels) - 1, at + 1)])
     found = np.zeros_like(counts)
