@@ -9,6 +9,7 @@ A chain counts only where all it ends with can be packed, nobody is served less 
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import islice, product
 
 import numpy as np
 
@@ -25,6 +26,8 @@ from skerry.core.types.problem import Floats
 LINKS_MAX = 6  # of a chain
 ALONE_MAX = 8  # apps that begin a chain each, where all together do not get on
 GIVEN_UP = (0.5, 1.0)  # of what others hold at a site may have to leave it
+TRIED_LEAST = 6  # chains in a large world, where each takes seconds;
+TRIED_CELLS = 20_000_000  # in smaller ones so many by their apps times sites
 ROOMY = 0.02  # of a site's sums free: it was closed when its nodes were full, and others have left since
 
 
@@ -32,18 +35,17 @@ def exchanged(books: Books, market: Market) -> None:
     """As few apps short as chains of others that leave can bring about. Costs nothing where none is."""
     lost = _unserved(books)
     short = _short(books, lost)
-    while len(short) and _one_chain(books, market, short, lost):
-        short = _short(books, lost)
-
-
-def _one_chain(books: Books, market: Market, short: Ints, lost: Floats) -> bool:
-    before = books.copied()
-    for claiming in _beginnings(short):
-        for given_up in GIVEN_UP:
+    left = max(TRIED_LEAST, TRIED_CELLS // max(1, books.counts.size))
+    while len(short) and left > 0:
+        before = books.copied()
+        for claiming, given_up in islice(product(_beginnings(short), GIVEN_UP), left):
+            left -= 1
             if _chained(_Chain(books, market, lost, given_up, len(short)), claiming):
-                return True
+                break
             books.restore(before)
-    return False
+        else:
+            return
+        short = _short(books, lost)
 
 
 def _beginnings(short: Ints) -> Iterator[Ints]:
