@@ -138,3 +138,37 @@ def test_refusals_come_to_rest(world: World, count: int, missing: int, name: str
     rested = decide(world, app, shares, plan)
     assert rested.placements == plan.placements
     assert same_decision(decide(world, app, shares, rested), rested)
+
+
+def room_in_curacao(memory_mib: int, *, demand: float | None = None, state: str = "up") -> World:
+    """And nodes nowhere else."""
+    nodes = (make_node("cur-1", memory_mib=memory_mib),) if memory_mib else ()
+    return World(
+        sites=tuple(
+            SiteView(
+                site=make_site(name, state=state if name == "cur" else "up"),
+                nodes=nodes if name == "cur" else (),
+                others=Resources(),
+            )
+            for name in NAMES
+        ),
+        demand=None if demand is None else {SiteId("cur"): demand},
+        users={SiteId(name): 0.0 for name in NAMES},
+    )
+
+
+def test_what_stays_in_a_draining_site_grows_with_no_decision() -> None:
+    minimums = (RegionMin(region="weur", count=1), RegionMin(region="apac", count=4))
+    app = make_app(scale=Scale(min_per_site=0, region_min=minimums))
+    shares = ((VERSIONS[0], 50.0), (VERSIONS[1], 50.0))
+    first = decide(room_in_curacao(50), app, shares, None)
+    drained = room_in_curacao(120, state="draining")
+    second = decide(drained, app, shares, first)
+    assert second.placements
+    assert same_decision(decide(drained, app, shares, second), second)
+
+
+def test_one_version_that_has_more_than_its_minimum_is_no_excuse_for_the_other_that_has_none() -> None:
+    app = make_app(scale=Scale(min_per_site=1, region_min=(RegionMin(region="weur", count=2),)))
+    plan = decide(room_in_curacao(120, demand=0.01), app, ((VERSIONS[1], 50.0), (VERSIONS[2], 50.0)), None)
+    assert plan.unserved_rps > 0.0

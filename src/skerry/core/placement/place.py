@@ -172,7 +172,7 @@ def make_case(world: World, app: App, shares: Shares, parent: Plan | None) -> Ca
         parent=parent,
         asked=asked_digest(world, app, wanted),
         caps=_refusal_caps(world, app, wanted, parent),
-        there={site: counts.total() for site, counts in _with_left(world, _running(parent.placements if parent else ())).items()},
+        there=_most_of_one(_with_left(world, _running(parent.placements if parent else ()))),
     )
 
 
@@ -248,7 +248,7 @@ def _right(case: Case, found: Outcome, now: Running) -> bool:
     if found.unserved_rps <= 0.0 and all(seat.missing is None for seat in found.seats):
         return True
     rejections = {seat.site.id: rejection for seat in found.seats if (rejection := seat.rejection()) is not None}
-    trial = replace(case, there={site: counts.total() for site, counts in now.items()})
+    trial = replace(case, there=_most_of_one(now))
     wanting = found.unserved_rps > 0.0
     return _all_hold(trial, make_seats(trial, now), now, rejections, wanting=wanting)
 
@@ -326,7 +326,7 @@ def _all_alike(case: Case, had: Running) -> Outcome | None:
         return None
     ordered = _order(case, seats)
     found = _finished(case, ordered, 0.0)
-    enough = all(sum(seat.counts.values()) >= each for seat in open_seats)
+    enough = all(min(seat.counts.values()) >= scale.min_per_site for seat in open_seats)
     return found if enough or not case.world.demand else None
 
 
@@ -374,6 +374,11 @@ def _running(placements: Sequence[Placement]) -> Running:
     for placement in placements:
         running.setdefault(placement.site, Counter())[placement.version] += placement.count
     return running
+
+
+def _most_of_one(running: Running) -> dict[SiteId, int]:
+    """By site, the version with the most instances: so many of each stay where they have no other place."""
+    return {site: max(counts.values(), default=0) for site, counts in running.items()}
 
 
 def _with_left(world: World, running: Running) -> Running:

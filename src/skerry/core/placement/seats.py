@@ -77,7 +77,7 @@ class Seat:
         before: Counter[VersionId],
         planned: int,
     ) -> None:
-        """`planned`: how many instances of any version the parent plan has here."""
+        """`planned`: how many instances of the version that has the most here the parent plan has."""
         self.view, self.site, self.before, self.scale, self.planned = view, view.site, before, wants.scale, planned
         self.stayed = 0
         self.counts = dict.fromkeys(wants.needs_of, 0)
