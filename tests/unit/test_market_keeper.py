@@ -1,5 +1,6 @@
 """A node's market over a made-up runtime: who is throttled, squeezed, ended, and that nobody is touched without need."""
 
+import asyncio
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -40,6 +41,7 @@ class MadeUp(Plain):
     standing: dict[str, Standing] = field(default_factory=dict)
     lives: dict[str, int] = field(default_factory=dict)
     done: list[tuple[str, str]] = field(default_factory=list)
+    held: set[str] = field(default_factory=set)
     spares: int = 0
 
     @property
@@ -67,6 +69,9 @@ class MadeUp(Plain):
         self.standing[instance_id] = standing
         self.done.append(("throttle", instance_id))
 
+    async def hold(self, instance_id: str, held: bool) -> None:
+        self.held = self.held | {instance_id} if held else self.held - {instance_id}
+
     async def keep_spares(self, allowed: bool) -> int:
         ended, self.spares = (0, self.spares) if allowed else (self.spares, 0)
         return ended
@@ -80,12 +85,15 @@ class MadeUp(Plain):
     async def restart(self, instance_id: str, reason: str) -> None:
         self.done.append(("end", instance_id))
 
-    def pass_second(self) -> None:
-        yielding = [name for name in self.wants if self.standing.get(name) == "last"]
-        left = 2000 - sum(wanted for name, wanted in self.wants.items() if name not in yielding)
+    def pass_ms(self, ms: int) -> None:
+        yielding = [name for name in self.wants if self.standing.get(name) == "last" and name not in self.held]
+        left = 2000 - sum(wanted for name, wanted in self.wants.items() if name not in yielding and name not in self.held)
         for name, wanted in self.wants.items():
-            may = max(0, left) // len(yielding) if name in yielding else 1000
-            self.cpu_us[name] = self.cpu_us.get(name, 0) + min(wanted, may) * 1000
+            may = 0 if name in self.held else max(0, left) // len(yielding) if name in yielding else 1000
+            self.cpu_us[name] = self.cpu_us.get(name, 0) + min(wanted, may) * ms
+
+    def pass_second(self) -> None:
+        self.pass_ms(1000)
 
 
 @dataclass
@@ -117,7 +125,7 @@ class Node:
         self.gauge = SimulatedGauge(Pressure(memory_available_bytes=8 << 30, memory_total_bytes=8 << 30))
         version = program_version("a") if program else make_version()
         version = msgspec.structs.replace(version, limits=LIMITS, isolation=isolation or version.isolation)
-        wanted = tuple(NodeInstance(id=InstanceId(name), version=version, priority=priority) for name in runtime.wants)
+        self.wanted = wanted = tuple(NodeInstance(id=InstanceId(name), version=version, priority=priority) for name in runtime.wants)
         settings = KeeperSettings(throttle=throttle, market=MarketSettings(capacity_millicores=2000))
         self.keeper = MarketKeeper(runtime, lambda: wanted, self.gauge, self.clock, settings)
 
@@ -156,6 +164,83 @@ async def test_who_has_its_turn_comes_after_the_modest_and_before_those_who_yiel
     node.runtime.wants |= {"hog": 1000, "other": 1000}
     await node.seconds(1)
     assert node.runtime.standing == {"hog": "later", "other": "last", "small": "first"}
+
+
+HOGS = {f"hog{number}": 1000 for number in range(6)}
+
+
+class LivingClock(HandClock):
+    """While the keeper sleeps, instances work; when it is over, whoever sleeps is ended."""
+
+    def __init__(self, runtime: MadeUp, seconds: int) -> None:
+        super().__init__()
+        self.runtime = runtime
+        self.end_ms = self.at_ms + seconds * 1000
+
+    async def sleep_ms(self, delay_ms: int) -> None:
+        if self.at_ms >= self.end_ms:
+            raise asyncio.CancelledError
+        self.runtime.pass_ms(delay_ms)
+        self.at_ms += delay_ms
+
+
+async def run_for(runtime: MadeUp, seconds: int) -> list[int]:
+    """The keeper's own loop: how many were held whenever it slept."""
+    node, held = Node(runtime), list[int]()
+
+    class Watched(LivingClock):
+        async def sleep_ms(self, delay_ms: int) -> None:
+            held.append(len(self.runtime.held))
+            await super().sleep_ms(delay_ms)
+
+    settings = KeeperSettings(market=MarketSettings(capacity_millicores=2000))
+    keeper = MarketKeeper(runtime, lambda: node.wanted, node.gauge, Watched(runtime, seconds), settings)
+    with pytest.raises(asyncio.CancelledError):
+        await keeper.run()
+    return held
+
+
+async def test_of_many_who_yield_as_many_run_as_there_are_cpus_in_turn_and_nothing_is_left_unused() -> None:
+    runtime = MadeUp({**HOGS, "small": 10})
+    held = await run_for(runtime, 31)
+    assert max(held[5:]) == 4
+    assert max(held) == 4
+    got = [runtime.cpu_us[name] for name in HOGS]
+    assert sum(got) > 0.97 * 2_000_000 * 31 - 10_000 * 31
+    assert max(got) < 1.2 * min(got)
+    assert runtime.standing["small"] == "first"
+
+
+async def test_an_agent_that_ends_holds_nobody() -> None:
+    runtime = MadeUp({**HOGS, "small": 10})
+    assert max(await run_for(runtime, 10)) > 0
+    assert runtime.held == set()
+
+
+async def test_whom_a_killed_agent_held_is_let_go_at_the_first_look_of_the_next() -> None:
+    runtime = MadeUp({**HOGS, "small": 10}, held={"hog0", "hog1"})
+    await Node(runtime).seconds(1)
+    assert runtime.held == set()
+
+
+class Resting(MadeUp):
+    """After ten seconds nobody wants anything any more."""
+
+    def pass_ms(self, ms: int) -> None:
+        super().pass_ms(ms)
+        if sum(self.cpu_us.values()) > 10 * 2_000_000:
+            self.wants = dict.fromkeys(self.wants, 0)
+
+
+async def test_who_yields_and_sleeps_is_held_no_longer_than_till_its_turn() -> None:
+    held = await run_for(Resting({**HOGS, "small": 10}), 20)
+    assert max(held) == 4
+    assert held[-1] == 0
+
+
+async def test_two_who_yield_have_a_cpu_each() -> None:
+    runtime = MadeUp({"hog": 1000, "other": 1000, "small": 10})
+    assert max(await run_for(runtime, 10)) == 0
 
 
 async def test_a_new_process_of_a_hog_is_told_anew() -> None:

@@ -120,6 +120,13 @@ class Runtime(Protocol):
         """How it stands among those that want the CPU, until the next word or the next process; its limits stay."""
         ...
 
+    async def hold(self, instance_id: str, held: bool) -> None:
+        """Held, it gets next to no CPU until the next word (`throttle` is one too) or the next process. Cheap.
+
+        `attach` leaves it as it is: whoever takes over says a word about each.
+        """
+        ...
+
     async def drop(self, instance_id: str, reason: str) -> None:
         """No process until a request comes. `Unsupported` for one that no request wakes."""
         ...
@@ -171,6 +178,9 @@ class Plain:
 
     async def throttle(self, instance_id: str, standing: Standing) -> None:
         raise _unsupported("throttle")
+
+    async def hold(self, instance_id: str, held: bool) -> None:
+        raise _unsupported("hold")
 
     async def drop(self, instance_id: str, reason: str) -> None:
         raise _unsupported("drop")

@@ -11,6 +11,8 @@ import signal
 from pathlib import Path
 
 from skerry.adapters.cgroup.base import (
+    HELD_PERIOD_US,
+    HELD_QUOTA_US,
     CgroupError,
     DiskLimits,
     Limits,
@@ -36,6 +38,7 @@ from skerry.adapters.cgroup.v2 import PERIOD_US
 CONTROLLERS = ("memory", "cpu", "cpuacct", "pids")
 ALL = (*CONTROLLERS, "cpuset", "devices", "freezer", "blkio", "name=systemd")  # where container runtimes make groups
 SHARES_LEAST = "2"
+UNLIMITED, QUOTA_US_LEAST = -1, 1_000
 SWAPPINESS_SQUEEZE = 100  # take anonymous pages as readily as file pages, and keep the shared binary in memory
 
 
@@ -55,16 +58,18 @@ class V1Group:
         return tuple(str(path / "tasks") for path in self._directories())
 
     def limit(self, limits: Limits) -> None:
-        unlimited = -1
-        memory = unlimited if limits.memory_bytes is None else limits.memory_bytes
-        quota = unlimited if limits.cpu_millicores is None else max(1000, limits.cpu_millicores * PERIOD_US // 1000)
+        memory = UNLIMITED if limits.memory_bytes is None else limits.memory_bytes
         self._set("memory", "memory.limit_in_bytes", str(memory))
-        self._set("cpu", "cpu.cfs_period_us", str(PERIOD_US))
-        self._set("cpu", "cpu.cfs_quota_us", str(quota))
+        self.hold(False, limits.cpu_millicores)
         self._weigh(limits)
         self._set("pids", "pids.max", "max" if limits.pids is None else str(limits.pids))
         if limits.disk is not None:
             self._limit_disk(limits.disk)
+
+    def hold(self, held: bool, cpu_millicores: int | None) -> None:
+        own = UNLIMITED if cpu_millicores is None else max(QUOTA_US_LEAST, cpu_millicores * PERIOD_US // 1000)
+        self._set("cpu", "cpu.cfs_period_us", str(HELD_PERIOD_US if held else PERIOD_US))
+        self._set("cpu", "cpu.cfs_quota_us", str(HELD_QUOTA_US if held else own))
 
     def allow_swap(self, allowed: bool) -> None:
         """Of the groups within it too: each has a number of its own."""
@@ -115,6 +120,7 @@ class V1Group:
     def kill(self) -> None:
         if "cpu" in self._paths:
             write_if_there(self._file("cpu", "cpu.idle"), "0")  # a busy machine leaves idle groups no time to end in
+            write_if_there(self._file("cpu", "cpu.cfs_quota_us"), str(UNLIMITED))
         for pid in self.pids():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)

@@ -1,6 +1,6 @@
 """The node's market: looks once a second who uses what, and tells the runtime who yields the CPU to whom from now on.
 
-    runtime.stats, gauge ──► core.machines.market ──► runtime.throttle
+    runtime.stats, gauge ──► core.machines.market ──► runtime.throttle ──► turns of those who yield (`turns`)
                         └──► core.machines.memory ──► runtime.sleep, drop, restart
 
 What it decides holds until the next look, so when the agent is away the last word stays; a new process yields to nobody.
@@ -13,6 +13,7 @@ import structlog
 
 from skerry.core.machines.market import WORKING_MILLICORES, Grant, Market, MarketSettings, Trader, trade
 from skerry.core.machines.memory import MIB, MemorySettings, Relief, Tenant, is_short, relieve
+from skerry.core.machines.turns import TurnSettings
 from skerry.core.types.app import Version
 from skerry.core.types.ids import InstanceId
 from skerry.core.types.slices import NodeInstance, ObservedInstance
@@ -22,6 +23,7 @@ from skerry.ports.clock import Clock
 from skerry.ports.pressure import Gauge, Pressure
 from skerry.ports.runtime import NoSuchInstance, Runtime, RuntimeFault
 from skerry.ports.sandbox import SandboxError, SandboxStats
+from skerry.services.node.turns import REFUSALS, TurnKeeper
 
 log = structlog.get_logger()
 
@@ -29,10 +31,11 @@ BACKGROUND_PRIORITY = 10  # apps of this priority or less are work that nobody w
 
 
 class KeeperSettings(Record):
-    """`throttle` False: shares and limits alone decide, as without a market."""
+    """`throttle` False: shares and limits alone decide, as without a market. `turns` False: all who yield run side by side."""
 
     look_ms: int = 1_000
     throttle: bool = True
+    turns: bool = True
     market: MarketSettings = MarketSettings()
     memory: MemorySettings = MemorySettings()
 
@@ -78,13 +81,22 @@ class MarketKeeper:
         self._told: dict[str, Standing] = {}  # by instance and process, the last word that arrived
         self._rests: dict[str, _Rest] = {}
         self._seen: dict[str, _Seen] = {}
+        cpus = max(1, self._settings.market.capacity_millicores // 1000)
+        self._turns = TurnKeeper(runtime, gauge, clock, TurnSettings(cpus=cpus))
         self.grants: tuple[Grant, ...] = ()  # the last ones
 
     async def run(self) -> None:
         self._pressure = self._gauge.read()
-        while True:
-            await self._clock.sleep_ms(self._settings.look_ms)
-            await self.step()
+        look_at_ms = self._clock.monotonic_ms() + self._settings.look_ms
+        try:
+            while True:
+                await self._clock.sleep_ms(max(0, min(look_at_ms, self._turns.due_ms or look_at_ms) - self._clock.monotonic_ms()))
+                if self._clock.monotonic_ms() >= look_at_ms:
+                    await self.step()
+                    look_at_ms = self._clock.monotonic_ms() + self._settings.look_ms
+                await self._turns.end_if_due()
+        finally:
+            await self._turns.aclose()
 
     async def step(self) -> None:
         """Look once and act."""
@@ -143,22 +155,31 @@ class MarketKeeper:
         running = set(processes.values())
         queued = {processes[one.id]: self._gauge.waited_us(one.pid or 0) for one in seen if self._may_wait(one.id)}
         traders = [
-            _trader(wanted[one.id], stats[one.id], self._share_waited(processes[one.id], queued, elapsed_us))
+            _trader(
+                wanted[one.id],
+                stats[one.id],
+                waited=self._share_waited(processes[one.id], queued, elapsed_us),
+                starved=one.id in self._turns.starved,
+            )
             for one in seen
             if one.state in ("running", "asleep")
         ]
         self._waited = {key: us for key, us in queued.items() if us is not None}
         free_us = self._pressure.cpu_idle_us - before.cpu_idle_us
+        free = max(0, free_us * 1000 // elapsed_us) if before.cpu_idle_us else None
         self._market, self.grants = trade(
             self._market,
             traders,
             now_ms=max(1, now_ms),
             settings=self._settings.market,
-            free_millicores=max(0, free_us * 1000 // elapsed_us) if before.cpu_idle_us else None,
+            free_millicores=free,
         )
         self._told = {process: standing for process, standing in self._told.items() if process in running}
         for grant in self.grants:
             await self._tell(grant, processes[InstanceId(grant.id)])
+        if self._settings.turns:
+            pids = {str(one.id): one.pid for one in seen if one.pid is not None}
+            await self._turns.seat(self.grants, pids, rest_millicores=free)
 
     def _may_wait(self, name: InstanceId) -> bool:
         """Whether it makes a difference how long it waited: there are many threads to ask, of many instances that do nothing."""
@@ -174,8 +195,9 @@ class MarketKeeper:
         if self._told.get(process) == grant.standing:
             return
         try:
+            await self._turns.release(grant.id, known=process in self._told)
             await self._runtime.throttle(grant.id, grant.standing)
-        except (RuntimeFault, SandboxError, OSError) as error:
+        except REFUSALS as error:
             log.debug("not_throttled", instance=grant.id, error=str(error))
             return
         self._told[process] = grant.standing
@@ -256,7 +278,7 @@ def _is_program(version: Version) -> bool:
     return version.program is not None or version.isolation != "sandbox"
 
 
-def _trader(wanted: NodeInstance, stats: SandboxStats, waited: float | None) -> Trader:
+def _trader(wanted: NodeInstance, stats: SandboxStats, *, waited: float | None, starved: bool) -> Trader:
     limits = wanted.version.limits
     return Trader(
         id=wanted.id,
@@ -264,5 +286,6 @@ def _trader(wanted: NodeInstance, stats: SandboxStats, waited: float | None) -> 
         most_millicores=limits.cpu_millicores_max,
         cpu_us=stats.cpu_us,
         waited=waited,
+        starved=starved,
         background=wanted.priority <= BACKGROUND_PRIORITY,
     )

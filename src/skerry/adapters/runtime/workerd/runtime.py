@@ -199,6 +199,11 @@ class WorkerdRuntime(Plain):
         if instance is not None:
             instance.throttle(standing)
 
+    async def hold(self, instance_id: str, held: bool) -> None:
+        instance = self._instances.get(InstanceId(instance_id))
+        if instance is not None:
+            instance.hold(held)
+
     async def aclose(self, *, stop_instances: bool) -> None:
         if not self._begun:
             return
