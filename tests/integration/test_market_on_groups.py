@@ -292,7 +292,7 @@ async def test_of_two_who_take_too_much_one_is_held_in_turn_and_can_be_ended_mea
         await runtime.start(instance)
     for instance in (one, two, small):
         await until_running(runtime, instance)
-    settings = KeeperSettings(look_ms=200, market=MarketSettings(capacity_millicores=CAPACITY_MILLICORES))
+    settings = KeeperSettings(look_ms=200, turns=True, market=MarketSettings(capacity_millicores=CAPACITY_MILLICORES))
     keeper = MarketKeeper(runtime, lambda: (one, two, small), ProcGauge(), SystemClock(), settings)
     pids = {instance.id: pid_of(runtime, instance) for instance in (one, two, small)}
     keeping = asyncio.ensure_future(keeper.run())

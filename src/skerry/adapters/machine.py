@@ -98,7 +98,7 @@ def try_groups() -> Groups:
 def remove_groups_of_the_dead(prefix: str) -> None:
     """Remove groups `<prefix>-<pid>.<name>` whose process was killed before it could; what still holds processes stays."""
     for group in [*_GROUPS.glob(f"{prefix}-*"), *_GROUPS.glob(f"*/{prefix}-*")]:
-        pid = group.name.removeprefix(f"{prefix}-").partition(".")[0]
+        pid = re.split("[.~]", group.name.removeprefix(f"{prefix}-"))[0]
         if not (_PROC / pid).exists():
             with contextlib.suppress(OSError):
                 group.rmdir()

@@ -53,6 +53,7 @@ class NoSuchInstance(RuntimeFault):
 class Capabilities(Record):
     """What this runtime can do on this machine. `missing` names what it cannot, with the reason.
 
+    `gathers`: the kernel compares all who yield with the others as one; where not, they are to be held in turn (`Runtime.hold`).
     `classes`: the isolation classes that it offers, each with its engine; a node's features follow from them.
     """
 
@@ -60,6 +61,7 @@ class Capabilities(Record):
     limits: bool  # memory and CPU limits are enforced
     sleep: bool
     egress: bool
+    gathers: bool = False
     missing: tuple[tuple[str, str], ...] = ()
     classes: tuple[tuple[IsolationClass, EngineFacts], ...] = ()
 

@@ -20,6 +20,7 @@ from skerry.kit.record import Record
 # have had more than its part already, and made to wait.
 LATER_PART = 16
 HELD_QUOTA_US, HELD_PERIOD_US = 1_000, 1_000_000  # what who is held gets: the least that kernels take
+MOVE_ROUNDS_MAX = 4  # of looking for threads that were started meanwhile
 KILL_S_MAX = 30.0  # a killed process is gone in a few ms, unless the disk hangs or a busy machine lets nobody end
 
 
@@ -136,6 +137,11 @@ class Tree(Protocol):
         """Memory of a group can be moved into swap (if there is any)."""
         ...
 
+    @property
+    def gathers(self) -> bool:
+        """To the kernel all who yield are one; False while there is no group to see it by."""
+        ...
+
     def create(self, name: str) -> Group: ...
 
     def open(self, name: str) -> Group:
@@ -248,6 +254,17 @@ def read_pids_below(path: Path) -> tuple[int, ...]:
 def read_threads_below(path: Path, file: str) -> tuple[int, ...]:
     """As `read_pids_below`, of threads. `file`: where they are listed."""
     return tuple(thread for place in with_inner(path) for thread in read_pids(place / file))
+
+
+def move_threads(source: Path, target: Path) -> None:
+    """Of the old hierarchies, one by one, a fraction of a ms each; again and again until no new one is there."""
+    for _ in range(MOVE_ROUNDS_MAX):
+        threads = read_pids(source / "tasks")
+        if not threads:
+            return
+        for thread in threads:
+            with contextlib.suppress(CgroupError):  # ended meanwhile
+                write(target / "tasks", str(thread))
 
 
 def groups_of(places: Iterable[Path], prefix: str) -> list[Path]:

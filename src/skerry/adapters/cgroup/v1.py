@@ -3,9 +3,13 @@
 A process that is about to become the group's enters by itself, alone (file `tasks`): to move a whole process, or any
 into the unified tree, the kernel first waits 7 ms for all CPUs, with a user's request waiting too. What the unified tree
 would give, `cgroup.kill`, is had by killing whatever is listed until nothing is; a sandbox dies with its first process.
+
+Since the CPU controller has a hierarchy of its own, the threads of those who yield can be moved there without their memory: into
+one idle group for all of them, `<tree>~yields`. Whoever wakes up meets one that is owed something then, and not each of them.
 """
 
 import contextlib
+import glob
 import os
 import signal
 from pathlib import Path
@@ -18,6 +22,7 @@ from skerry.adapters.cgroup.base import (
     Limits,
     Usage,
     groups_of,
+    move_threads,
     read_field,
     read_fields,
     read_number,
@@ -39,15 +44,17 @@ CONTROLLERS = ("memory", "cpu", "cpuacct", "pids")
 ALL = (*CONTROLLERS, "cpuset", "devices", "freezer", "blkio", "name=systemd")  # where container runtimes make groups
 SHARES_LEAST = "2"
 UNLIMITED, QUOTA_US_LEAST = -1, 1_000
+YIELDING = "~yields"
 SWAPPINESS_SQUEEZE = 100  # take anonymous pages as readily as file pages, and keep the shared binary in memory
 
 
 class V1Group:
-    """One directory of the same name in each hierarchy. `paths` by controller."""
+    """One directory of the same name in each hierarchy. `paths` by controller; `aside`: where its threads are while it yields."""
 
-    def __init__(self, name: str, paths: dict[str, Path]) -> None:
+    def __init__(self, name: str, paths: dict[str, Path], aside: Path | None) -> None:
         self._name = name
         self._paths = paths
+        self._aside = aside
 
     @property
     def name(self) -> str:
@@ -68,8 +75,9 @@ class V1Group:
 
     def hold(self, held: bool, cpu_millicores: int | None) -> None:
         own = UNLIMITED if cpu_millicores is None else max(QUOTA_US_LEAST, cpu_millicores * PERIOD_US // 1000)
-        self._set("cpu", "cpu.cfs_period_us", str(HELD_PERIOD_US if held else PERIOD_US))
-        self._set("cpu", "cpu.cfs_quota_us", str(HELD_QUOTA_US if held else own))
+        for place in self._cpu_places():
+            write(place / "cpu.cfs_period_us", str(HELD_PERIOD_US if held else PERIOD_US))
+            write(place / "cpu.cfs_quota_us", str(HELD_QUOTA_US if held else own))
 
     def allow_swap(self, allowed: bool) -> None:
         """Of the groups within it too: each has a number of its own."""
@@ -106,8 +114,8 @@ class V1Group:
             memory_bytes=read_number(self._file("memory", "memory.usage_in_bytes")),
             private_bytes=sum(read_fields(memory, "total_rss", "total_shmem")),
             oom_kills=sum_below(self._file("memory", "."), "memory.oom_control", "oom_kill"),
-            cpu_us=read_number(self._file("cpuacct", "cpuacct.usage")) // 1000,
-            throttled_us=read_field(self._file("cpu", "cpu.stat"), "throttled_time") // 1000,
+            cpu_us=sum(read_number(place / "cpuacct.usage") for place in self._cpuacct_places()) // 1000,
+            throttled_us=sum(read_field(place / "cpu.stat", "throttled_time") for place in self._cpu_places()) // 1000,
             pids=read_number(self._file("pids", "pids.current")),
             read_bytes=sum_fields(blocks, "Read"),
             written_bytes=sum_fields(blocks, "Write"),
@@ -115,12 +123,14 @@ class V1Group:
         )
 
     def pids(self) -> tuple[int, ...]:
-        return tuple(sorted({pid for path in self._directories() for pid in read_pids_below(path)}))
+        places = {*self._directories(), *self._cpu_places()}
+        return tuple(sorted({pid for path in places for pid in read_pids_below(path)}))
 
     def kill(self) -> None:
-        if "cpu" in self._paths:
-            write_if_there(self._file("cpu", "cpu.idle"), "0")  # a busy machine leaves idle groups no time to end in
-            write_if_there(self._file("cpu", "cpu.cfs_quota_us"), str(UNLIMITED))
+        self._bring_back()
+        for place in self._cpu_places():
+            write_if_there(place / "cpu.idle", "0")  # a busy machine leaves idle groups no time to end in
+            write_if_there(place / "cpu.cfs_quota_us", str(UNLIMITED))
         for pid in self.pids():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
@@ -128,6 +138,12 @@ class V1Group:
             write_if_there(self._file("freezer", "freezer.state"), "THAWED")  # what is frozen does not even die
 
     def remove(self) -> bool:
+        """Last where `V1Tree.names` finds it."""
+        if self._aside is not None and not remove_directory(self._aside):
+            return False
+        if self._aside is not None:
+            with contextlib.suppress(OSError):  # others yield, or nobody ever did
+                self._aside.parent.rmdir()
         removed = [remove_directory(path) for path in self._directories()]
         return all(removed)
 
@@ -142,8 +158,43 @@ class V1Group:
         if "cpu" in self._paths:
             file, idle_file = self._file("cpu", "cpu.shares"), self._file("cpu", "cpu.idle")
             idle = limits.cpu_standing == "last"
+            if not idle:
+                self._bring_back()
             write_weight(file, idle_file, idle=idle, value=str(weight_of(limits)), least=SHARES_LEAST)
             lengthen(lambda: read_threads_below(self._paths["cpu"], "tasks"), long=limits.cpu_standing == "later")
+            if idle and self._aside is not None and idle_file.exists():
+                self._set_aside(self._aside, limits)
+
+    def _set_aside(self, aside: Path, limits: Limits) -> None:
+        """Those that are started meanwhile, and what has groups in this one, yield where they are."""
+        home = self._paths["cpu"]
+        if any(path.is_dir() for path in home.iterdir()):
+            return
+        try:
+            aside.parent.mkdir(exist_ok=True)
+            aside.mkdir(exist_ok=True)
+        except OSError as error:
+            raise CgroupError(f"{error.filename}: {error.strerror}") from error
+        write(aside.parent / "cpu.idle", "1")
+        write(aside / "cpu.shares", str(limits.cpu_shares))
+        self.hold(False, limits.cpu_millicores)
+        move_threads(home, aside)
+
+    def _bring_back(self) -> None:
+        if self._aside is not None and self._aside.exists():
+            move_threads(self._aside, self._paths["cpu"])
+
+    def _cpu_places(self) -> list[Path]:
+        """Those whose files say what it may: what is aside as well, from the first time that it was."""
+        if "cpu" not in self._paths:
+            return []
+        aside = [self._aside] if self._aside is not None and self._aside.exists() else []
+        return [self._paths["cpu"], *aside]
+
+    def _cpuacct_places(self) -> list[Path]:
+        """Where CPU time is counted: aside too, if both controllers are mounted together."""
+        together = self._paths.get("cpuacct") == self._paths.get("cpu")
+        return self._cpu_places() if together else [self._file("cpuacct", ".")]
 
     def _file(self, controller: str, name: str) -> Path:
         """A path at which nothing is, where there is no such controller."""
@@ -164,6 +215,7 @@ class V1Tree:
     def __init__(self, mounts: dict[str, Path], name: str) -> None:
         self._mounts = mounts
         self._prefix = f"{name}."
+        self._yielding = mounts["cpu"] / f"{name}{YIELDING}" if "cpu" in mounts else None
 
     @property
     def limits(self) -> bool:
@@ -172,6 +224,10 @@ class V1Tree:
     @property
     def squeezes(self) -> bool:
         return "memory" in self._mounts
+
+    @property
+    def gathers(self) -> bool:
+        return "cpu" in self._mounts and any(self._mounts["cpu"].glob(f"{glob.escape(self._prefix)}*/cpu.idle"))
 
     def create(self, name: str) -> V1Group:
         group = self.open(name)
@@ -183,13 +239,15 @@ class V1Tree:
         return group
 
     def open(self, name: str) -> V1Group:
-        return V1Group(name, {controller: mount / f"{self._prefix}{name}" for controller, mount in self._mounts.items()})
+        paths = {controller: mount / f"{self._prefix}{name}" for controller, mount in self._mounts.items()}
+        return V1Group(name, paths, self._yielding / name if self._yielding is not None else None)
 
     def names(self) -> tuple[str, ...]:
         return tuple(sorted({path.name.removeprefix(self._prefix) for path in self._groups()}))
 
     def remove(self) -> bool:
-        removed = [remove_directory(path) for path in self._groups()]
+        yielding = [self._yielding] if self._yielding is not None else []
+        removed = [remove_directory(path) for path in (*yielding, *self._groups())]
         return all(removed)
 
     def _groups(self) -> list[Path]:

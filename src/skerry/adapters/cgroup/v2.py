@@ -143,6 +143,10 @@ class V2Tree:
         there = self._groups()[:1]
         return "memory" in self._available and all((path / "memory.reclaim").exists() for path in there)
 
+    @property
+    def gathers(self) -> bool:
+        return False  # who moves leaves its memory to the group that it comes from
+
     def create(self, name: str) -> V2Group:
         group = self.open(name)
         try:

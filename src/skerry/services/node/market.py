@@ -31,11 +31,12 @@ BACKGROUND_PRIORITY = 10  # apps of this priority or less are work that nobody w
 
 
 class KeeperSettings(Record):
-    """`throttle` False: shares and limits alone decide, as without a market. `turns` False: all who yield run side by side."""
+    """`throttle` False: shares and limits alone decide, as without a market. `turns`: whether those who yield are held
+    in turn; None: where the kernel does not compare all of them with the others as one."""
 
     look_ms: int = 1_000
     throttle: bool = True
-    turns: bool = True
+    turns: bool | None = None
     market: MarketSettings = MarketSettings()
     memory: MemorySettings = MemorySettings()
 
@@ -177,7 +178,7 @@ class MarketKeeper:
         self._told = {process: standing for process, standing in self._told.items() if process in running}
         for grant in self.grants:
             await self._tell(grant, processes[InstanceId(grant.id)])
-        if self._settings.turns:
+        if not self._runtime.capabilities.gathers if self._settings.turns is None else self._settings.turns:
             pids = {str(one.id): one.pid for one in seen if one.pid is not None}
             await self._turns.seat(self.grants, pids, rest_millicores=free)
 

@@ -92,6 +92,24 @@ def who_yields_runs_when_nobody_else_does(tree: Tree) -> None:
         until(lambda: second.usage().cpu_us > again_us + 100_000, within_s=DEADLINE_S * 6)  # before 6.6, it first pays its debts
 
 
+def two_who_yield_share_what_is_left_and_come_back(tree: Tree) -> None:
+    """They go on all the same, each with its part; what they use is counted, and they come back."""
+    yields = Limits(cpu_standing="last")
+    with made(tree, "one") as one, made(tree, "two") as two, running(one, spin), running(two, spin):
+        until(lambda: min(one.usage().cpu_us, two.usage().cpu_us) > 10_000)
+        for group in (one, two):
+            group.limit(yields)
+        assert tree.names() == ("one", "two")
+        before = one.usage().cpu_us, two.usage().cpu_us
+        until(lambda: min(one.usage().cpu_us - before[0], two.usage().cpu_us - before[1]) > 10_000, within_s=DEADLINE_S * 6)
+        for group in (one, two):
+            assert len(group.pids()) == 1
+            group.limit(Limits())
+        before = one.usage().cpu_us, two.usage().cpu_us
+        until(lambda: min(one.usage().cpu_us - before[0], two.usage().cpu_us - before[1]) > 10_000)
+    assert tree.names() == ()
+
+
 def who_comes_later_has_long_slices_while_it_does(tree: Tree) -> None:
     """In all threads, where the kernel has slices."""
 
@@ -180,6 +198,7 @@ CHECKS: tuple[Callable[[Tree], None], ...] = (
     the_quota_holds_a_process_back,
     who_is_held_stands_nearly_still_until_it_is_let_go_or_ended,
     who_comes_later_has_long_slices_while_it_does,
+    two_who_yield_share_what_is_left_and_come_back,
     weights_divide_a_cpu,
     who_yields_runs_when_nobody_else_does,
     what_is_frozen_stands_still_and_can_be_ended,

@@ -117,6 +117,7 @@ class WorkerdRuntime(Plain):
             limits=limits,
             sleep=self.can_sleep,
             egress=True,
+            gathers=self.fleet.tree is not None and self.fleet.tree.gathers,
             missing=tuple(missing),
         )
 
