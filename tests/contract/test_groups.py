@@ -45,3 +45,4 @@ def test_a_disk_is_read_as_fast_as_allowed(tree: Tree, tmp_path: Path) -> None:
 def test_groups(tree: Tree, check: Callable[[Tree], None]) -> None:
     check(tree)
     assert tree.names() == ()
+    assert not list(Path("/sys/fs/cgroup").glob(f"**/skerry-contract-{os.getpid()}*"))
