@@ -125,7 +125,9 @@ class Node:
         self.gauge = SimulatedGauge(Pressure(memory_available_bytes=8 << 30, memory_total_bytes=8 << 30))
         version = program_version("a") if program else make_version()
         version = msgspec.structs.replace(version, limits=LIMITS, isolation=isolation or version.isolation)
-        self.wanted = wanted = tuple(NodeInstance(id=InstanceId(name), version=version, priority=priority) for name in runtime.wants)
+        self.wanted = wanted = tuple(
+            NodeInstance(id=InstanceId(name), version=version, priority=priority) for name in runtime.wants
+        )
         settings = KeeperSettings(throttle=throttle, market=MarketSettings(capacity_millicores=2000))
         self.keeper = MarketKeeper(runtime, lambda: wanted, self.gauge, self.clock, settings)
 

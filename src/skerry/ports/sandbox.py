@@ -159,9 +159,7 @@ class SandboxStats(Record):
     descriptors: int = 0
     descriptors_max: int = 0
 
-    def against(
-        self, limits: SandboxLimits, *, log_lost: bool = False, ran_out: bool = False, held: bool = False
-    ) -> Seen:
+    def against(self, limits: SandboxLimits, *, log_lost: bool = False, ran_out: bool = False, held: bool = False) -> Seen:
         """What tells which of its limits it has come to."""
         return Seen(
             memory_mib_max=limits.memory_mib_max,
