@@ -240,6 +240,12 @@ async def test_who_yields_and_sleeps_is_held_no_longer_than_till_its_turn() -> N
     assert held[-1] == 0
 
 
+async def test_who_runs_in_turn_is_told_so() -> None:
+    node = Node(MadeUp({**HOGS, "small": 10}))
+    await node.seconds(3)
+    assert node.keeper.usage(InstanceId("hog0")).held.endswith("nobody else wants the CPU, in turn with 5 others")
+
+
 async def test_two_who_yield_have_a_cpu_each() -> None:
     runtime = MadeUp({"hog": 1000, "other": 1000, "small": 10})
     assert max(await run_for(runtime, 10)) == 0

@@ -126,7 +126,7 @@ class MarketKeeper:
             granted_millicores=grant.millicores if grant else limits.cpu_millicores_max,
             limit_millicores=limits.cpu_millicores_max,
             credit_us=grant.credit_us if grant else 0,
-            held=grant.reason if grant else "",
+            held=f"{grant.reason}{self._turns.about(instance_id)}" if grant else "",
             cpu_us=stats.cpu_us,
             throttled_us=stats.throttled_us,
             memory_bytes=stats.memory_bytes,

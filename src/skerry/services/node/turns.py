@@ -42,6 +42,11 @@ class TurnKeeper:
     def starved(self) -> frozenset[str]:
         return self._turns.starved
 
+    def about(self, name: str) -> str:
+        """To be added to the reason why it yields."""
+        others = len({*self._turns.running, *self._turns.held} - {name})
+        return f", in turn with {others} others" if self._turns.held and name in {*self._turns.running, *self._turns.held} else ""
+
     async def seat(self, grants: Collection[Grant], pids: Mapping[str, int], *, rest_millicores: int | None) -> None:
         """After each look. `pids`: of all that run."""
         self._pids = pids

@@ -10,11 +10,12 @@ names that derive from the data directory, and a tag in each process's environme
 """
 
 import asyncio
+import contextlib
 import os
 import secrets
 import shutil
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Generator
 from pathlib import Path
 
 import msgspec
@@ -22,6 +23,7 @@ import structlog
 
 from skerry.adapters import zram
 from skerry.adapters.blobs.kept import Fetch, KeptBlobs
+from skerry.adapters.cgroup.base import CgroupError
 from skerry.adapters.cgroup.probe import end_group, find_tree
 from skerry.adapters.logfiles import read_log
 from skerry.adapters.process import detached
@@ -46,7 +48,7 @@ from skerry.core.types.ids import Digest, InstanceId, NodeId
 from skerry.core.types.slices import NodeInstance, ObservedInstance
 from skerry.core.types.usage import Standing
 from skerry.kit.record import Record, decode, encode
-from skerry.ports.runtime import Capabilities, NoSuchInstance, Plain, Unavailable
+from skerry.ports.runtime import Capabilities, NoSuchInstance, Plain, RuntimeFault, Unavailable
 from skerry.ports.sandbox import SandboxStats
 
 log = structlog.get_logger()
@@ -198,12 +200,14 @@ class WorkerdRuntime(Plain):
     async def throttle(self, instance_id: str, standing: Standing) -> None:
         instance = self._instances.get(InstanceId(instance_id))
         if instance is not None:
-            instance.throttle(standing)
+            with _as_faults(instance_id):
+                instance.throttle(standing)
 
     async def hold(self, instance_id: str, held: bool) -> None:
         instance = self._instances.get(InstanceId(instance_id))
         if instance is not None:
-            instance.hold(held)
+            with _as_faults(instance_id):
+                instance.hold(held)
 
     async def aclose(self, *, stop_instances: bool) -> None:
         if not self._begun:
@@ -407,6 +411,15 @@ class WorkerdRuntime(Plain):
             tree.remove()
         shutil.rmtree(places.run, ignore_errors=True)
         shutil.rmtree(places.logs, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _as_faults(instance_id: str) -> Generator[None]:
+    """A group may go while it is written to."""
+    try:
+        yield
+    except CgroupError as error:
+        raise RuntimeFault(f"{instance_id}: {error}") from error
 
 
 def _read_kept(path: Path) -> Kept | None:
