@@ -12,6 +12,7 @@ from msgspec.structs import replace
 from skerry.adapters import tools
 from skerry.adapters.cgroup.base import HELD_QUOTA_US
 from skerry.adapters.cgroup.probe import find_tree
+from skerry.adapters.cgroup.v1 import V1Tree
 from skerry.adapters.clock.system import SystemClock
 from skerry.adapters.network.linux.probe import probe
 from skerry.adapters.pressure import ProcGauge, SimulatedGauge
@@ -116,6 +117,11 @@ def yields(pid: int) -> bool:
     )
 
 
+def gathered(pid: int) -> bool:
+    """Whether it is in the group of all who yield."""
+    return "~yields/" in Path(f"/proc/{pid}/cgroup").read_text()
+
+
 def _number(path: Path) -> int | None:
     return int(path.read_text()) if path.exists() else None
 
@@ -163,11 +169,14 @@ async def check_yields_and_is_let_go(bench: Bench) -> None:
     keeper = bench.keeper()
     await bench.work(keeper, 2)  # no more: what yields may have to wait for long on a busy machine
     assert (yields(hog), yields(small)) == (True, False)
+    assert gathered(hog) or not isinstance(GROUPS, V1Tree)
+    assert not gathered(small)
     reasons = {grant.id: grant.reason for grant in keeper.grants}
     assert "more than its part of the node" in reasons[bench.hog.id]
     assert reasons[bench.small.id] == ""
     await bench.rest(keeper, 5)
     assert (yields(hog), yields(small)) == (False, False)
+    assert not gathered(hog)
 
 
 async def check_what_the_kernel_tells(bench: Bench) -> None:

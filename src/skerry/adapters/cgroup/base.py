@@ -256,8 +256,15 @@ def read_threads_below(path: Path, file: str) -> tuple[int, ...]:
     return tuple(thread for place in with_inner(path) for thread in read_pids(place / file))
 
 
-def move_threads(source: Path, target: Path) -> None:
-    """Of the old hierarchies, one by one, a fraction of a ms each; again and again until no new one is there."""
+def move_threads_below(source: Path, target: Path) -> None:
+    """Of a group of the old hierarchies and of those in it, each to the one of its name, or to `target` where there is none."""
+    for place in with_inner(source):
+        same = target / place.relative_to(source)
+        _move_threads(place, same if same.is_dir() else target)
+
+
+def _move_threads(source: Path, target: Path) -> None:
+    """One by one, a fraction of a ms each; again and again until no new one is there."""
     for _ in range(MOVE_ROUNDS_MAX):
         threads = read_pids(source / "tasks")
         if not threads:

@@ -22,7 +22,7 @@ from skerry.adapters.cgroup.base import (
     Limits,
     Usage,
     groups_of,
-    move_threads,
+    move_threads_below,
     read_field,
     read_fields,
     read_number,
@@ -166,23 +166,21 @@ class V1Group:
                 self._set_aside(self._aside, limits)
 
     def _set_aside(self, aside: Path, limits: Limits) -> None:
-        """Those that are started meanwhile, and what has groups in this one, yield where they are."""
+        """What is started from outside meanwhile (another program in a container) yields where it is."""
         home = self._paths["cpu"]
-        if any(path.is_dir() for path in home.iterdir()):
-            return
         try:
-            aside.parent.mkdir(exist_ok=True)
-            aside.mkdir(exist_ok=True)
+            for place in (aside.parent, *(aside / path.relative_to(home) for path in with_inner(home))):
+                place.mkdir(exist_ok=True)
         except OSError as error:
             raise CgroupError(f"{error.filename}: {error.strerror}") from error
         write(aside.parent / "cpu.idle", "1")
         write(aside / "cpu.shares", str(limits.cpu_shares))
         self.hold(False, limits.cpu_millicores)
-        move_threads(home, aside)
+        move_threads_below(home, aside)
 
     def _bring_back(self) -> None:
         if self._aside is not None and self._aside.exists():
-            move_threads(self._aside, self._paths["cpu"])
+            move_threads_below(self._aside, self._paths["cpu"])
 
     def _cpu_places(self) -> list[Path]:
         """Those whose files say what it may: what is aside as well, from the first time that it was."""
