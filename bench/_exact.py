@@ -28,6 +28,25 @@ def small_world(seed):
     return replace(problem, apps=tuple(possible(problem, app) for app in problem.apps))
 
 
+SHARED = 0.6  # of the apps call data of another one
+
+
+def sharing_world(seed):
+    """The same, with data that two or three apps call, all data anywhere."""
+    problem = make_problem(
+        cities=6,
+        apps=8,
+        seed=seed,
+        load=SMALL_LOAD,
+        nodes_of_london=30 + seed % 40,
+        node_scale=0.02 + 0.01 * (seed % 5),
+        shared=SHARED,
+    )
+    homes = np.random.default_rng(seed).integers(len(problem.sites), size=len(problem.data))
+    data = [msgspec.structs.replace(one, home=problem.sites[home].id) for one, home in zip(problem.data, homes, strict=True)]
+    return replace(problem, apps=tuple(possible(problem, app) for app in problem.apps), data=tuple(data))
+
+
 def possible(problem, app):
     def there():
         return [site for site in problem.sites if most(site, app) > 0]

@@ -24,7 +24,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from _exact import objective, optimum, small_world, violations
+from _exact import objective, optimum, sharing_world, small_world, violations
 from _measure import Report, percentile
 from skerry.adapters.forked import forked, processors
 from skerry.adapters.worlds import make_problem
@@ -293,11 +293,11 @@ def could_keep(problem, plan):
     return bool(np.isfinite(optimum(problem, seconds=30.0, unserved_rps_max=served_as_many)[0]))
 
 
-def bench_exact(report, seeds):
+def bench_exact(report, seeds, world, kind):
     """Worlds of six cities, where the exact optimum of J is known."""
     rows, broken, impossible = [], 0, 0
     for seed in range(seeds):
-        problem = small_world(seed)
+        problem = world(seed)
         plan = place_all(problem)
         best, least = optimum(problem, seconds=30.0)
         total = objective(problem, plan)
@@ -309,14 +309,14 @@ def bench_exact(report, seeds):
             rows.append((plan.bound / best, total / best))
     bound, above = np.array(rows or [(np.nan, np.nan)]).T
     report.table(
-        f"{seeds} small worlds against HiGHS ({len(rows)} with all limits kept, {impossible} that cannot and serve as many)",
+        f"{seeds} {kind} against HiGHS ({len(rows)} with all limits kept, {impossible} that cannot and serve as many)",
         [
             {"": "bound / optimum", "least": float(bound.min()), "median": float(np.median(bound)), "most": float(bound.max())},
             {"": "plan / optimum", "least": float(above.min()), "median": float(np.median(above)), "most": float(above.max())},
         ],
     )
-    report.claim("small worlds with a broken limit or a bound above the optimum", int(broken), at_most=0)
-    report.claim("small worlds with all limits kept, where they can be", len(rows), at_least=seeds - impossible)
+    report.claim(f"{kind} with a broken limit or a bound above the optimum", int(broken), at_most=0)
+    report.claim(f"{kind} with all limits kept, where they can be", len(rows), at_least=seeds - impossible)
 
 
 def main():
@@ -331,7 +331,8 @@ def main():
     if asked.running:
         bench_running(report, make_problem(apps=10))
         return report.close()
-    bench_exact(report, asked.seeds)
+    bench_exact(report, asked.seeds, small_world, "small worlds")
+    bench_exact(report, asked.seeds, sharing_world, "small worlds with shared data")
     problem = make_problem(apps=asked.apps)
     plan = bench_whole(report, problem, 10.0 * asked.apps / 10_000)
     bench_one(report, problem, plan)

@@ -44,6 +44,7 @@ def make_problem(
     metros: int | None = None,
     nodes_of_london: int = NODES_OF_LONDON,
     node_scale: float = 1.0,
+    shared: float = 0.0,
 ) -> Problem:
     """A made world, from the packaged tables alone; see `WorldAsk` for what each argument means. Deterministic."""
     ask = WorldAsk(
@@ -55,6 +56,7 @@ def make_problem(
         metros=metros,
         nodes_of_london=nodes_of_london,
         node_scale=node_scale,
+        shared=shared,
     )
     return make(ask, load_catalogue())
 

@@ -2,6 +2,7 @@
 
 import copy
 import json
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,23 @@ def said(world: Path, plan: Json, capsys: pytest.CaptureFixture[str]) -> tuple[i
 def test_a_plan_that_is_right_passes(world: Path, plan: Json, capsys: pytest.CaptureFixture[str]) -> None:
     code, text = said(world, plan, capsys)
     assert (code, "WRONG" in text) == (0, False), text
+
+
+def test_a_plan_that_moved_data_of_several_apps_passes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_world(make_problem(cities=12, apps=40, seed=3, nodes_of_london=40, node_scale=0.1, shared=0.5), tmp_path)
+    sites = [line.split(",")[0] for line in (tmp_path / "sites.csv").read_text().splitlines()[1:]]
+    rows = [json.loads(line) for line in (tmp_path / "data.jsonl").read_text().splitlines()]
+    for at, row in enumerate(rows):
+        row["home"] = sites[at % len(sites)]
+    (tmp_path / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    problem = read_world(tmp_path)
+    found = place_all(problem)
+    write_plan(tmp_path / "planned.json", format_plan(problem, found, {}, 0.0))
+    calls = Counter(call.data for app in problem.apps for call in app.calls)
+    moved = [problem.sites[int(home)].id != data.home for data, home in zip(problem.data, found.homes, strict=True)]
+    assert any(calls[data.data] > 1 and went for data, went in zip(problem.data, moved, strict=True))
+    code = main([str(tmp_path), str(tmp_path / "planned.json")])
+    assert (code, "WRONG" in capsys.readouterr().out) == (0, False)
 
 
 def counted(plan: Json, app: str, site: str, change: int) -> None:

@@ -27,6 +27,7 @@ def make(
     ] = None,
     london: Annotated[int, typer.Option(min=1, max=100_000, help="Nodes of London; other cities follow.")] = 2_000,
     node_scale: Annotated[float, typer.Option(min=0.001, max=100.0, help="How large nodes are, against 32 to 128 cores.")] = 1.0,
+    shared: Annotated[float, typer.Option(min=0.0, max=1.0, help="Part of the apps that call another app's data as well.")] = 0.0,
     json: JsonOption = False,
 ) -> None:
     """Write a world: cities as large as their users make them, round trips, apps with their demand.
@@ -39,7 +40,14 @@ def make(
 
     began = time.monotonic()
     problem = make_problem(
-        cities=cities, apps=apps, seed=seed, load=load, hour=hour, nodes_of_london=london, node_scale=node_scale
+        cities=cities,
+        apps=apps,
+        seed=seed,
+        load=load,
+        hour=hour,
+        nodes_of_london=london,
+        node_scale=node_scale,
+        shared=shared,
     )
     write_world(problem, out)
     print_counts(counts(problem, str(out), time.monotonic() - began), json=json)

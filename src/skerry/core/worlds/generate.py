@@ -38,7 +38,7 @@ class WorldAsk:
     """What kind of world. `load` is the share of all capacity that the demand of the busiest hour takes (by the scarcer of
     cpu and memory); `hour` (UTC) another hour of the same world, None the busiest. `metros` None: one per city.
     `nodes_of_london` below 2,000 shrinks every city (to three nodes at least), `node_scale` below 1 every node: with both, a
-    small world has few instances, and whole numbers matter."""
+    small world has few instances, and whole numbers matter. `shared`: the part of apps that call another's data, too."""
 
     cities: int = 340
     apps: int = 1_000
@@ -48,6 +48,7 @@ class WorldAsk:
     metros: int | None = None
     nodes_of_london: int = NODES_OF_LONDON
     node_scale: float = 1.0
+    shared: float = 0.0
 
 
 def make_problem(ask: WorldAsk, catalogue: Catalogue) -> Problem:
@@ -57,7 +58,7 @@ def make_problem(ask: WorldAsk, catalogue: Catalogue) -> Problem:
     metro_cities = choose_cities(catalogue.cities, homes, ask.cities if ask.metros is None else ask.metros)
     audience = _audience(metro_cities, catalogue)
     sites = make_sites(cities, _audience(cities, catalogue), ask.nodes_of_london, ask.node_scale)
-    mix = make_mix(Draws(ask.seed, "apps"), ask.apps, sites, _audience(cities, catalogue).total)
+    mix = make_mix(Draws(ask.seed, "apps"), ask.apps, sites, _audience(cities, catalogue).total, ask.shared)
     demand = _demand(ask, mix, sites, metro_cities, audience)
     metros = make_metros(metro_cities)
     none = np.full((len(metros), len(sites)), np.nan), np.full((len(sites), len(sites)), np.nan)

@@ -7,6 +7,7 @@ world, a third a region, the rest a country or one city; popularity follows Zipf
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -45,8 +46,8 @@ class Mix:
     anchor: NDArray[np.int64]  # the metro that the app's home is in
 
 
-def make_mix(draws: Draws, count: int, sites: Sequence[ProblemSite], users: Floats) -> Mix:
-    """`users` are per site's city and weigh where apps are at home."""
+def make_mix(draws: Draws, count: int, sites: Sequence[ProblemSite], users: Floats, shared: float = 0.0) -> Mix:
+    """`users` are per site's city and weigh where apps are at home. `shared`: the part of apps that call data of another, too."""
     kind = choose(draws.uniform("kind", count), np.array([part for _, part in KINDS]))
     anchor = choose(draws.uniform("anchor", count), users)
     rank = np.argsort(np.argsort(draws.uniform("rank", count), kind="stable"), kind="stable")
@@ -54,7 +55,7 @@ def make_mix(draws: Draws, count: int, sites: Sequence[ProblemSite], users: Floa
     maker = _Maker(draws, count, sites, kind, anchor)
     made = [maker.app(index) for index in range(count)]
     return Mix(
-        apps=tuple(app for app, _ in made),
+        apps=_sharing(draws, made, shared),
         data=tuple(item for _, items in made for item in items),
         popularity=popularity / popularity.sum(),
         kind=kind,
@@ -66,6 +67,25 @@ def choose(uniform: Floats, weight: Floats) -> NDArray[np.int64]:
     """An index per uniform number, in proportion to the weights."""
     edges = np.cumsum(weight) / np.sum(weight)
     return np.minimum(np.searchsorted(edges, uniform), len(weight) - 1).astype(np.int64)
+
+
+def _sharing(draws: Draws, made: Sequence[tuple[ProblemApp, tuple[ProblemData, ...]]], part: float) -> tuple[ProblemApp, ...]:
+    """Some apps call the first datum of the last app before them that has any."""
+    drawn, calls = draws.uniform("shares", len(made)), draws.uniform("shared-calls", len(made))
+    found: list[ProblemApp] = []
+    last: ProblemData | None = None
+    for index, (app, data) in enumerate(made):
+        if last is not None and drawn[index] < part:
+            call = DataCalls(data=last.data, per_request=float(f"{_calls(calls[index]):.3g}"))
+            found.append(msgspec.structs.replace(app, calls=(*app.calls, call)))
+        else:
+            found.append(app)
+        last = data[0] if data else last
+    return tuple(found)
+
+
+def _calls(drawn: float) -> float:
+    return 0.2 * 25.0**drawn  # 0.2 to 5
 
 
 class _Maker:
@@ -155,4 +175,4 @@ class _Maker:
         )
 
     def _per_request(self, index: int, at: int) -> float:
-        return float(f"{0.2 * 25.0 ** self._draw('calls', index) / (at + 1):.3g}")  # 0.2 to 5
+        return float(f"{_calls(self._draw('calls', index)) / (at + 1):.3g}")

@@ -21,9 +21,9 @@ from skerry.core.placement.solve.losses import reserve_for_losses
 from skerry.core.placement.solve.mend import grown, repaired, within_nodes
 from skerry.core.placement.solve.packable import Counts, unpacked
 from skerry.core.placement.solve.plan import Draft, Flows, Unserved, pair_apps
-from skerry.core.placement.solve.prices import Spread
 from skerry.core.placement.solve.repair import Requests, broken, decide_anew, important_first, place
 from skerry.core.placement.solve.solution import Solution, app_totals, certified, in_callers_order
+from skerry.core.placement.solve.spread import Spread
 from skerry.core.types.problem import Floats, Problem
 
 SAME_DEMAND = 1e-9  # of an app's demand: less is rounding

@@ -17,7 +17,8 @@ from skerry.core.placement.solve.batch import Market, Proof, prove_part
 from skerry.core.placement.solve.bound import SAFETY
 from skerry.core.placement.solve.by_request import kept_at_least
 from skerry.core.placement.solve.columns import Columns
-from skerry.core.placement.solve.prices import Elsewhere, Spread
+from skerry.core.placement.solve.prices import Elsewhere
+from skerry.core.placement.solve.spread import Spread
 from skerry.core.placement.solve.tangents import Tangents
 from skerry.core.types.problem import Floats
 

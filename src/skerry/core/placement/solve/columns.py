@@ -230,6 +230,12 @@ class Columns:
         """[data]: how many apps call it."""
         return np.asarray(np.bincount(self.calls[1], minlength=len(self.problem.data)), dtype=np.int64)
 
+    @cached_property
+    def asked_rps(self) -> Floats:
+        """[A]: from all metros."""
+        demand = self.problem.demand
+        return sums(np.repeat(upto(self.apps), np.diff(demand.start)), demand.rps, self.apps)
+
     def calls_of(self, app: int, data: Ints) -> Floats:
         """Calls per request of the app to each of the data."""
         found = {self.data_index[call.data]: call.per_request for call in self.problem.apps[app].calls}

@@ -60,7 +60,7 @@ def crowd_of(columns: Columns, apart: Ints) -> Crowd:
     rps = np.concatenate((rps, total[total > 0.0]))
     order = np.lexsort((app, metro))
     app, metro, rps = app[order], metro[order], rps[order]
-    rows, rps = _standing_for_all(rps, upto(len(rps)))
+    rows, rps = standing_for_all(rps, upto(len(rps)))
     order = np.argsort(rows, kind="stable")
     return Crowd(app[rows[order]], metro[rows[order]], rps[order])
 
@@ -84,11 +84,11 @@ def _alike(columns: Columns, app: Ints, metro: Ints, rps: Floats) -> tuple[Ints,
 
 def fewer(rows: Rows, largest: int, sampled: int) -> Rows:
     """Some rows that stand for all."""
-    some, rps = _standing_for_all(rows.rps, upto(len(rows.rps)), largest, sampled)
+    some, rps = standing_for_all(rows.rps, upto(len(rows.rps)), largest, sampled)
     return Rows(rows.cost[some], rps, rows.each[some], rows.lost[some])
 
 
-def _standing_for_all(rps: Floats, order: Ints, largest: int = LARGEST, sampled: int = SAMPLED) -> tuple[Ints, Floats]:
+def standing_for_all(rps: Floats, order: Ints, largest: int = LARGEST, sampled: int = SAMPLED) -> tuple[Ints, Floats]:
     """The largest rows, and of the others some in proportion to their rps, each for an equal part of what those have in all."""
     if len(rps) <= largest + sampled:
         return upto(len(rps)), rps

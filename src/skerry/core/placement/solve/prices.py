@@ -1,14 +1,13 @@
 """What resources are worth at each site, and where data has its home, all apps together.
 
-the crowd's prices, softer first ─► homes of data that is called seldom ─► the crowd again ─► prices that prove
-                     ─► apps so large that their home moves everybody's prices: each home tried ─► everybody's home in whole
-                     ─► prices to decide at
+the crowd's prices, softer first ─► homes of data that is called seldom, and of data that several call ─► the crowd again
+                     ─► apps, and groups that share data, so large that their homes move everybody's prices: each home tried
+                     ─► prices that prove ─► everybody's home in whole ─► prices to decide at
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -21,9 +20,9 @@ from skerry.core.placement.solve.crowd import Crowd, crowd_of, drawn_by_data, fe
 from skerry.core.placement.solve.equilibrium import Rows, joined, settled
 from skerry.core.placement.solve.homes import best_homes, home_prices
 from skerry.core.placement.solve.plan import pair_apps
+from skerry.core.placement.solve.shared import Group, descended, groups_of, homes_of_groups, moves_of, together
+from skerry.core.placement.solve.spread import Spread
 from skerry.core.types.problem import Bools, Floats
-
-Result = TypeVar("Result")
 
 FROM_NOTHING_MS = ((30.0, 3), (20.0, 2), (12.0, 2), (8.0, 2), (5.0, 3))  # softness in ms, and steps there
 FINER_MS = ((4.0, 3), (2.5, 3), (1.6, 3), (1.0, 3), (0.6, 3))
@@ -40,12 +39,6 @@ FULL = 0.998  # of a site's capacity is sold: whole instances seldom fill the re
 PART = 64  # apps whose homes are looked for together
 
 
-class Spread(Protocol):
-    """Runs a function on each part, in order: `map`, or one that runs them in several processes."""
-
-    def __call__(self, function: Callable[[Any], Result], parts: Sequence[Any], /) -> Iterable[Result]: ...
-
-
 @dataclass(frozen=True)
 class Giants:
     """Which apps are tried home by home: by what they ask for, and by how often they call their data for it."""
@@ -55,6 +48,11 @@ class Giants:
     homes: int = 2  # that are tried,
     homes_most: int = 8  # or so many in a small world,
     sites: int = 700  # where homes times sites are no more than this
+    groups: int = 4  # of apps that share data, at most
+
+    def tried(self, columns: Columns) -> int:
+        """Homes of each."""
+        return max(self.homes, min(self.homes_most, self.sites // columns.sites))
 
 
 @dataclass(frozen=True)
@@ -99,10 +97,11 @@ def shadow_prices(columns: Columns, giants: Giants, spread: Spread) -> Priced:
     have, fixed = columns.capacity * FULL, np.zeros(columns.apps, dtype=np.bool_)
     large = _Large.of(columns, _giants(columns, giants))
     crowd, drawn = crowd_of(columns, large.apps), drawn_by_data(columns)
-    homes = columns.homes_now
+    homes, groups = columns.homes_now, groups_of(columns)
     rows = large.beside(fewer(rows_of(columns, crowd, homes, settled=fixed), *COARSE_ROWS), homes, fixed)
     price = settled(rows, have, np.zeros((columns.sites, KINDS)), _soft(columns, FROM_NOTHING_MS)).price
     homes = _homes_at(columns, np.flatnonzero(movable(columns) & ~drawn), homes, price, spread)
+    homes = homes_of_groups(columns, groups, homes, price, spread)
     others = rows_of(columns, crowd, homes, settled=fixed)
     rows = large.beside(fewer(others, *FINER_ROWS), homes, fixed)
     price = settled(rows, have, price, _soft(columns, FINER_MS)).price
@@ -111,9 +110,15 @@ def shadow_prices(columns: Columns, giants: Giants, spread: Spread) -> Priced:
         trial = _Trial(columns, app, large.but(app).beside(some, homes, fixed), homes, price)
         homes, price = trial.best(giants, spread)
         fixed[app] = True
+    tried = _large_groups(columns, groups, giants)
+    for group in (groups[at] for at in tried):
+        homes, price = _GroupTrial.of(columns, group, (large, homes, fixed), price).best(giants, spread)
+    if tried:
+        others = rows_of(columns, crowd, homes, settled=fixed)
     proving = settled(large.beside(others, homes, fixed), have, price, _soft(columns, AGAIN_MS)).price
     elsewhere = Elsewhere(large, fewer(others, *ELSEWHERE_ROWS), homes, proving)
     homes = _homes_at(columns, np.flatnonzero(drawn & ~fixed), homes, proving, spread)
+    homes = homes_of_groups(columns, [group for at, group in enumerate(groups) if at not in tried], homes, proving, spread)
     stay = np.ones_like(fixed)
     others = rows_of(columns, crowd, homes, settled=stay)
     price = settled(large.beside(others, homes, stay), have, proving, _soft(columns, LAST_MS)).price
@@ -230,6 +235,68 @@ class _Trial:
         return homes
 
 
+def _large_groups(columns: Columns, groups: Sequence[Group], giants: Giants) -> list[int]:
+    """Positions of those whose home moves everybody's prices, by the measure of the largest apps, the largest first."""
+    units = _units(columns)
+    share = (units / np.maximum(units.sum(axis=0), 1e-300)).max(axis=1, initial=0.0) * calls_per_request(columns)
+    size = np.array([float(share[group.apps].sum()) for group in groups])
+    some = ranked(-size, giants.groups)
+    return [int(at) for at in some if size[at] >= giants.share]
+
+
+@dataclass(frozen=True)
+class _GroupTrial:
+    """Apps that share data among all others: with which homes J is lowest, everybody's prices considered."""
+
+    columns: Columns
+    group: Group
+    others: Rows
+    homes: Ints
+    price: Floats
+
+    @staticmethod
+    def of(columns: Columns, group: Group, beside: tuple[_Large, Ints, Bools], price: Floats) -> "_GroupTrial":
+        """`beside`: the large apps, all homes, and which of the large apps have theirs."""
+        large, homes, fixed = beside
+        crowd = crowd_of(columns, np.union1d(large.apps, group.apps))
+        some = fewer(rows_of(columns, crowd, homes, settled=fixed), *TRIED_ROWS)
+        return _GroupTrial(columns, group, large.beside(some, homes, fixed), homes, price)
+
+    def best(self, giants: Giants, spread: Spread) -> tuple[Ints, Floats]:
+        """All homes, and the prices with them."""
+        candidates = self._candidates(giants, spread)
+        found = list(spread(self.at, candidates))
+        best = int(np.argmin([value for value, _ in found]))
+        return candidates[best], found[best][1]
+
+    def at(self, homes: Ints) -> tuple[float, Floats]:
+        """About what all cost with these homes, and the prices."""
+        columns, data = self.columns, self.group.data
+        mine = joined([_exact_rows(columns, int(app), homes) for app in self.group.apps], columns.sites)
+        rows = joined([self.others, fewer(mine, *TRIED_ROWS)], columns.sites)
+        found = settled(rows, columns.capacity * FULL, self.price, _soft(columns, TRIED_MS))
+        return found.value + sum(float(moves_of(columns, int(one))[homes[one]]) for one in data), found.price
+
+    def _candidates(self, giants: Giants, spread: Spread) -> list[Ints]:
+        """As they are, as they were, all in one of the best cities; and what a descent makes of each."""
+        columns, data = self.columns, self.group.data
+        cost = together(columns, self.group, self.homes, self.price)
+        ways = [self.homes[data], columns.homes_now[data]]
+        ways += [np.full(len(data), home) for home in ranked(cost, giants.tried(columns)) if np.isfinite(cost[home])]
+        starts = [self._with(way) for way in ways]
+        ways += list(spread(partial(_descended_from, columns, self.price, self.group), starts))
+        return [self._with(np.array(way)) for way in dict.fromkeys(tuple(way.tolist()) for way in ways)]
+
+    def _with(self, way: Ints) -> Ints:
+        homes = self.homes.copy()
+        homes[self.group.data] = way
+        return homes
+
+
+def _descended_from(columns: Columns, price: Floats, group: Group, homes: Ints) -> Ints:
+    return descended(columns, homes, price, group)
+
+
 def _candidates(columns: Columns, giants: Giants, app: int, price: Floats) -> Ints:
     """Homes by what the app alone would cost there, in whole cities at these prices, the nearest to each home first."""
     metros, rps = columns.problem.demand.of(app)
@@ -247,5 +314,5 @@ def _candidates(columns: Columns, giants: Giants, app: int, price: Floats) -> In
     users = alone.latency_of(np.full(len(rps), app, dtype=np.int64), metros.astype(np.int64))
     near = floats((rps / rps.sum()) @ users)
     total = np.where(np.isfinite(home_prices(columns, app)), paid + near, np.inf)
-    some = ranked(total, max(giants.homes, min(giants.homes_most, giants.sites // columns.sites)))
+    some = ranked(total, giants.tried(columns))
     return some[np.isfinite(total[some])]

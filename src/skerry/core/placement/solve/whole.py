@@ -1,12 +1,12 @@
 """Everything at once: prices, every app by itself, repair to what sites have, improvement, and the certificate.
 
 columns ─► prices of the crowd ─► each app alone (in parts, by whoever spreads them) ─► full sites relieved ─► apps with limits
-anew ─► nodes packed ─► apps far above their bound anew, in the room there is ─► others leave for limits that are short ─► in a
-small world everybody once more ─► Solution
+anew ─► nodes packed ─► shared data where its callers are ─► apps far above their bound anew, in the room there is ─► others leave
+for limits that are short ─► in a small world everybody once more ─► Solution
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
@@ -20,9 +20,11 @@ from skerry.core.placement.solve.columns import Columns, make_columns
 from skerry.core.placement.solve.exchange import exchanged
 from skerry.core.placement.solve.mend import repaired
 from skerry.core.placement.solve.polish import polished
-from skerry.core.placement.solve.prices import Giants, Spread, shadow_prices, soft_of
+from skerry.core.placement.solve.prices import Giants, shadow_prices, soft_of
 from skerry.core.placement.solve.repair import decide_anew
+from skerry.core.placement.solve.shared import settle_shared, shared
 from skerry.core.placement.solve.solution import Solution, app_totals, finished
+from skerry.core.placement.solve.spread import Spread
 from skerry.core.types.problem import Floats, Problem
 
 
@@ -58,11 +60,14 @@ def place_all(
     proofs = [proof for _, proof in solved]
     books = Books(columns, draft_of(columns, [part for part, _ in solved], priced.homes))
     repaired(books, market)
+    if settle_shared(books):
+        market = replace(market, homes=books.homes.copy())
     improved(books, market, proofs, settings)
     repaired(books, market)
     exchanged(books, market)
     if columns.apps * columns.sites <= settings.polished:
         polished(books, market)
+    settle_shared(books)
     elsewhere = priced.elsewhere
     plan = Plan(
         float(app_totals(columns, books).sum()), tuple(first_home(columns, int(app), books.homes) for app in elsewhere.apps)
@@ -73,8 +78,9 @@ def place_all(
 
 
 def improved(books: Books, market: Market, proofs: Sequence[Proof], settings: Settings) -> None:
-    """Apps far above their bound decide again in the room there is, where that lowers J: those that were searched for, and those
-    not all served. (Apps by the request are where the prices want them; all together they would only change places.)"""
+    """Apps far above their bound decide again in the room there is, where that lowers J: those that were searched for, those
+    not all served, and those whose data others may have moved. (Apps by the request are where the prices want them; all together
+    they would only change places.)"""
     columns = books.columns
     bound, may = np.zeros(columns.apps), np.zeros(columns.apps, dtype=np.bool_)
     for proof in proofs:
@@ -82,6 +88,7 @@ def improved(books: Books, market: Market, proofs: Sequence[Proof], settings: Se
         may[proof.apps] = proof.searched
     books.settle()
     may[books.unserved.app] = True
+    may[columns.calls[0][np.isin(columns.calls[1], shared(columns))]] = True
     total = app_totals(columns, books) + _shadowed(columns, books, market.shadow)
     above = total - bound
     worth = np.flatnonzero(may & (above > settings.gain_min * np.abs(total)))
