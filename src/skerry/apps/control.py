@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from starlette.applications import Starlette
 from starlette.routing import Mount
 
+from skerry.adapters.beside import exchanges_beside
 from skerry.adapters.blobs.directory import DirectoryBlobs
 from skerry.adapters.clock.system import SystemClock
 from skerry.adapters.runtime.workerd.checker import WorkerdChecker
@@ -73,7 +74,7 @@ class Parts:
         self.placer = Placer(store, self.mirror, self.observed, self.slices, self.clock, users=_users, homes=_homes)
         self.rollouts = Rollouts(store, self.mirror, self.observed, self.clock)
         self.watcher = Watcher(store, self.mirror, self.observed, self.placer, self.clock)
-        self.rebalancer = Rebalancer(store, self.mirror, self.placer, self.clock)
+        self.rebalancer = Rebalancer(store, self.mirror, self.placer, self.clock, exchanges_beside)
         self.collector = Collector(store, self.mirror, blobs, self.clock)
         self.exchange = Exchange()
         self.maintenances = Maintenances(store, self.mirror, self.observed, self.clock)

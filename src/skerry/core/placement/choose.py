@@ -81,7 +81,7 @@ def wish(world: World, scale: Scale, shares: Shares, seats: Sequence[Seat], had:
 def make_question(world: World, scale: Scale, shares: Shares, seats: Sequence[Seat], had: Had) -> Question:
     """What the app asks of the world as it is; `seats` as of `wish`."""
     ground = ground_of([seat.site for seat in seats], world.rtts_ms)
-    demand, known = _demand(world, seats)
+    demand, known = demand_of(world, seats)
     versions = max(1, len(shares))
     now = np.zeros(len(seats), dtype=np.int64)
     if had:
@@ -244,7 +244,7 @@ def _regret(cost: Floats, demand: Floats) -> Floats:
     return sums(best, floats(more), cost.shape[1])
 
 
-def _demand(world: World, seats: Sequence[Seat]) -> tuple[Floats, bool]:
+def demand_of(world: World, seats: Sequence[Seat]) -> tuple[Floats, bool]:
     """By site; and whether somebody counted, or users stand for it."""
     names = [seat.site.id for seat in seats]
     if world.demand is not None:

@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from skerry.core.placement.said import asked_sentence, calls_sentence, demand_sentence
 from skerry.core.placement.seats import NOTHING, Budget, Seat, Wants, is_being_left, keep_what_is_left, reach_minimums
 from skerry.core.placement.world import World
 from skerry.core.policy.capacity import site_free
 from skerry.core.policy.places import place_rejection
 from skerry.core.policy.scale import instances_min
-from skerry.core.types.app import App, Scale, Version
+from skerry.core.types.app import App, Version
 from skerry.core.types.ids import PlanId, SiteId, VersionId
 from skerry.core.types.plan import REASON_TEXT, Evaluation, Placement, Plan, Reason, Rejection
 from skerry.kit.hashing import stable_hash, stable_id
@@ -40,7 +41,6 @@ CURABLE = frozenset(
 again by itself when the site is back, and until then its users are served elsewhere."""
 
 SETTLING_MAX = 8  # choices repeated on their own outcome
-SITES_SHOWN = 3  # in a sentence about demand
 
 Shares = tuple[tuple[Version, float], ...]
 Running = dict[SiteId, Counter[VersionId]]
@@ -70,6 +70,7 @@ class Outcome:
     seats: tuple[Seat, ...]
     unserved_rps: float = 0.0
     gain: float = 0.0
+    because: str = ""  # what a background pass says of it
 
 
 def place(world: World, app: App, shares: Shares, *, evaluation: Evaluation, parent: Plan | None, now_ms: int) -> Plan:
@@ -77,11 +78,12 @@ def place(world: World, app: App, shares: Shares, *, evaluation: Evaluation, par
 
     `shares`: versions of the app's deployment with their percent of traffic; empty when there is none.
     A site that lacks room for all it should get runs what fits and has a rejection that says how many are missing.
-    The evaluation's cause matters in one way: "rebalance" moves nothing without a gain above the least in the settings.
+    The evaluation's cause matters in one way: "rebalance" moves nothing without a gain above the least in the settings, or
+    what the pass has found for all apps together (`Evaluation.wanted`), all of it or nothing.
     """
     case = make_case(world, app, shares, parent)
-    report = [_asked_sentence(app, case.versions)]
-    found = _outcome(case, thorough=evaluation.cause == "rebalance") if case.wanted else Outcome(())
+    report = [asked_sentence(app, case.versions)]
+    found = _outcome(case, evaluation) if case.wanted else Outcome(())
     placements = tuple(placement for seat in found.seats for placement in seat.placements())
     rejections = tuple(rejection for seat in found.seats if (rejection := seat.rejection()) is not None)
     deployment = app.deployment
@@ -90,7 +92,7 @@ def place(world: World, app: App, shares: Shares, *, evaluation: Evaluation, par
         deployment, placements = kept.deployment, kept.placements
     matters = world.demand is not None or app.scale.min_per_site == 0
     report += [demand_sentence(world)] if case.wanted and matters else []
-    report += [_calls_sentence(world, app.scale)] if case.wanted and app.scale.calls else []
+    report += [calls_sentence(world, app.scale)] if case.wanted and app.scale.calls else []
     report += ["What ran before goes on: what is asked for now has no room anywhere."] if kept is not None else []
     report += _outcome_sentences(found, rejections, parent, placements)
     draft = Plan(
@@ -207,16 +209,17 @@ def _wanted(app: App, shares: Shares) -> Shares:
     return tuple(share for share in ordered if share[1] > 0)
 
 
-def _outcome(case: Case, *, thorough: bool) -> Outcome:
+def _outcome(case: Case, evaluation: Evaluation) -> Outcome:
     """What runs, as long as that is right; else choices until one stays: decided again on its own outcome, it is the same.
 
     Where room is short, what runs decides who keeps it. So the choice is repeated on its own outcome until it is right, or
     comes back; the parent's own counts as one that came back. Nearly always that is the first.
     """
     had = _running(case.parent.placements) if case.parent else {}
+    thorough = evaluation.cause == "rebalance"
     kept = _kept(case, had, news=not thorough)
     if kept is not None and thorough:
-        return _worthwhile(case, had, kept)
+        return _as_wanted(case, had, kept, evaluation) if evaluation.wanted else _worthwhile(case, had, kept)
     if kept is not None and case.parent is not None and case.parent.asked == case.asked:
         return kept
     seen = [_with_left(case.world, had)]
@@ -292,6 +295,23 @@ def _short_regions(case: Case, seats: Sequence[Seat]) -> frozenset[str]:
         if any(sum(counts[version.id] for counts in inside) < entry.count for version in case.versions):
             short.add(entry.region)
     return frozenset(short)
+
+
+def _as_wanted(case: Case, had: Running, kept: Outcome, evaluation: Evaluation) -> Outcome:
+    """Just what a background pass has found for it, if it runs what it ran then and there is room for all; else what runs."""
+    wanted = evaluation.wanted
+    if wanted is None or len(case.versions) != 1 or {site: counts.total() for site, counts in had.items()} != wanted.had:
+        return kept
+    version, seats = case.versions[0], make_seats(case, had)
+    ordered = _order(case, seats)
+    for seat in ordered:
+        seat.fill({version.id: wanted.has.get(seat.site.id, 0)})
+    found = _finished(case, ordered, 0.0)
+    if {seat.site.id: count for seat in found.seats if (count := sum(seat.counts.values()))} != wanted.has:
+        return kept
+    asked = sum((case.world.demand or {}).values())
+    unserved = min(kept.unserved_rps, max(0.0, asked - case.app.scale.rps_per_instance * sum(wanted.has.values())))
+    return replace(found, unserved_rps=unserved, gain=wanted.gain, because=evaluation.detail)
 
 
 def _worthwhile(case: Case, had: Running, kept: Outcome) -> Outcome:
@@ -428,50 +448,6 @@ def _refusal_caps(world: World, app: App, wanted: Shares, parent: Plan | None) -
     return caps
 
 
-def _asked_sentence(app: App, wanted: tuple[Version, ...]) -> str:
-    if not wanted:
-        return f"{app.name} runs nowhere: {_why_nothing(app)}."
-    scale = app.scale
-    numbers = ", ".join(str(version.number) for version in wanted)
-    first = f"{scale.min_per_site} instance(s) of version {numbers} in every site that policy allows"
-    asked = [first if scale.min_per_site else f"version {numbers} where demand is"]
-    asked += [f"at least {scale.min_total} in all"] if scale.min_total else []
-    asked += [f"at least {entry.count} in {entry.region}" for entry in sorted(scale.region_min, key=lambda entry: entry.region)]
-    asked += [f"in more than {scale.survive_sites} sites"] if scale.survive_sites else []
-    asked += [] if scale.max_per_site is None else [f"at most {scale.max_per_site} in a site"]
-    asked += [] if scale.max_total is None else [f"at most {scale.max_total} in all"]
-    return f"Asked: {', '.join(asked)}."
-
-
-def demand_sentence(world: World) -> str:
-    """How much users ask, and who says so."""
-    asked = {site: rps for site, rps in (world.demand or {}).items() if rps > 0.0}
-    if not asked:
-        rps = f"{world.settings.prior_rps:g} rps"
-        return f"Demand: nobody has asked yet; {rps} in all are assumed, from where internet users are."
-    most = sorted(asked, key=lambda site: (-asked[site], site))[:SITES_SHOWN]
-    shown = ", ".join(f"{site} {asked[site]:.3g}" for site in most)
-    more = f" and {len(asked) - len(most)} more" if len(asked) > len(most) else ""
-    return f"Demand: {sum(asked.values()):.3g} rps, measured by the city whose users ask: {shown}{more}."
-
-
-def _calls_sentence(world: World, scale: Scale) -> str:
-    """What each request calls, and where that counts as being."""
-    called = [
-        f"{entry.per_request:g} to {entry.data} "
-        + (f"(as in {world.homes[entry.data]})" if entry.data in world.homes else "(nobody knows where that is)")
-        for entry in scale.calls[:SITES_SHOWN]
-    ]
-    more = f" and {len(scale.calls) - len(called)} more" if len(scale.calls) > len(called) else ""
-    return f"Called for each request: {', '.join(called)}{more}."
-
-
-def _why_nothing(app: App) -> str:
-    if not app.enabled:
-        return "it is disabled or deleted"
-    return "it has no deployment" if app.deployment is None else "no version of it has traffic"
-
-
 def _outcome_sentences(
     found: Outcome, rejections: tuple[Rejection, ...], parent: Plan | None, placements: tuple[Placement, ...]
 ) -> list[str]:
@@ -487,7 +463,9 @@ def _outcome_sentences(
     for verb, names in (("Kept", kept), ("Gained", gained), ("Given up", lost)):
         if names:
             sentences.append(f"{verb}: {', '.join(names)}.")
-    if found.gain > 0.0:
+    if found.because:
+        sentences.append(found.because)
+    elif found.gain > 0.0:
         sentences.append(f"Moved for its gain alone: what is minimised falls by {found.gain:.0f}.")
     if found.unserved_rps > 0.0:
         sentences.append(f"No room was found for {found.unserved_rps:.3g} rps.")

@@ -1,7 +1,8 @@
 """Small records that only control keeps."""
 
-from skerry.core.types.ids import AccountId, AppName, NodeId, PlanId, SiteId
+from skerry.core.types.ids import AccountId, AppName, EvaluationId, NodeId, PlanId, SiteId
 from skerry.core.types.place import Site
+from skerry.core.types.plan import Evaluation
 from skerry.core.types.resources import Resources
 from skerry.kit.record import Record
 
@@ -50,6 +51,15 @@ class Rebalance(Record):
     apps: int = 0
     starts: int = 0  # instances
     gain: float = 0.0  # in J
+
+
+class Course(Record):
+    """Apps that move together in steps, as some of them have to make room: `step` is asked for, `rest` waits until it is done."""
+
+    id: EvaluationId
+    step: tuple[Evaluation, ...]
+    rest: tuple[tuple[Evaluation, ...], ...]
+    since_ms: int  # of the step
 
 
 class Silence(Record):

@@ -81,6 +81,15 @@ EvaluationCause = Literal[
 ]
 
 
+class Wanted(Record):
+    """What a background pass wants of an app: from `had`, instances by site, to `has`. It holds only as long as the app runs
+    just that, and all of it has room. `gain`: J that it saves, with all apps that move together."""
+
+    had: dict[SiteId, int]
+    has: dict[SiteId, int]
+    gain: float
+
+
 class Evaluation(Record):
     """A recorded reason to decide again about one app. Pending until a plan or a block answers it."""
 
@@ -90,6 +99,7 @@ class Evaluation(Record):
     cause: EvaluationCause
     created_ms: int
     detail: str = ""
+    wanted: Wanted | None = None
 
 
 class Blocked(Record):

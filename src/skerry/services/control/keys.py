@@ -28,6 +28,7 @@ MAINTENANCE_NOW = "maintenance/now"  # the latest one; there is one at a time
 
 PLACEMENT_SETTINGS = f"{SETTINGS}placement"
 LAST_REBALANCE = f"{REBALANCES}last"
+COURSES = "courses/"
 
 
 def app(account: AccountId, name: AppName) -> str:
@@ -45,6 +46,10 @@ def deployment(account: AccountId, name: AppName, created_ms: int, deployment_id
 
 def evaluation(account: AccountId, name: AppName, evaluation_id: EvaluationId) -> str:
     return f"{EVALUATIONS}{account}/{name}/{evaluation_id}"
+
+
+def course(course_id: EvaluationId) -> str:
+    return f"{COURSES}{course_id}"
 
 
 def plan(account: AccountId, name: AppName, generation: int) -> str:

@@ -14,7 +14,7 @@ import structlog
 
 from skerry.core.types.account import Account
 from skerry.core.types.app import App, Deployment, Version
-from skerry.core.types.control import PlanHead, Rebalance, Reservation, Silence, SiteIntent, SiteLedger, SiteRtts
+from skerry.core.types.control import Course, PlanHead, Rebalance, Reservation, Silence, SiteIntent, SiteLedger, SiteRtts
 from skerry.core.types.demand import DailyDemand, DecidedDemand
 from skerry.core.types.maintenance import Maintenance
 from skerry.core.types.plan import Blocked, Evaluation, Plan, Release
@@ -45,6 +45,7 @@ KINDS: dict[str, type[record.Record]] = {
     keys.SETTINGS: Settings,
     keys.PRICES: SitePrices,
     keys.REBALANCES: Rebalance,
+    keys.COURSES: Course,
     keys.RTTS: SiteRtts,
     keys.SILENCES: Silence,
     keys.MAINTENANCE: Maintenance,

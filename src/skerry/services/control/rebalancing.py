@@ -1,28 +1,33 @@
 """What control does by itself, now and then: move prices with congestion, and move what gains most by moving.
 
     ledgers, blocked apps -> prices of sites                                   every PRICES_EVERY_MS
-    apps, some at a time  -> decided again in thought -> the greatest gains within the budget -> evaluations "rebalance"
+    apps, some at a time  -> a whole plan of them from what runs -> what pays, within the budget -> evaluations "rebalance"
+                             those that a whole plan cannot speak for, each alone ──────────────┘
 
 A pass is written down with its evaluations, in one transaction: a control that dies in its midst leaves all of it or nothing,
-and the next one neither forgets it nor starts another too soon. What the evaluations ask for is decided by the placer once more
-when their turn comes, and released like every other plan: made before anything is broken.
+and the next one neither forgets it nor starts another too soon. Apps that make room for one another move in steps: a course,
+that is written down, too; each step is asked for when the releases of the one before are done. What evaluations ask for is
+decided by the placer once more when their turn comes, and released like every other plan: made before anything is broken.
 """
 
 import asyncio
+from collections.abc import Iterable, Sequence
 
 import structlog
+from msgspec.structs import replace
 
 from skerry.core.placement.prices import moved_prices
 from skerry.core.types.app import App
-from skerry.core.types.control import Rebalance, SiteIntent, SiteLedger
-from skerry.core.types.ids import AccountId, AppName, EvaluationId, SiteId
-from skerry.core.types.plan import Blocked, Evaluation, Plan, Release
+from skerry.core.types.control import Course, PlanHead, Rebalance, SiteIntent, SiteLedger
+from skerry.core.types.ids import AccountId, AppName, EvaluationId
+from skerry.core.types.plan import Blocked, Evaluation, Plan
 from skerry.core.types.settings import NO_PRICES, SitePrices
 from skerry.kit import record
 from skerry.kit.hashing import stable_id
 from skerry.ports.clock import Clock
-from skerry.ports.store import OPS_MAX, Check, Conflict, Op, Put, Store, StoreError
+from skerry.ports.store import OPS_MAX, Check, Conflict, Delete, Op, Put, Store, StoreError
 from skerry.services.control import keys
+from skerry.services.control.exchanges import Exchanged, Exchanges, Solve, counts_of, moves_text
 from skerry.services.control.mirror import Mirror
 from skerry.services.control.placer import Placer
 
@@ -30,17 +35,19 @@ log = structlog.get_logger()
 
 LOOK_MS = 5_000
 PRICES_EVERY_MS = 30_000
-EVALUATIONS_MAX = OPS_MAX // 2  # of one pass: they are one transaction
+EVALUATIONS_MAX = OPS_MAX // 4  # of one pass: they are one transaction, courses beside them
+COURSE_STEP_MS_MAX = 15 * 60_000  # a step that takes longer is given up, and with it what waits for it
 
 AppKey = tuple[AccountId, AppName]
 
 
 class Rebalancer:
-    def __init__(self, store: Store, mirror: Mirror, placer: Placer, clock: Clock) -> None:
+    def __init__(self, store: Store, mirror: Mirror, placer: Placer, clock: Clock, solve: Solve) -> None:
         self._store = store
         self._mirror = mirror
         self._placer = placer
         self._clock = clock
+        self._exchanges = Exchanges(mirror, placer, solve)
         self._began_ms = clock.now_ms()
         self._priced_ms = clock.now_ms()
         self._after: AppKey | None = None  # the last app that was looked at: the next pass goes on behind it
@@ -63,7 +70,10 @@ class Rebalancer:
         if now_ms - self._priced_ms >= PRICES_EVERY_MS:
             self._priced_ms = now_ms
             await self.move_prices()
-        if self._is_due(now_ms):
+        courses = list(self._mirror.select(keys.COURSES, Course))
+        for course in courses:
+            await self._advance(course, now_ms)
+        if not courses and self._is_due(now_ms):
             await self.rebalance()
 
     async def move_prices(self) -> None:
@@ -94,38 +104,71 @@ class Rebalancer:
         check = self._mirror.check(keys.LAST_REBALANCE)
         now_ms = self._clock.now_ms()
         some = self._next_apps(settings.rebalance_apps_max)
+        found = await self._exchanges.find(some, now_ms)
+        left = settings.rebalance_moves_max - sum(one.starts for one in found.exchanged)
+        alone = await self._alone([key for key in some if key not in found.members], left, now_ms)
+        courses = [_course(one, now_ms) for one in found.exchanged]
+        evaluations = [*(each for course in courses for each in course.step), *(each for _, _, each in alone)]
+        moved = {(each.account, each.app) for one in found.exchanged for step in one.steps for each in step}
+        done = Rebalance(
+            at_ms=now_ms,
+            looked_at=len(some),
+            apps=len(moved) + len(alone),
+            starts=sum(one.starts for one in found.exchanged) + sum(starts for _, starts, _ in alone),
+            gain=round(sum(one.gain for one in found.exchanged) + sum(gain for gain, _, _ in alone), 1),
+        )
+        await self._write(check, done, evaluations, [course for course in courses if course.rest])
+        self._after = some[-1] if some else None
+        return done
+
+    async def _alone(self, some: Sequence[AppKey], left: int, now_ms: int) -> list[tuple[float, int, Evaluation]]:
+        """Those that gain most, each by itself, with at most `left` instances that start."""
         gains: list[tuple[float, int, Evaluation]] = []
         for key in some:
             found = self._gain(key, now_ms)
             gains += [found] if found is not None else []
             await asyncio.sleep(0)
         gains.sort(key=lambda entry: (-entry[0] / max(1, entry[1]), entry[2].account, entry[2].app))
-        left, chosen = settings.rebalance_moves_max, list[tuple[float, int, Evaluation]]()
+        chosen = list[tuple[float, int, Evaluation]]()
         for gain, starts, evaluation in gains:
             if starts <= left and len(chosen) < EVALUATIONS_MAX:
                 chosen.append((gain, starts, evaluation))
                 left -= starts
-        done = Rebalance(
-            at_ms=now_ms,
-            looked_at=len(some),
-            apps=len(chosen),
-            starts=sum(starts for _, starts, _ in chosen),
-            gain=round(sum(gain for gain, _, _ in chosen), 1),
-        )
-        await self._write(check, done, [evaluation for _, _, evaluation in chosen])
-        self._after = some[-1] if some else None
-        return done
+        return chosen
 
-    async def _write(self, check: Check, done: Rebalance, evaluations: list[Evaluation]) -> None:
-        checks: list[Check] = [check]
-        ops: list[Op] = [Put(key=keys.LAST_REBALANCE, value=record.encode(done))]
-        for evaluation in evaluations:
-            at = keys.evaluation(evaluation.account, evaluation.app, evaluation.id)
-            checks.append(Check(key=at, revision=0))
-            ops.append(Put(key=at, value=record.encode(evaluation)))
-        await self._store.transact(checks, ops)
+    async def _write(self, check: Check, done: Rebalance, evaluations: list[Evaluation], courses: list[Course]) -> None:
+        checks, ops = _asked(evaluations)
+        ops = [Put(key=keys.LAST_REBALANCE, value=record.encode(done)), *ops]
+        ops += [Put(key=keys.course(course.id), value=record.encode(course)) for course in courses]
+        await self._store.transact([check, *checks], ops)
         if evaluations:
             log.info("rebalance", apps=done.apps, starts=done.starts, gain=done.gain, looked_at=done.looked_at)
+
+    async def _advance(self, course: Course, now_ms: int) -> None:
+        """The next step, once all of this one runs; the end, if something else was decided meanwhile or it takes too long."""
+        at = keys.course(course.id)
+        held = self._mirror.check(at)
+        runs = [self._runs(each) for each in course.step]
+        late = now_ms - course.since_ms > COURSE_STEP_MS_MAX
+        if False in runs or (late and None in runs):
+            log.info("rebalance_course_given_up", apps=[each.app for each in course.step], late=late)
+            await self._store.transact([held], [Delete(key=at)])
+        elif None not in runs:
+            checks, ops = _asked(course.rest[0])
+            after = replace(course, step=course.rest[0], rest=course.rest[1:], since_ms=now_ms)
+            ops += [Put(key=at, value=record.encode(after)) if after.rest else Delete(key=at)]
+            await self._store.transact([held, *checks], ops)
+
+    def _runs(self, asked: Evaluation) -> bool | None:
+        """Whether what was asked for runs everywhere; None: that is not known yet."""
+        key = (asked.account, asked.app)
+        if self._mirror.get(keys.evaluation(*key, asked.id), Evaluation) is not None:
+            return None
+        head = self._mirror.get(keys.plan_head(*key), PlanHead)
+        plan = self._mirror.get(keys.plan(*key, head.generation), Plan) if head else None
+        if plan is None or asked.wanted is None or counts_of(plan) != asked.wanted.has:
+            return False
+        return True if self._exchanges.is_calm(key) else None
 
     def _is_due(self, now_ms: int) -> bool:
         every_ms = self._placer.worlds.settings().rebalance_every_s * 1000
@@ -141,16 +184,14 @@ class Rebalancer:
 
     def _gain(self, key: AppKey, now_ms: int) -> tuple[float, int, Evaluation] | None:
         """What another plan would save, and how many instances start for it; None: nothing, or it is decided or released now."""
-        release = self._mirror.get(keys.release(*key), Release)
-        pending = any(self._mirror.select(f"{keys.EVALUATIONS}{key[0]}/{key[1]}/", Evaluation))
-        if pending or release is None or release.state != "done":
+        if not self._exchanges.is_calm(key):
             return None
         thought = self._placer.thought(key, "rebalance")
         parent = thought[1].parent if thought else None
         if thought is None or parent is None or thought[0].gain <= 0.0:
             return None
         plan = thought[0]
-        had, has = _counts(parent), _counts(plan)
+        had, has = counts_of(parent), counts_of(plan)
         starts = sum(max(0, count - had.get(place, 0)) for place, count in has.items())
         evaluation = Evaluation(
             id=EvaluationId(stable_id("rebalance", parent.id, length=32)),
@@ -158,18 +199,20 @@ class Rebalancer:
             app=key[1],
             cause="rebalance",
             created_ms=now_ms,
-            detail=f"saves {plan.gain:.0f} of what is minimised, for {starts} instance(s) that start: {_moves(had, has)}",
+            detail=f"saves {plan.gain:.0f} of what is minimised, for {starts} instance(s) that start: {moves_text(had, has)}",
         )
         return plan.gain, starts, evaluation
 
 
-def _counts(plan: Plan) -> dict[SiteId, int]:
-    found: dict[SiteId, int] = {}
-    for entry in plan.placements:
-        found[entry.site] = found.get(entry.site, 0) + entry.count
-    return found
+def _asked(evaluations: Iterable[Evaluation]) -> tuple[list[Check], list[Op]]:
+    checks: list[Check] = []
+    ops: list[Op] = []
+    for evaluation in evaluations:
+        at = keys.evaluation(evaluation.account, evaluation.app, evaluation.id)
+        checks.append(Check(key=at, revision=0))
+        ops.append(Put(key=at, value=record.encode(evaluation)))
+    return checks, ops
 
 
-def _moves(had: dict[SiteId, int], has: dict[SiteId, int]) -> str:
-    changed = [site for site in sorted({*had, *has}) if had.get(site, 0) != has.get(site, 0)]
-    return ", ".join(f"{site} {had.get(site, 0)} → {has.get(site, 0)}" for site in changed)
+def _course(found: Exchanged, now_ms: int) -> Course:
+    return Course(id=found.steps[0][0].id, step=found.steps[0], rest=found.steps[1:], since_ms=now_ms)

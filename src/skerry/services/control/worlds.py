@@ -72,6 +72,23 @@ class Worlds:
             settings=self.settings(),
         )
 
+    def rtts_ms(self) -> Mapping[SiteId, Mapping[SiteId, float]]:
+        """Those that somebody measured."""
+        return self._priced()[1]
+
+    def homes(self, names: Sequence[str]) -> Mapping[str, SiteId]:
+        """Where what apps call is, as far as that is known."""
+        return self._homes(names, [intent.site for intent in self._mirror.select(keys.SITES, SiteIntent)]) if names else {}
+
+    def site(self, intent: SiteIntent) -> Site:
+        """With the state that it is in."""
+        state = self.state(intent)
+        return intent.site if state == intent.site.state else replace(intent.site, state=state)
+
+    def is_opening(self, site: SiteId) -> bool:
+        """Whether a part of it came back a short while ago, and is filled step by step."""
+        return bool(self._observed.opening(site))
+
     def state(self, intent: SiteIntent) -> PlaceState:
         return self._observed.site_state(intent)
 
@@ -99,7 +116,6 @@ class Worlds:
         ledger = ledgers.get(site_id) or self._mirror.get(keys.ledger(site_id), SiteLedger) or SiteLedger(site=site_id)
         own = self._mirror.get(keys.reservation(site_id, *key), Reservation)
         nodes, shapes = self.nodes(intent)
-        state = self.state(intent)
         making_room = site_id in ledgers and ledgers[site_id].leaving != Resources()  # then its refusals are not its last word
         told = () if making_room else self._refusals(site_id)
         refused = (r for r in told if (r.account, r.app) == key and r.plan_generation == generation)
@@ -110,7 +126,7 @@ class Worlds:
         if opening:
             others = held_back(others, mine, full=shapes.total, opened=open_capacity(nodes_up(nodes), opening))
         return SiteView(
-            site=intent.site if state == intent.site.state else replace(intent.site, state=state),
+            site=self.site(intent),
             nodes=nodes,
             others=others,
             opening=bool(opening),

@@ -17,11 +17,15 @@ from skerry.adapters.runtime.simulated_checker import SimulatedChecker
 from skerry.adapters.store.simulated import SimulatedStore
 from skerry.adapters.worlds import load_catalogue
 from skerry.core.geo.users import users_by_site
+from skerry.core.placement.exchange import Budget, Bundle
+from skerry.core.placement.solve.background import exchanges
+from skerry.core.placement.solve.columns import Instances
 from skerry.core.reconcile.site_types import SiteMemory
 from skerry.core.types.app import Version
 from skerry.core.types.demand import DailyDemand, DecidedDemand
 from skerry.core.types.ids import Digest, NodeId, SiteId
 from skerry.core.types.place import Node, Site
+from skerry.core.types.problem import Problem
 from skerry.core.types.routes import RouteTable
 from skerry.core.types.slices import NodeSlice, SiteReport, SiteSlice
 from skerry.kit.record import Record
@@ -124,6 +128,10 @@ def _users(sites: Sequence[Site]) -> Mapping[SiteId, float]:
     return users_by_site(sites, catalogue.cities, catalogue.users)
 
 
+async def _exchanges(problem: Problem, now: Instances, budget: Budget) -> list[Bundle]:
+    return exchanges(problem, now, budget)
+
+
 @final
 class SimControl(SimPlane):
     """`store` is its handle on the world's engine; `on_write` of a `PointStore` can kill it at a commit."""
@@ -139,7 +147,7 @@ class SimControl(SimPlane):
         self.observed = Observed(ground.clock)
         self.slices = Slices(self.mirror, suffix=SUFFIX)
         self.placer = Placer(self.store, self.mirror, self.observed, self.slices, ground.clock, users=_users)
-        self.rebalancer = Rebalancer(self.store, self.mirror, self.placer, ground.clock)
+        self.rebalancer = Rebalancer(self.store, self.mirror, self.placer, ground.clock, _exchanges)
         self.rollouts = Rollouts(self.store, self.mirror, self.observed, ground.clock, counts=ground.counts)
         self.maintenances = Maintenances(self.store, self.mirror, self.observed, ground.clock)
         self.operations = PlatformOperations(

@@ -1,41 +1,32 @@
-"""Deciding again: only what changed, at the prices there are; and, in the background, what gains most for few moves.
+"""Deciding again: only what changed, at the prices there are.
 
 what the solution says ─► sites that may not run what they run, apps whose demand or intent changed ─► flows to the next best site
 with room, changed apps anew ─► limits ─► Solution without a new proof
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
 
-from skerry.core.placement.solve.arrays import floats, ordered, ranked, sums, upto
+from skerry.core.placement.solve.arrays import floats, ordered, sums, upto
 from skerry.core.placement.solve.ask import Ints
-from skerry.core.placement.solve.batch import Market, app_parts, decide_app, prove_part
+from skerry.core.placement.solve.batch import Market, app_parts, prove_part
 from skerry.core.placement.solve.books import Books
 from skerry.core.placement.solve.certify import Prover
 from skerry.core.placement.solve.columns import Columns, make_columns
-from skerry.core.placement.solve.costs import CHUNK, Costs
+from skerry.core.placement.solve.costs import Costs
 from skerry.core.placement.solve.losses import reserve_for_losses
 from skerry.core.placement.solve.mend import grown, repaired, within_nodes
 from skerry.core.placement.solve.packable import Counts, unpacked
 from skerry.core.placement.solve.plan import Draft, Flows, Unserved, pair_apps
 from skerry.core.placement.solve.repair import Requests, broken, decide_anew, important_first, place
-from skerry.core.placement.solve.solution import Solution, app_totals, certified, in_callers_order
+from skerry.core.placement.solve.solution import Solution, certified, in_callers_order
 from skerry.core.placement.solve.spread import Spread
 from skerry.core.types.problem import Floats, Problem
 
 SAME_DEMAND = 1e-9  # of an app's demand: less is rounding
-
-
-@dataclass(frozen=True)
-class Budget:
-    """What a background pass may do."""
-
-    moves: int = 100  # instances started and stopped in all
-    gain_min: float = 50.0  # J per move: a move has to bring so much more than w.move
-    looked_at: int = 500  # apps, those first that may gain most
 
 
 def place_again(problem: Problem, solution: Solution, apps: Sequence[int] = ()) -> Solution:
@@ -45,11 +36,11 @@ def place_again(problem: Problem, solution: Solution, apps: Sequence[int] = ()) 
     served. `apps`: whose intent changed. Nothing else moves; nothing changed: the same instances. Raises ValueError where the
     rows do not match.
     """
-    columns = _columns(problem, solution)
-    books = _books(columns, solution)
-    market = Market.at(columns, books.homes, _shadow(columns, solution), losses=False)
-    inverse = _inverse(columns.order.apps)
-    changed = np.union1d(_changed_demand(columns, books), inverse[np.array(list(apps), dtype=np.int64)])
+    columns = columns_of(problem, solution)
+    books = books_of(columns, solution)
+    market = Market.at(columns, books.homes, shadow_of(columns, solution), losses=False)
+    place_of = inverse(columns.order.apps)
+    changed = np.union1d(_changed_demand(columns, books), place_of[np.array(list(apps), dtype=np.int64)])
     before = books.counts.copy()
     gone = _gone(columns, books, changed)
     short = bool(books.over().any())
@@ -69,9 +60,9 @@ def place_again(problem: Problem, solution: Solution, apps: Sequence[int] = ()) 
 
 def proven_again(problem: Problem, before: Solution, after: Solution, spread: Spread = map) -> Solution:
     """`after`, a plan that was brought up to date from `before`, with a bound at its prices: no plan from there costs less."""
-    columns = _columns(problem, before)
-    homes = _inverse(columns.order.sites)[after.homes][columns.order.data]
-    prover = Market.at(columns, columns.homes_now, _shadow(columns, after))
+    columns = columns_of(problem, before)
+    homes = inverse(columns.order.sites)[after.homes][columns.order.data]
+    prover = Market.at(columns, columns.homes_now, shadow_of(columns, after))
     parts = app_parts(columns)
     proofs = list(spread(partial(prove_part, prover, homes), parts))
     whole = Prover(columns, upto(0), spread, parts)
@@ -94,39 +85,7 @@ def _give_back(books: Books, before: Counts) -> None:
         books.set_counts(app, counts)
 
 
-def rebalance(problem: Problem, solution: Solution, budget: Budget | None = None) -> Solution:
-    """Apps that gain most decide again, within the budget of moves and never without its least gain of J itself."""
-    budget = budget or Budget()
-    columns = _columns(problem, solution)
-    books = _books(columns, solution)
-    market = Market.at(columns, books.homes, _shadow(columns, solution))
-    total = app_totals(columns, books)
-    left = budget.moves
-    for app in [int(app) for app in ranked(-_could_gain(columns, books, market), budget.looked_at)]:
-        one = decide_app(market, app, books.room(app))
-        counts = one.counts(columns.sites)
-        moved = int(np.abs(counts - books.counts[app]).sum())
-        after = one.total - float(counts @ (market.shadow @ columns.reserve[app]))
-        if 0 < moved <= left and not one.short and after < total[app] - budget.gain_min * moved:
-            books.decide(one)
-            left -= moved
-    return in_callers_order(columns, books, market.shadow)
-
-
-def _could_gain(columns: Columns, books: Books, market: Market) -> Floats:
-    """[A]: what an app's requests cost above the cheapest site each, at the prices, whether there is room or not."""
-    flows = books.flows
-    costs = Costs(columns, books.homes, market.shadow)
-    above = np.zeros(len(flows.app))
-    for start in range(0, len(above), CHUNK):
-        part = slice(start, start + CHUNK)
-        cost = costs.of(flows.app[part], flows.metro[part])
-        above[part] = cost[upto(len(cost)), flows.site[part]] - cost.min(axis=1)
-    above = np.where(np.isfinite(above), above, 0.0)
-    return sums(flows.app, flows.rps * above, columns.apps)
-
-
-def _columns(problem: Problem, solution: Solution) -> Columns:
+def columns_of(problem: Problem, solution: Solution) -> Columns:
     fine = (
         solution.shadow.shape[0] == len(problem.sites)
         and (not len(solution.instances.app) or int(solution.instances.app.max()) < len(problem.apps))
@@ -137,9 +96,9 @@ def _columns(problem: Problem, solution: Solution) -> Columns:
     return make_columns(problem, solution.instances)
 
 
-def _books(columns: Columns, solution: Solution) -> Books:
+def books_of(columns: Columns, solution: Solution) -> Books:
     order = columns.order
-    apps, sites, metros, data = (_inverse(rows) for rows in (order.apps, order.sites, order.metros, order.data))
+    apps, sites, metros, data = (inverse(rows) for rows in (order.apps, order.sites, order.metros, order.data))
     flows, lost = solution.flows, solution.unserved
     flow = (apps[flows.app], metros[flows.metro], sites[flows.site])
     rows = ordered(flow[0], flow[1], flow[2])
@@ -158,13 +117,13 @@ def _books(columns: Columns, solution: Solution) -> Books:
     )
 
 
-def _inverse(order: Ints) -> Ints:
+def inverse(order: Ints) -> Ints:
     found = np.empty(len(order), dtype=np.int64)
     found[order] = upto(len(order))
     return found
 
 
-def _shadow(columns: Columns, solution: Solution) -> Floats:
+def shadow_of(columns: Columns, solution: Solution) -> Floats:
     return solution.shadow[columns.order.sites]
 
 

@@ -16,7 +16,7 @@ from skerry.core.placement.solve.arrays import floats, ranked, upto
 from skerry.core.placement.solve.batch import Market, Proof, app_parts, draft_of, solve_part
 from skerry.core.placement.solve.books import Books
 from skerry.core.placement.solve.certify import Plan, Prover, proven
-from skerry.core.placement.solve.columns import Columns, make_columns
+from skerry.core.placement.solve.columns import Columns, Instances, make_columns
 from skerry.core.placement.solve.exchange import exchanged
 from skerry.core.placement.solve.mend import repaired
 from skerry.core.placement.solve.polish import polished
@@ -42,16 +42,14 @@ class Settings:
     gain_min: float = 0.001  # of an app's J: less is no reason to change what runs
 
 
-def place_all(
-    problem: Problem, current: Solution | None = None, settings: Settings | None = None, spread: Spread = map
-) -> Solution:
+def place_all(problem: Problem, now: Instances | None = None, settings: Settings | None = None, spread: Spread = map) -> Solution:
     """A whole plan. Pure: the same for the same problem in any order of its rows, however `spread` runs the parts.
 
-    `current`: what runs now; the moves of J are counted against it. Raises nothing on a valid problem: what cannot be
+    `now`: what runs; the moves of J are counted against it. Raises nothing on a valid problem: what cannot be
     placed is in `unserved` and `short`.
     """
     settings = settings or Settings()
-    columns = make_columns(problem, current.instances if current is not None else None)
+    columns = make_columns(problem, now)
     priced = shadow_prices(columns, settings.giants, spread)
     prover = Market.at(columns, columns.homes_now, priced.proving)
     market = Market.at(columns, priced.homes, priced.shadow, upto(columns.apps), losses=False, soft=soft_of(columns))

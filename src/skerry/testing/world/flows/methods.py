@@ -12,7 +12,8 @@ import numpy as np
 from msgspec.structs import replace as changed
 from numpy.typing import NDArray
 
-from skerry.core.placement.solve.again import place_again, rebalance
+from skerry.core.placement.solve.again import place_again
+from skerry.core.placement.solve.background import rebalance
 from skerry.core.placement.solve.columns import place_reason
 from skerry.core.placement.solve.solution import Solution
 from skerry.core.placement.solve.whole import place_all

@@ -1,0 +1,154 @@
+"""Whole plans in the background: apps that have to make room for one another, through the real services, in virtual time."""
+
+import contextlib
+from collections.abc import AsyncIterator
+
+import pytest
+from msgspec.structs import replace
+
+from skerry.core.types.control import Course, Rebalance
+from skerry.core.types.settings import Settings
+from skerry.kit import record
+from skerry.services.control import keys
+from skerry.testing.world import World
+from tests.sim.stories import play
+
+CITIES = {"lhr": 1, "cur": 1, "sin": 1}
+ROOM_MIB = 30  # of a node, which is a city here: two instances and no third
+FREE = {"min_per_site": 0, "rps_per_instance": 2.0}
+EVERY_MS = 498
+PASS_S = 30
+LONG_MS = 240_000
+SIDES = {"to-cur": ("cur", "lhr"), "to-lhr": ("lhr", "cur")}  # where users of an app are, and where it runs
+
+
+async def write_settings(world: World, **changes: object) -> None:
+    settings = replace(Settings(), **changes)
+    await world.control.store.put(keys.PLACEMENT_SETTINGS, record.encode(settings))
+
+
+def counts(world: World, app: str) -> dict[str, int]:
+    plan = world.plan_of(app)
+    return {entry.site: entry.count for entry in plan.placements} if plan else {}
+
+
+def last_pass(world: World) -> Rebalance:
+    found = world.control.mirror.get(keys.LAST_REBALANCE, Rebalance)
+    assert found is not None
+    return found
+
+
+def courses(world: World) -> list[Course]:
+    return list(world.control.mirror.select(keys.COURSES, Course))
+
+
+@contextlib.asynccontextmanager
+async def in_one_anothers_place(world: World) -> AsyncIterator[None]:
+    """Two apps, each in the city of the other one's users; both cities are full, Singapore is empty. Users ask meanwhile."""
+    await write_settings(world, rebalance_every_s=0)
+    async with contextlib.AsyncExitStack() as users:
+        for app, (near, far) in SIDES.items():
+            await world.deploy(app)
+            await world.scale(app, **FREE, deny=[site for site in CITIES if site != far])
+            await users.enter_async_context(world.load(app, sites=(near,), every_ms=EVERY_MS))
+        await world.clock.sleep_ms(12_000)
+        await world.settled()
+        await write_settings(world, rebalance_every_s=0, move=1_000_000.0)
+        for app in SIDES:
+            await world.scale(app, deny=[])
+        await world.clock.sleep_ms(5_000)
+        await world.settled()
+        assert {app: counts(world, app) for app in SIDES} == {app: {far: 2} for app, (_, far) in SIDES.items()}
+        yield
+
+
+def exchanged(world: World) -> bool:
+    return all(counts(world, app) == {near: 2} and world.running(app, near) for app, (near, _) in SIDES.items())
+
+
+def test_two_apps_in_one_anothers_place_are_exchanged() -> None:
+    async def story(world: World) -> None:
+        async with in_one_anothers_place(world):
+            await write_settings(world, rebalance_every_s=PASS_S)
+            await world.clock.sleep_ms(LONG_MS)
+            await world.settled()
+            assert exchanged(world)
+            assert courses(world) == []
+            said = await world.explain("to-cur")
+            assert any("Moved by rebalancing: saves" in line and "together with to-lhr" in line for line in said.report)
+            plans = [world.plan_of(app) for app in SIDES]
+            await world.clock.sleep_ms(LONG_MS)
+            assert [world.plan_of(app) for app in SIDES] == plans, "and stay so: nothing is taken back"
+            assert last_pass(world).apps == 0
+
+    play(story, CITIES, memory_mib=ROOM_MIB)
+
+
+def test_an_exchange_keeps_to_the_budget_of_each_pass() -> None:
+    async def story(world: World) -> None:
+        async with in_one_anothers_place(world):
+            await write_settings(world, rebalance_every_s=PASS_S, rebalance_moves_max=4)
+            passes: set[tuple[int, int]] = set()
+            for _ in range(60):
+                await world.clock.sleep_ms(10_000)
+                found = world.control.mirror.get(keys.LAST_REBALANCE, Rebalance)
+                passes |= {(found.at_ms, found.starts)} if found else set()
+            await world.settled()
+            assert max(starts for _, starts in passes) <= 4
+            assert sum(starts > 0 for _, starts in passes) > 1, "as a whole it would take six"
+            assert exchanged(world)
+
+    play(story, CITIES, memory_mib=ROOM_MIB)
+
+
+@pytest.mark.parametrize("changes", ({"rebalance_moves_max": 2}, {"rebalance_gain_min": 5_000.0}, {"rebalance_every_s": 0}))
+def test_what_does_not_pay_or_is_beyond_the_budget_is_not_begun(changes: dict[str, object]) -> None:
+    async def story(world: World) -> None:
+        async with in_one_anothers_place(world):
+            plans = [world.plan_of(app) for app in SIDES]
+            await write_settings(world, **{"rebalance_every_s": PASS_S, **changes})
+            await world.clock.sleep_ms(LONG_MS)
+            assert [world.plan_of(app) for app in SIDES] == plans
+            assert courses(world) == []
+
+    play(story, CITIES, memory_mib=ROOM_MIB)
+
+
+def test_what_somebody_decides_meanwhile_ends_the_course() -> None:
+    async def story(world: World) -> None:
+        async with in_one_anothers_place(world):
+            await write_settings(world, rebalance_every_s=PASS_S)
+            while not courses(world):
+                await world.clock.sleep_ms(500)
+            (course,) = courses(world)
+            await world.scale(course.step[0].app, max_total=1)
+            await world.clock.sleep_ms(40_000)
+            assert course.id not in {one.id for one in courses(world)}
+            await world.clock.sleep_ms(LONG_MS)
+            await world.settled()
+
+    play(story, CITIES, memory_mib=ROOM_MIB)
+
+
+@pytest.mark.parametrize("side", ("before", "after"))
+@pytest.mark.parametrize("number", range(1, 12))
+def test_control_is_killed_in_the_midst_of_an_exchange(side: str, number: int) -> None:
+    async def story(world: World) -> None:
+        async with in_one_anothers_place(world):
+            await write_settings(world, rebalance_every_s=PASS_S)
+            point = world.control.store.writes  # the pass with its course comes next, then plans, releases and steps
+            world.control.store.on_write = lambda at, commit: at == side and commit == point + number and kill(world)
+            await world.clock.sleep_ms(60_000)
+            assert not world.control.alive
+            world.control.start()
+            await world.clock.sleep_ms(LONG_MS)
+            await world.settled()
+            assert exchanged(world)
+            assert courses(world) == []
+
+    play(story, CITIES, memory_mib=ROOM_MIB)
+
+
+def kill(world: World) -> bool:
+    world.control.kill()
+    return True
