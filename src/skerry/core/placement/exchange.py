@@ -15,8 +15,10 @@ STEPS_MAX = 6  # of one bundle: each is a release of its own
 
 Counts = Mapping[int, int]
 """Instances by site, all above 0."""
-Room = list[list[float]]
+Room = Sequence[Sequence[float]]
 """[S][kind] units that nobody holds."""
+Left = dict[int, list[float]]
+"""By site."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ class Bundle:
 def bundles(changes: Sequence[Change], free: Room, budget: Budget, move: float) -> list[Bundle]:
     """The best that the budget allows; all of them can be under way at once. `move`: J per instance that starts or ends."""
     each = move + budget.gain_min
-    left, taken, room = budget.moves, set[int](), [list(kinds) for kinds in free]
+    left, taken, room = budget.moves, set[int](), {site: list(kinds) for site, kinds in enumerate(free)}
     found: list[Bundle] = []
     ranked = sorted(changes, key=lambda change: (each * change.starts - change.gain, change.app))
     for change in ranked:
@@ -101,25 +103,27 @@ def _moves_least(change: Change) -> tuple[float, ...]:
 
 
 def _with_room(
-    chosen: list[Change], others: Sequence[Change], free: Room, better: Callable[[Change], tuple[float, ...]]
+    chosen: list[Change], others: Sequence[Change], free: Left, better: Callable[[Change], tuple[float, ...]]
 ) -> list[Change]:
     """And those that leave where it wants to be, and those that leave where they want to be; empty: it stays too little."""
     while True:
-        after = [list(kinds) for kinds in free]
+        after = {site: list(free[site]) for change in chosen for site in {*change.had, *change.has}}
         for change in chosen:
             _take(after, _added(change.has, change.had), change.reserve, -1.0)
             _take(after, _added(change.had, change.has), change.reserve)
-        short = next((site for site, kinds in enumerate(after) if min(kinds) < 0.0), None)
+        short = next((site for site, kinds in sorted(after.items()) if min(kinds) < 0.0), None)
         if short is None:
             return chosen
+        if len(chosen) >= BUNDLE_MAX:
+            return []
         apps = {change.app for change in chosen}
         leaving = [one for one in others if one.app not in apps and one.had.get(short, 0) > one.has.get(short, 0)]
-        if not leaving or len(chosen) >= BUNDLE_MAX:
+        if not leaving:
             return []
         chosen = [*chosen, max(leaving, key=better)]
 
 
-def _bundle(chosen: list[Change], free: Room) -> Bundle | None:
+def _bundle(chosen: list[Change], free: Left) -> Bundle | None:
     """None: there is no way."""
     steps = _steps(chosen, free)
     made = [change for step in steps for change in step]
@@ -127,9 +131,11 @@ def _bundle(chosen: list[Change], free: Room) -> Bundle | None:
     return Bundle(sum(change.gain for change in chosen), starts, ends, tuple(steps)) if steps else None
 
 
-def _steps(chosen: list[Change], free: Room) -> list[tuple[Change, ...]]:
+def _steps(chosen: list[Change], free: Left) -> list[tuple[Change, ...]]:
     """Empty: there is no way."""
-    room, steps, waiting = [list(kinds) for kinds in free], list[tuple[Change, ...]](), list(chosen)
+    touched = {site for change in chosen for site in (*change.had, *change.has, *change.waits)}
+    room = {site: list(free[site]) for site in touched}
+    steps, waiting = list[tuple[Change, ...]](), list(chosen)
     waited: set[int] = set()
     while waiting and len(steps) < STEPS_MAX:
         step: list[Change] = []
@@ -154,7 +160,7 @@ def _steps(chosen: list[Change], free: Room) -> list[tuple[Change, ...]]:
     return [] if waiting else steps
 
 
-def _one_that_waits(waiting: Sequence[Change], room: Room) -> tuple[Change, Change] | None:
+def _one_that_waits(waiting: Sequence[Change], room: Left) -> tuple[Change, Change] | None:
     """The one with the fewest instances that can be elsewhere meanwhile: its way there, and from there to where it will be."""
     for change in sorted(waiting, key=lambda one: (one.starts, one.app)):
         gone = _added(change.has, change.had)
@@ -171,10 +177,10 @@ def _added(before: Counts, after: Counts) -> dict[int, int]:
     return {site: count - before.get(site, 0) for site, count in after.items() if count > before.get(site, 0)}
 
 
-def _fits(room: Room, counts: Counts, reserve: Sequence[float]) -> bool:
+def _fits(room: Left, counts: Counts, reserve: Sequence[float]) -> bool:
     return all(count * need <= have for site, count in counts.items() for need, have in zip(reserve, room[site], strict=True))
 
 
-def _take(room: Room, counts: Counts, reserve: Sequence[float], sign: float = 1.0) -> None:
+def _take(room: Left, counts: Counts, reserve: Sequence[float], sign: float = 1.0) -> None:
     for site, count in counts.items():
         room[site] = [have - sign * count * need for need, have in zip(reserve, room[site], strict=True)]

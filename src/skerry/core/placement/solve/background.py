@@ -23,7 +23,7 @@ from skerry.core.placement.solve.packable import Counts, unpacked
 from skerry.core.placement.solve.shared import settle_shared
 from skerry.core.placement.solve.solution import Solution, in_callers_order
 from skerry.core.placement.solve.spread import Spread
-from skerry.core.placement.solve.whole import place_all
+from skerry.core.placement.solve.whole import Settings, place_all
 from skerry.core.types.problem import Problem
 
 PARTS = (0.5, 0.25, 0.1)  # of the way: what the budget or the room allows
@@ -53,7 +53,7 @@ def rebalance(problem: Problem, solution: Solution, budget: Budget | None = None
 def _exchanged(problem: Problem, now: Instances, budget: Budget, spread: Spread) -> tuple[Columns, list[Bundle], Books]:
     """By the order of ids; and the whole plan that they are taken from."""
     fixed = _with_shared_data_fixed(problem)
-    target = place_all(fixed, now, spread=spread)
+    target = place_all(fixed, now, Settings(proves=False), spread)
     columns, books = make_columns(fixed, now), books_of(columns_of(fixed, target), target)
     have = np.zeros_like(books.counts)
     have[columns.now.app, columns.now.site] = columns.now.count

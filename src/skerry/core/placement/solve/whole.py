@@ -23,7 +23,7 @@ from skerry.core.placement.solve.polish import polished
 from skerry.core.placement.solve.prices import Giants, shadow_prices, soft_of
 from skerry.core.placement.solve.repair import decide_anew
 from skerry.core.placement.solve.shared import settle_shared, shared
-from skerry.core.placement.solve.solution import Solution, app_totals, finished
+from skerry.core.placement.solve.solution import Solution, app_totals, finished, in_callers_order
 from skerry.core.placement.solve.spread import Spread
 from skerry.core.types.problem import Floats, Problem
 
@@ -40,6 +40,7 @@ class Settings:
         5_000  # apps times sites of a world, at most, in which all decide once more until nobody gains: below a second
     )
     gain_min: float = 0.001  # of an app's J: less is no reason to change what runs
+    proves: bool = True  # a bound and its certificate
 
 
 def place_all(problem: Problem, now: Instances | None = None, settings: Settings | None = None, spread: Spread = map) -> Solution:
@@ -66,6 +67,8 @@ def place_all(problem: Problem, now: Instances | None = None, settings: Settings
     if columns.apps * columns.sites <= settings.polished:
         polished(books, market)
     settle_shared(books)
+    if not settings.proves:
+        return in_callers_order(columns, books, priced.proving)
     elsewhere = priced.elsewhere
     plan = Plan(
         float(app_totals(columns, books).sum()), tuple(first_home(columns, int(app), books.homes) for app in elsewhere.apps)
