@@ -6,9 +6,11 @@ from collections.abc import AsyncIterator
 import pytest
 from msgspec.structs import replace
 
+from skerry.core.types.change import Change
 from skerry.core.types.control import Course, Rebalance
 from skerry.core.types.settings import Settings
 from skerry.kit import record
+from skerry.ports.operations import Invalid
 from skerry.services.control import keys
 from skerry.testing.world import World
 from tests.sim.stories import play
@@ -152,3 +154,22 @@ def test_control_is_killed_in_the_midst_of_an_exchange(side: str, number: int) -
 def kill(world: World) -> bool:
     world.control.kill()
     return True
+
+
+def test_an_operator_sees_what_a_pass_would_move_and_nobody_else_does() -> None:
+    async def story(world: World) -> None:
+        async with in_one_anothers_place(world):
+            operations, account = world.control.operations, world.account.id
+            await write_settings(world, rebalance_every_s=0)
+            await world.settled()
+            found = await world.control.call(operations.difference(None, account, Change(rebalance=True)))
+            assert {app.app: (app.gained, app.lost, app.started) for app in found.apps} == {
+                app: ((near,), (far,), 2) for app, (near, far) in SIDES.items()
+            }
+            (remark,) = found.remarks
+            assert "to-cur, to-lhr: in 3 steps" in remark
+            assert {app: counts(world, app) for app in SIDES} == {app: {far: 2} for app, (_, far) in SIDES.items()}
+            with pytest.raises(Invalid, match="only an operator"):
+                await world.control.call(operations.difference(account, account, Change(rebalance=True)))
+
+    play(story, CITIES, memory_mib=ROOM_MIB)

@@ -13,18 +13,25 @@ FILE_BYTES_MAX = 64 << 10
 def add_to(app: typer.Typer) -> None:
     app.command(
         epilog='Example: skerry plan -f change.toml\n\nIn it: [sites.lhr] state = "draining", or '
-        '[apps.hello.scale] deny = ["country:SG"]'
+        '[apps.hello.scale] deny = ["country:SG"]\n\nWhat a background pass would move now: skerry plan --rebalance'
     )(plan)
 
 
 def plan(
-    change: Annotated[Path, typer.Option("--file", "-f", metavar="CHANGE", help="The change, as TOML or JSON.")],
+    change: Annotated[
+        Path | None, typer.Option("--file", "-f", metavar="CHANGE", help="The change, as TOML or JSON.", show_default=False)
+    ] = None,
+    rebalance: Annotated[
+        bool, typer.Option("--rebalance", help="No change: what a background pass would move now. For operators.")
+    ] = False,
     data_dir: DataDirOption = None,
     account: AccountOption = None,
     json: JsonOption = False,
 ) -> None:
     """Show which cities apps would gain and lose, what would move and what users would notice. Nothing is changed."""
-    wanted = read_change(change)
+    if (change is None) != rebalance:
+        raise typer.BadParameter("give a change with --file, or --rebalance; one of both")
+    wanted: dict[str, Any] = read_change(change) if change is not None else {"rebalance": True}
     with connect(data_dir) as client:
         chosen = chosen_account(client, client.whoami(), account).account
         found = client.plan(chosen, wanted)

@@ -35,6 +35,7 @@ from skerry.services.calls.exchange import Exchange
 from skerry.services.control import keys
 from skerry.services.control.collector import Collector
 from skerry.services.control.declare import declare_sites
+from skerry.services.control.exchanges import Exchanges
 from skerry.services.control.maintenances import Maintenances
 from skerry.services.control.mirror import Mirror
 from skerry.services.control.observed import Observed
@@ -74,7 +75,8 @@ class Parts:
         self.placer = Placer(store, self.mirror, self.observed, self.slices, self.clock, users=_users, homes=_homes)
         self.rollouts = Rollouts(store, self.mirror, self.observed, self.clock)
         self.watcher = Watcher(store, self.mirror, self.observed, self.placer, self.clock)
-        self.rebalancer = Rebalancer(store, self.mirror, self.placer, self.clock, exchanges_beside)
+        self.exchanges = Exchanges(self.mirror, self.placer, exchanges_beside)
+        self.rebalancer = Rebalancer(store, self.mirror, self.placer, self.clock, self.exchanges)
         self.collector = Collector(store, self.mirror, blobs, self.clock)
         self.exchange = Exchange()
         self.maintenances = Maintenances(store, self.mirror, self.observed, self.clock)
@@ -85,6 +87,7 @@ class Parts:
             self.placer,
             self.clock,
             load_catalogue=_load_catalogue,
+            exchanges=self.exchanges,
             rollouts=self.rollouts,
             maintenances=self.maintenances,
             suffix=config.suffix,

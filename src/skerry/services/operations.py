@@ -44,6 +44,7 @@ from skerry.services.control import keys
 from skerry.services.control.demand_view import AppKey, States, city_rates, demand_sentence, demand_view, instance_states
 from skerry.services.control.drains import Drains
 from skerry.services.control.dry_run import DryRun
+from skerry.services.control.exchanges import Exchanges
 from skerry.services.control.maintenance_view import maintenance_view, sentences
 from skerry.services.control.maintenances import Maintenances, MaintenanceWord
 from skerry.services.control.mirror import Mirror
@@ -71,6 +72,7 @@ class PlatformOperations:
         clock: Clock,
         *,
         load_catalogue: "Callable[[], Catalogue]",
+        exchanges: Exchanges,
         rollouts: Rollouts,
         maintenances: Maintenances,
         suffix: str,
@@ -84,7 +86,7 @@ class PlatformOperations:
         self._maintenances = maintenances
         self._clock = clock
         self._drains = Drains(mirror)
-        self._dry_run = DryRun(mirror, observed, placer, clock)
+        self._dry_run = DryRun(mirror, observed, placer, clock, exchanges)
         self._settings = PlacementSettings(store, mirror)
         self._load_catalogue = load_catalogue  # of cities and their users
         self._suffix = suffix

@@ -20,7 +20,8 @@ class SiteChange(Record):
 
 
 class Change(Record):
-    """By name of the app, by id of the site."""
+    """By name of the app, by id of the site. `rebalance`: nothing of these, but what a background pass would move now."""
 
     apps: dict[str, AppChange] = field(default_factory=dict[str, AppChange])
     sites: dict[str, SiteChange] = field(default_factory=dict[str, SiteChange])
+    rebalance: bool = False

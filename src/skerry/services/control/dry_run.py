@@ -17,12 +17,13 @@ from skerry.core.types.change import Change
 from skerry.core.types.control import SiteIntent
 from skerry.core.types.ids import AccountId, AppName, EvaluationId, SiteId
 from skerry.core.types.place import Site
-from skerry.core.types.plan import Evaluation, Plan
+from skerry.core.types.plan import Evaluation, Placement, Plan
 from skerry.core.types.resources import Resources
 from skerry.core.types.view import AppDifference, PlanDifference
 from skerry.ports.clock import Clock
 from skerry.ports.operations import Invalid, NotFound
 from skerry.services.control import keys
+from skerry.services.control.exchanges import Exchanged, Exchanges
 from skerry.services.control.mirror import Mirror
 from skerry.services.control.observed import Observed
 from skerry.services.control.placer import AppKey, Placer, Snapshot
@@ -34,17 +35,20 @@ APPS_MAX = 2_000  # that one answer looks at: each is a whole decision
 class DryRun:
     """Nothing is written. Apps are decided one after the other, by name, each beside what those before it would take."""
 
-    def __init__(self, mirror: Mirror, observed: Observed, placer: Placer, clock: Clock) -> None:
+    def __init__(self, mirror: Mirror, observed: Observed, placer: Placer, clock: Clock, exchanges: Exchanges) -> None:
         self._mirror = mirror
         self._observed = observed
         self._placer = placer
         self._clock = clock
+        self._exchanges = exchanges
 
     async def difference(self, seen: AccountId | None, account: AccountId, change: Change) -> PlanDifference:
         """`account` has the apps that the change names; `seen` None: every account's apps may be looked at.
 
         Raises `NotFound` for a name that is not there, `Invalid` for a scale that makes no sense.
         """
+        if change.rebalance:
+            return await self._rebalanced(seen, change)
         sites = self._changed_sites(change)
         changed = self._changed_apps(account, change, sites)
         wanted = self._concerned(seen, changed, everything=bool(change.sites))
@@ -68,6 +72,32 @@ class DryRun:
             looked_at=min(len(wanted), APPS_MAX),
             left_out=max(0, len(wanted) - APPS_MAX),
             remarks=_remarks(change, lost),
+        )
+
+    async def _rebalanced(self, seen: AccountId | None, change: Change) -> PlanDifference:
+        if seen is not None:
+            raise Invalid("what moves together may be of any account: only an operator may look at it")
+        if change.apps or change.sites:
+            raise Invalid("rebalancing is looked at as everything is now", hint="ask for one of both")
+        apps = sorted((app.account, app.name) for app in self._mirror.select(keys.APPS, App) if app.deployment and app.enabled)
+        found = await self._exchanges.find(apps[:APPS_MAX], self._clock.now_ms())
+        shown: list[AppDifference] = []
+        for each in found.exchanged:
+            wanted = {(one.account, one.app): one.wanted for step in each.steps for one in step}
+            for key, last in sorted(wanted.items()):
+                snapshot = self._placer.preview(key)
+                if snapshot.parent is None or last is None:
+                    continue
+                version = snapshot.parent.placements[0].version
+                placed = tuple(Placement(site=site, version=version, count=count) for site, count in sorted(last.has.items()))
+                plan = replace(snapshot.parent, placements=placed)
+                entry = difference(snapshot.parent, plan, snapshot.world, snapshot.versions)
+                shown += [entry] if entry is not None else []
+        return PlanDifference(
+            apps=tuple(shown),
+            looked_at=len(found.members),
+            left_out=max(0, len(apps) - APPS_MAX),
+            remarks=tuple(_exchange_remark(each) for each in found.exchanged),
         )
 
     def _decided(self, snapshot: Snapshot, app: App, world: World) -> Plan:
@@ -117,6 +147,12 @@ def _view(view: SiteView, change: Change, lost: frozenset[SiteId], grown: Mappin
     wanted = None if view.site.id in lost else change.sites.get(view.site.id)
     site = replace(view.site, state=wanted.state) if wanted else view.site
     return replace(view, site=site, others=view.others + grown.get(site.id, Resources()))
+
+
+def _exchange_remark(found: Exchanged) -> str:
+    names = sorted({one.app for step in found.steps for one in step})
+    steps = f"in {len(found.steps)} steps, as room has to be made first" if len(found.steps) > 1 else "at once"
+    return f"{', '.join(names)}: {steps}; {found.gain:.0f} of what is minimised is saved, {found.starts} instance(s) start"
 
 
 def _remarks(change: Change, lost: frozenset[SiteId]) -> tuple[str, ...]:

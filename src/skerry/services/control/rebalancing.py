@@ -27,7 +27,7 @@ from skerry.kit.hashing import stable_id
 from skerry.ports.clock import Clock
 from skerry.ports.store import OPS_MAX, Check, Conflict, Delete, Op, Put, Store, StoreError
 from skerry.services.control import keys
-from skerry.services.control.exchanges import Exchanged, Exchanges, Solve, counts_of, moves_text
+from skerry.services.control.exchanges import Exchanged, Exchanges, counts_of, moves_text
 from skerry.services.control.mirror import Mirror
 from skerry.services.control.placer import Placer
 
@@ -42,12 +42,12 @@ AppKey = tuple[AccountId, AppName]
 
 
 class Rebalancer:
-    def __init__(self, store: Store, mirror: Mirror, placer: Placer, clock: Clock, solve: Solve) -> None:
+    def __init__(self, store: Store, mirror: Mirror, placer: Placer, clock: Clock, exchanges: Exchanges) -> None:
         self._store = store
         self._mirror = mirror
         self._placer = placer
         self._clock = clock
-        self._exchanges = Exchanges(mirror, placer, solve)
+        self._exchanges = exchanges
         self._began_ms = clock.now_ms()
         self._priced_ms = clock.now_ms()
         self._after: AppKey | None = None  # the last app that was looked at: the next pass goes on behind it

@@ -35,6 +35,7 @@ from skerry.ports.nodetasks import TaskEnd
 from skerry.ports.store import StoreError
 from skerry.services.control import keys
 from skerry.services.control.declare import declare_sites
+from skerry.services.control.exchanges import Exchanges
 from skerry.services.control.maintenances import Maintenances
 from skerry.services.control.mirror import Mirror
 from skerry.services.control.observed import Observed
@@ -147,7 +148,8 @@ class SimControl(SimPlane):
         self.observed = Observed(ground.clock)
         self.slices = Slices(self.mirror, suffix=SUFFIX)
         self.placer = Placer(self.store, self.mirror, self.observed, self.slices, ground.clock, users=_users)
-        self.rebalancer = Rebalancer(self.store, self.mirror, self.placer, ground.clock, _exchanges)
+        exchanges = Exchanges(self.mirror, self.placer, _exchanges)
+        self.rebalancer = Rebalancer(self.store, self.mirror, self.placer, ground.clock, exchanges)
         self.rollouts = Rollouts(self.store, self.mirror, self.observed, ground.clock, counts=ground.counts)
         self.maintenances = Maintenances(self.store, self.mirror, self.observed, ground.clock)
         self.operations = PlatformOperations(
@@ -157,6 +159,7 @@ class SimControl(SimPlane):
             self.placer,
             ground.clock,
             load_catalogue=load_catalogue,
+            exchanges=exchanges,
             rollouts=self.rollouts,
             maintenances=self.maintenances,
             suffix=SUFFIX,
