@@ -12,7 +12,7 @@ import pytest
 from bench._exact import counts_of, objective, optimum, violations
 
 from skerry.adapters.worlds import make_problem
-from skerry.core.placement.exchange import Budget
+from skerry.core.placement.bundles import Budget
 from skerry.core.placement.solve.again import place_again, proven_again
 from skerry.core.placement.solve.background import rebalance
 from skerry.core.placement.solve.solution import Solution

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from skerry.core.placement.exchange import Budget, Bundle
+    from skerry.core.placement.bundles import Budget, Bundle
     from skerry.core.placement.solve.columns import Instances
     from skerry.core.types.problem import Problem
 

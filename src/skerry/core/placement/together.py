@@ -12,8 +12,8 @@ from typing import NamedTuple
 import numpy as np
 from msgspec.structs import replace
 
+from skerry.core.placement.bundles import Change
 from skerry.core.placement.choose import PRIORITY_SERVED, demand_of, make_question, value
-from skerry.core.placement.exchange import Change
 from skerry.core.placement.ground import ground_of
 from skerry.core.placement.place import make_case, make_seats
 from skerry.core.placement.solve.columns import Instances, by_app_and_site

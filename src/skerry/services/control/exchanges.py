@@ -24,7 +24,7 @@ from skerry.services.control.mirror import Mirror
 from skerry.services.control.placer import Placer, Snapshot
 
 if TYPE_CHECKING:
-    from skerry.core.placement.exchange import Budget, Bundle
+    from skerry.core.placement.bundles import Budget, Bundle
     from skerry.core.placement.solve.columns import Instances
     from skerry.core.placement.together import Gain, Member, Room
     from skerry.core.types.problem import Problem
@@ -65,7 +65,7 @@ class Exchanges:
     async def find(self, some: Sequence[AppKey], now_ms: int) -> Found:
         """Of these apps. Nothing is written; a whole plan that cannot be made is told of, and finds nothing."""
         # NumPy is slow to import, and a control without apps that may move needs none.
-        from skerry.core.placement.exchange import Budget
+        from skerry.core.placement.bundles import Budget
         from skerry.core.placement.together import problem_of
 
         members = await self._members(some)

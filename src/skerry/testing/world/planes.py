@@ -17,7 +17,7 @@ from skerry.adapters.runtime.simulated_checker import SimulatedChecker
 from skerry.adapters.store.simulated import SimulatedStore
 from skerry.adapters.worlds import load_catalogue
 from skerry.core.geo.users import users_by_site
-from skerry.core.placement.exchange import Budget, Bundle
+from skerry.core.placement.bundles import Budget, Bundle
 from skerry.core.placement.solve.background import exchanges
 from skerry.core.placement.solve.columns import Instances
 from skerry.core.reconcile.site_types import SiteMemory

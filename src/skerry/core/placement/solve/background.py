@@ -1,6 +1,6 @@
 """What a background pass does: of a whole plan from what runs now, the moves that pay, in steps that find room.
 
-what runs ─► `place_all` from there ─► what each changed app would gain ─► `exchange.bundles` within the budget ─► packed
+what runs ─► `place_all` from there ─► what each changed app would gain ─► `bundles` within the budget ─► packed
 """
 
 from collections import Counter
@@ -10,7 +10,7 @@ from dataclasses import replace
 import msgspec
 import numpy as np
 
-from skerry.core.placement.exchange import Budget, Bundle, Change, bundles
+from skerry.core.placement.bundles import Budget, Bundle, Change, bundles
 from skerry.core.placement.solve.again import books_of, columns_of, inverse, shadow_of
 from skerry.core.placement.solve.arrays import ranked, sums
 from skerry.core.placement.solve.ask import Ints
@@ -40,7 +40,10 @@ def exchanges(problem: Problem, now: Instances, budget: Budget, spread: Spread =
 
 
 def rebalance(problem: Problem, solution: Solution, budget: Budget | None = None, spread: Spread = map) -> Solution:
-    """The solution after the `exchanges` of a whole plan; then data that several apps call is where that is best."""
+    """The solution after the `exchanges` of a whole plan; then data that several apps call is where that is best.
+
+    `problem` has its data where the solution has it.
+    """
     columns, found, target = _exchanged(problem, solution.instances, budget or Budget(), spread)
     books = books_of(columns_of(problem, solution), solution)
     shadow = shadow_of(columns, solution)

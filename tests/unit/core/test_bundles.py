@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from skerry.core.placement.exchange import Budget, Bundle, Change, Room, bundles
+from skerry.core.placement.bundles import Budget, Bundle, Change, Room, bundles
 
 ONE = (1.0, 1.0, 0.0)
 BUDGET = Budget(moves=10, gain_min=50.0)
