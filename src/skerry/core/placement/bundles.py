@@ -32,7 +32,7 @@ class Budget:
 @dataclass(frozen=True)
 class Change:
     """What an app has and what it would have. `gain`: J without moves that it saves, below 0 where it gives way.
-    `waits`: sites where it could be meanwhile, the best first."""
+    `waits`: sites where it could be meanwhile, the best first. `homes`: of its own data, that goes along."""
 
     app: int
     had: Counts
@@ -40,6 +40,7 @@ class Change:
     reserve: tuple[float, ...]  # of one instance, by kind
     gain: float
     waits: tuple[int, ...] = ()
+    homes: tuple[tuple[int, int], ...] = ()
 
     @property
     def starts(self) -> int:

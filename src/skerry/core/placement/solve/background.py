@@ -14,19 +14,22 @@ from skerry.core.placement.bundles import Budget, Bundle, Change, bundles
 from skerry.core.placement.solve.again import books_of, columns_of, inverse, shadow_of
 from skerry.core.placement.solve.arrays import ranked, sums
 from skerry.core.placement.solve.ask import Ints
-from skerry.core.placement.solve.batch import Decided
+from skerry.core.placement.solve.batch import Decided, Market, decide_app
 from skerry.core.placement.solve.books import Books
-from skerry.core.placement.solve.columns import Columns, Instances, make_columns
+from skerry.core.placement.solve.columns import KINDS, Columns, Instances, make_columns
 from skerry.core.placement.solve.desk import COUNT_SLACK, Desk, State
 from skerry.core.placement.solve.mend import grown
 from skerry.core.placement.solve.packable import Counts, unpacked
+from skerry.core.placement.solve.prices import Giants
 from skerry.core.placement.solve.shared import settle_shared
 from skerry.core.placement.solve.solution import Solution, in_callers_order
 from skerry.core.placement.solve.spread import Spread
 from skerry.core.placement.solve.whole import Settings, place_all
-from skerry.core.types.problem import Problem
+from skerry.core.types.problem import Floats, Problem
 
 PARTS = (0.5, 0.25, 0.1)  # of the way: what the budget or the room allows
+ALONE = 500  # apps that are asked by themselves, too: those with most requests
+MANY = 1e6
 WAITS = 8  # sites where an app may wait for its room
 
 
@@ -35,7 +38,7 @@ def exchanges(problem: Problem, now: Instances, budget: Budget, spread: Spread =
 
     Data that several apps call stays where it is; what is an app's own goes along.
     """
-    columns, found, _ = _exchanged(problem, now, budget, spread)
+    columns, found = _exchanged(problem, now, budget, spread)
     return [_in_callers_order(bundle, columns) for bundle in found]
 
 
@@ -44,19 +47,19 @@ def rebalance(problem: Problem, solution: Solution, budget: Budget | None = None
 
     `problem` has its data where the solution has it.
     """
-    columns, found, target = _exchanged(problem, solution.instances, budget or Budget(), spread)
+    columns, found = _exchanged(problem, solution.instances, budget or Budget(), spread)
     books = books_of(columns_of(problem, solution), solution)
     shadow = shadow_of(columns, solution)
     for change in [change for bundle in found for step in bundle.steps for change in step]:
-        books.decide(_decided(columns, change, target))
+        books.decide(_decided(columns, change))
     settle_shared(books)
     return in_callers_order(books.columns, books, shadow)
 
 
-def _exchanged(problem: Problem, now: Instances, budget: Budget, spread: Spread) -> tuple[Columns, list[Bundle], Books]:
-    """By the order of ids; and the whole plan that they are taken from."""
+def _exchanged(problem: Problem, now: Instances, budget: Budget, spread: Spread) -> tuple[Columns, list[Bundle]]:
+    """By the order of ids."""
     fixed = _with_shared_data_fixed(problem)
-    target = place_all(fixed, now, Settings(proves=False), spread)
+    target = place_all(fixed, now, Settings(giants=Giants(most=0), proves=False), spread)
     columns, books = make_columns(fixed, now), books_of(columns_of(fixed, target), target)
     have = np.zeros_like(books.counts)
     have[columns.now.app, columns.now.site] = columns.now.count
@@ -64,9 +67,11 @@ def _exchanged(problem: Problem, now: Instances, budget: Budget, spread: Spread)
     changed = [int(app) for app in np.flatnonzero((have != books.counts).any(axis=1)) if app not in short]
     changes = [change for app in changed for change in _changes(columns, app, have[app].astype(np.int64), books)]
     free = np.maximum(0.0, columns.capacity - columns.usage(columns.now))
+    alone = ranked(-columns.asked_rps, ALONE)
+    changes += [change for app in alone.tolist() for change in _alone(columns, app, have[app].astype(np.int64), free)]
     room = [[float(kind) for kind in kinds] for kinds in free]
     found = bundles(changes, room, budget, problem.weights.move)
-    return columns, _packable(columns, have, found), books
+    return columns, _packable(columns, have, found)
 
 
 def _with_shared_data_fixed(problem: Problem) -> Problem:
@@ -77,14 +82,11 @@ def _with_shared_data_fixed(problem: Problem) -> Problem:
 
 def _changes(columns: Columns, app: int, have: Ints, target: Books) -> list[Change]:
     """All of it; and, of apps whose limits allow it, only a part of the way."""
-    before = _value(columns, app, have, columns.homes_now)
-    reserve = tuple(float(kind) for kind in columns.reserve[app])
     found: dict[tuple[int, ...], Change] = {}
     for number, want in enumerate(_ways(columns, app, have, _busy(columns, app, target))):
         homes = columns.homes_now if number else target.homes
-        gain = before - _value(columns, app, want, homes)
         waits = _waits(columns, app, have, want)
-        found.setdefault(tuple(want.tolist()), Change(app, _counts(have), _counts(want), reserve, gain, waits))
+        found.setdefault(tuple(want.tolist()), _change(columns, app, (have, want), homes, waits))
     return list(found.values())
 
 
@@ -97,6 +99,25 @@ def _busy(columns: Columns, app: int, target: Books) -> Ints:
     need = np.minimum(want, np.where(need > 0, np.maximum(need, asked.min_site), 0))
     free = not (asked.survive_sites or asked.region_min) and int(need.sum()) >= max(1, asked.min_total)
     return need if free else want
+
+
+def _alone(columns: Columns, app: int, have: Ints, free: Floats) -> list[Change]:
+    """What an app would do by itself in the room that is free now, and its own data with it. Empty: nothing, or too little."""
+    reserve = columns.reserve[app]
+    fits = np.min([free[:, kind] // reserve[kind] for kind in range(KINDS) if reserve[kind] > 0.0], axis=0, initial=MANY)
+    room = np.minimum(have + fits.astype(np.int64), columns.room(app))
+    one = decide_app(Market.at(columns, columns.homes_now, np.zeros_like(free)), app, room)
+    want = one.counts(columns.sites)
+    return [] if one.short or np.array_equal(want, have) else [_change(columns, app, (have, want), one.homes, ())]
+
+
+def _change(columns: Columns, app: int, way: tuple[Ints, Ints], homes: Ints, waits: tuple[int, ...]) -> Change:
+    """`way`: from and to."""
+    have, want = way
+    gain = _value(columns, app, have, columns.homes_now) - _value(columns, app, want, homes)
+    reserve = tuple(float(kind) for kind in columns.reserve[app])
+    along = tuple((int(data), int(homes[data])) for data in columns.own[app])
+    return Change(app, _counts(have), _counts(want), reserve, gain, waits, along)
 
 
 def _ways(columns: Columns, app: int, have: Ints, want: Ints) -> list[Ints]:
@@ -126,10 +147,11 @@ def _served(columns: Columns, app: int, counts: Ints, homes: Ints) -> tuple[Desk
     return desk, desk.with_counts(counts[desk.columns])
 
 
-def _decided(columns: Columns, change: Change, target: Books) -> Decided:
-    counts = np.zeros(columns.sites, dtype=np.int64)
+def _decided(columns: Columns, change: Change) -> Decided:
+    counts, homes = np.zeros(columns.sites, dtype=np.int64), columns.homes_now.copy()
     counts[list(change.has)] = list(change.has.values())
-    homes = target.homes if len(columns.own[change.app]) else columns.homes_now  # then there is only the whole way
+    for data, home in change.homes:
+        homes[data] = home
     desk, state = _served(columns, change.app, counts, homes)
     return Decided(change.app, desk, state, homes, homes, state.total, ())
 
@@ -171,6 +193,7 @@ def _in_callers_order(bundle: Bundle, columns: Columns) -> Bundle:
 
     def moved(change: Change) -> Change:
         waits = tuple(int(sites[site]) for site in change.waits)
-        return replace(change, app=int(apps[change.app]), had=there(change.had), has=there(change.has), waits=waits)
+        homes = tuple((int(columns.order.data[data]), int(sites[home])) for data, home in change.homes)
+        return Change(int(apps[change.app]), there(change.had), there(change.has), change.reserve, change.gain, waits, homes)
 
     return replace(bundle, steps=tuple(tuple(moved(change) for change in step) for step in bundle.steps))

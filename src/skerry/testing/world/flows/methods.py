@@ -99,7 +99,8 @@ class Table:
 
 
 class Platform:
-    """`core.placement.solve`: a whole plan first, then what changed again, and what gains most within the budget of moves."""
+    """`core.placement.solve`: a whole plan first, then what changed again; and when all apps are looked at, what gains most
+    within the budget of moves."""
 
     name = "skerry"
 
@@ -111,8 +112,9 @@ class Platform:
         if before is None:
             found = place_all(question.problem)
         else:
-            again = place_again(with_homes(question.problem, before.homes), before)
-            found = rebalance(with_homes(question.problem, again.homes), again)
+            found = place_again(with_homes(question.problem, before.homes), before)
+            if question.apps is None:
+                found = rebalance(with_homes(question.problem, found.homes), found)
         self._solution = found
         counts = np.zeros_like(question.now)
         counts[found.instances.app, found.instances.site] = found.instances.count
