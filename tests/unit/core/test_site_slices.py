@@ -123,6 +123,14 @@ def test_an_app_that_only_others_run_is_routed_by_fallbacks_alone() -> None:
     assert (app.versions, app.fallbacks) == ((), ("cur",))
 
 
+def test_who_is_let_go_is_the_last_resort_until_the_release_is_over() -> None:
+    """It may be cut off, and run on; and where the app goes on a node may have just died."""
+    old, new = plan_of(D1, "lhr", "cur", "sin"), plan_of(D1, "lhr", "sin")
+    release = release_of(new, old, ("cur", "lhr", "sin"), state="running")
+    assert slices(release, (old, new))[0].fallbacks == ("sin", "cur")
+    assert slices(replace(release, state="done"), (old, new))[0].fallbacks == ("sin",)
+
+
 def test_sites_that_are_down_are_no_fallback_and_cut_off_ones_are_the_last() -> None:
     plan = plan_of(D1, "lhr", "cur", "sin")
     sites = (SITES[0], replace(SITES[1], state="cut_off"), SITES[2])

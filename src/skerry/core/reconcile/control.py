@@ -109,9 +109,11 @@ def _ran_last(entry: LostSite, plans: Sequence[Plan]) -> bool:
 def _fallbacks(
     order: tuple[SiteId, ...], release: Release, plans: Mapping[PlanId, Plan], resorts: frozenset[SiteId]
 ) -> tuple[SiteId, ...]:
-    """Who runs it by control's word, then the last resorts."""
+    """Who runs it by control's word, then the last resorts, and who has just been told to let go: it may not have heard that yet,
+    and where the app is now a node may have died before anybody noticed."""
     sure = tuple(other for other in order if _runs(_executed(release, other, plans), other))
-    return sure + tuple(other for other in order if other in resorts and other not in sure)
+    before = plans.get(release.previous) if release.previous and release.state == "running" else None
+    return sure + tuple(other for other in order if other not in sure and (other in resorts or _runs(before, other)))
 
 
 def _executed(release: Release, site: SiteId, plans: Mapping[PlanId, Plan]) -> Plan | None:
