@@ -6,13 +6,13 @@ started it, however that ends.
 
 import asyncio
 import contextlib
-import ctypes
 import os
 import pickle
-import signal
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
+
+from skerry.adapters.process.parent import end_with
 
 if TYPE_CHECKING:
     from skerry.core.placement.bundles import Budget, Bundle
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 NICE = 19
 ANSWER_S_MAX = 600.0  # of 2,000 apps over 340 cities it takes some seconds of a processor
-_PR_SET_PDEATHSIG = 1
 
 
 async def exchanges_beside(problem: "Problem", now: "Instances", budget: "Budget") -> "Sequence[Bundle]":
@@ -52,9 +51,7 @@ async def exchanges_beside(problem: "Problem", now: "Instances", budget: "Budget
 
 def main() -> None:
     """`python -m skerry.adapters.beside PARENT`"""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != int(sys.argv[1]):  # it ended before that was said
-        return
+    end_with(int(sys.argv[1]))
     os.nice(NICE)
     from skerry.core.placement.solve.background import exchanges
 

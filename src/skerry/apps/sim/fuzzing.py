@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from itertools import count, islice
 
+from skerry.adapters.process.parent import end_with
 from skerry.kit.record import Record
 from skerry.testing.world.promises import title
 
@@ -108,7 +109,7 @@ def _here(seeds: Iterator[int], trace_lines: int) -> Iterator[Played]:
 
 def _spread(seeds: Iterator[int], jobs: int, trace_lines: int) -> Iterator[Played]:
     spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(jobs, mp_context=spawn, initializer=_leave_interrupts) as pool:
+    with ProcessPoolExecutor(jobs, mp_context=spawn, initializer=_leave_interrupts, initargs=(os.getpid(),)) as pool:
         running: set[Future[Played]] = set()
         try:
             for seed in seeds:
@@ -123,8 +124,9 @@ def _spread(seeds: Iterator[int], jobs: int, trace_lines: int) -> Iterator[Playe
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _leave_interrupts() -> None:
-    """Ctrl-C is for the parent, which ends the pool."""
+def _leave_interrupts(parent: int) -> None:
+    """Ctrl-C is for the parent, which ends the pool; when it is killed, the pool ends too."""
+    end_with(parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 

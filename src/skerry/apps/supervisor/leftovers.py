@@ -6,6 +6,7 @@ its record, by the tag in its environment, by its control group, or by its place
 
 import asyncio
 import contextlib
+import os
 import re
 import shutil
 import subprocess
@@ -84,6 +85,12 @@ async def remove_leftovers(data: Path) -> Leftovers:
     return left
 
 
+def _sockets(run: Path) -> tuple[str, ...]:
+    """What goes while this looks is not left: planes that were not killed may be ending by themselves."""
+    found = (Path(place) / name for place, _, names in os.walk(run) for name in names)
+    return tuple(str(path) for path in sorted(found) if path.is_socket())
+
+
 def find_leftovers(data: Path) -> Leftovers:
     run = run_dir_of(data)
     tags = tags_of(data)
@@ -91,7 +98,7 @@ def find_leftovers(data: Path) -> Leftovers:
         processes=tuple(sorted({pid for tag in tags for pid in find_tagged(tag)})),
         mounts=mounts_below(data, run, *_program_runs(data)),
         groups=tuple(f"{group_tree(tag)}.{name}" for tag in tags for name in _groups(tag)),
-        sockets=tuple(str(path) for path in sorted(run.rglob("*")) if path.is_socket()) if run.is_dir() else (),
+        sockets=_sockets(run),
         swap=("zram",) if swap_record(data).exists() else (),
         networks=tuple(found for node in _nodes_with_networks(data) for found in networks.find(node, run / node.name)),
     )
