@@ -100,12 +100,12 @@ def spread_out(standing: Standing, losses: int, missing: int, left: int) -> Ints
     ordered = standing.at(order)
     low, high = 0, min(need, int(standing.most.max(initial=0)))  # a higher level than what is needed in all helps nobody
     while True:
-        levels = np.unique(np.linspace(low, high, LEVELS).astype(np.int64))
+        levels = low + (high - low) * upto(LEVELS) // (LEVELS - 1) if high - low >= LEVELS else np.arange(low, high + 1)
         wanted = need + losses * levels - np.minimum(running, levels[:, None]).sum(axis=1)
-        added = _filled(ordered, levels, np.clip(wanted, 0, left), left)
+        added = _filled(ordered, levels, np.minimum(np.maximum(wanted, 0), left), left)
         lacking = np.maximum(wanted - added.sum(axis=1), 0)
         at = int(np.lexsort((levels, added @ ordered.price, lacking))[0])
-        if levels[-1] - levels[0] < len(levels):
+        if high - low < len(levels):
             break
         low, high = int(levels[max(0, at - 1)]), int(levels[min(len(levels) - 1, at + 1)])
     found = np.zeros_like(counts)
@@ -118,9 +118,9 @@ def _filled(standing: Standing, levels: Ints, wanted: Ints, left: int) -> Ints:
     counts, least = standing.counts, standing.min_site
     can = np.maximum(np.minimum(standing.most, levels[:, None]) - counts, 0)
     can = np.where((counts == 0) & (can < least), 0, can)
-    added = np.clip(wanted[:, None] - (np.cumsum(can, axis=1) - can), 0, can)
+    added = np.minimum(np.maximum(wanted[:, None] - (can.cumsum(axis=1) - can), 0), can)
     added = np.where((counts == 0) & (added > 0), np.maximum(added, least), added)
-    return np.where(np.cumsum(added, axis=1) <= left, added, 0)
+    return np.where(added.cumsum(axis=1) <= left, added, 0)
 
 
 def survival_shortage(counts: Ints, served_rps: float, rate: float, losses: int) -> int:
