@@ -8,7 +8,7 @@ from skerry.core.checks.plan import plan_violations
 from skerry.core.machines.rollout import waves
 from skerry.core.placement.explain import explain
 from skerry.core.placement.ledger import reservations
-from skerry.core.placement.place import place, same_decision
+from skerry.core.placement.place import place, same_decision, still_holds
 from skerry.core.placement.world import SiteView, World
 from skerry.core.types.app import App, RegionMin, Scale, Version
 from skerry.core.types.ids import SiteId
@@ -172,3 +172,17 @@ def test_one_version_that_has_more_than_its_minimum_is_no_excuse_for_the_other_t
     app = make_app(scale=Scale(min_per_site=1, region_min=(RegionMin(region="weur", count=2),)))
     plan = decide(room_in_curacao(120, demand=0.01), app, ((VERSIONS[1], 50.0), (VERSIONS[2], 50.0)), None)
     assert plan.unserved_rps > 0.0
+
+
+def test_a_plan_holds_though_another_city_could_run_it_by_now_until_something_else_is_asked() -> None:
+    app, shares = make_app(scale=Scale(min_per_site=0, min_total=1)), ((VERSIONS[0], 100.0),)
+    here = room_in_curacao(120, demand=3.0)
+    plan = decide(here, app, shares, None)
+    opened = replace(
+        here,
+        sites=tuple(replace(view, nodes=(make_node(f"{view.site.id}-1", memory_mib=120),)) for view in here.sites),
+    )
+    assert still_holds(here, app, shares, plan)
+    assert still_holds(opened, app, shares, plan)
+    assert not still_holds(replace(opened, demand={SiteId("cur"): 300.0}), app, shares, plan)
+    assert not still_holds(room_in_curacao(8, demand=3.0), app, shares, plan)

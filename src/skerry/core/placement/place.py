@@ -165,6 +165,13 @@ def still_right(world: World, app: App, shares: Shares, plan: Plan) -> bool:
     return _seats_hold(case, make_seats(case, _running(plan.placements)), _running(plan.placements), rejections, plan)
 
 
+def still_holds(world: World, app: App, shares: Shares, plan: Plan) -> bool:
+    """Whether the same is asked as when it was decided, and all of it may stay: another choice may be better by now, since a site
+    has become able to run it that could not, but none is needed."""
+    case = make_case(world, app, shares, plan)
+    return bool(case.wanted) and case.asked == plan.asked and _kept(case, _running(plan.placements), news=False) is not None
+
+
 def make_case(world: World, app: App, shares: Shares, parent: Plan | None) -> Case:
     wanted = _wanted(app, shares)
     return Case(

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from skerry.core.placement.executed import executed_plan
 from skerry.core.placement.ledger import reservations
-from skerry.core.placement.place import same_decision
+from skerry.core.placement.place import same_decision, still_holds
 from skerry.core.types.app import App, Deployment, Version
 from skerry.core.types.control import PlanHead, Reservation
 from skerry.core.types.demand import DailyDemand, DecidedDemand
@@ -99,6 +99,8 @@ def _decisions(world: Estate) -> Iterator[str]:
         key = (app.account, app.name)
         thought = None if world.control.placer.is_right(key) else world.control.placer.thought(key)
         again = thought[0] if thought else parent
+        if thought and still_holds(thought[1].world, app, thought[1].shares, parent):
+            continue  # better is for the background, which has its own time
         if not same_decision(again, parent):
             yield f"{app.name}: planned {parent.placements}, now it would be {again.placements}"
 
