@@ -186,10 +186,11 @@ class Checks:
         if before == after:
             return
         self._ground.note(f"routes {after.site} " + " ".join(_targets(after)))
+        led = {(target.instance, target.address) for route in before.routes for target in route.targets if target.weight > 0}
         for route in after.routes:
             for target in route.targets:
                 self._own(after.site, route, target)
-                if target.weight > 0:
+                if target.weight > 0 and (target.instance, target.address) not in led:  # a node that starts anew is yet to say so
                     self._passed(after.site, target.instance, target.address)
         self._make_before_break(before, after)
 
