@@ -1,12 +1,12 @@
 """A Worker in real gVisor that nobody asks sleeps in compressed memory, undisturbed, and wakes by a request."""
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
 
-from skerry.adapters import tools, zram
+from skerry.adapters import tools
 from skerry.testing.contracts.runtime import address_of, becomes
 from skerry.testing.programs_node import missing
 from skerry.testing.walled_node import WalledNode, walled
@@ -21,14 +21,6 @@ pytestmark = [
 
 COUNTER = """let n = 0; const held = new Uint8Array(8 << 20).fill(7);
 export default { fetch() { return new Response(`${++n} ${held[5 << 20]}`); } };"""
-
-
-@pytest.fixture
-def swap(tmp_path: Path) -> Iterator[None]:
-    record = tmp_path / "zram.json"
-    zram.make_swap(record, size_bytes=1 << 30)
-    yield
-    zram.remove_swap(record)
 
 
 @pytest.fixture

@@ -3,13 +3,13 @@
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import msgspec
 import pytest
 
-from skerry.adapters import tools, zram
+from skerry.adapters import tools
 from skerry.adapters.cgroup.probe import find_tree
 from skerry.adapters.process import detached
 from skerry.adapters.runtime.workerd import watch
@@ -45,15 +45,6 @@ export default { fetch(request) {
   if (path === "/grow") { globalThis.held = new Uint8Array(100 << 20).fill(1); }
   return new Response(String(++n));
 } };"""
-
-
-@pytest.fixture
-def swap(tmp_path: Path) -> Iterator[None]:
-    """Swap on zram of this test's own: another's could be gone in the middle of it."""
-    record = tmp_path / "zram.json"
-    zram.make_swap(record, size_bytes=1 << 30)
-    yield
-    zram.remove_swap(record)
 
 
 @pytest.fixture

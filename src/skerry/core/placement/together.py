@@ -21,7 +21,7 @@ from skerry.core.placement.world import World
 from skerry.core.policy.scale import instances_min
 from skerry.core.policy.shapes import Shapes
 from skerry.core.types.app import App, Version
-from skerry.core.types.ids import AccountId, AppName, SiteId, VersionId
+from skerry.core.types.ids import AccountId, AppName, SiteId
 from skerry.core.types.place import Site
 from skerry.core.types.plan import Plan
 from skerry.core.types.problem import Demand, Floats, Metro, Problem, ProblemApp, ProblemData, ProblemSite
@@ -68,10 +68,7 @@ def member(world: World, app: App, shares: tuple[tuple[Version, float], ...], pl
     None: it runs where it may not be any more, or a site has just refused it; that is decided by itself.
     """
     case, scale = make_case(world, app, shares, plan), app.scale
-    had: dict[SiteId, int] = {}
-    for entry in plan.placements:
-        had[entry.site] = had.get(entry.site, 0) + entry.count
-    seats = make_seats(case, {})
+    had, seats = plan.counts(), make_seats(case, {})
     barred = [seat.site.id for seat in seats if seat.excluded is not None]
     if case.caps or any(site in had for site in barred) or had.keys() - {seat.site.id for seat in seats}:
         return None
@@ -123,10 +120,6 @@ def problem_of(
     return problem, by_app_and_site(app, site, count)
 
 
-def _totals(had: Mapping[SiteId, Mapping[VersionId, int]]) -> dict[SiteId, int]:
-    return {site: sum(counts.values()) for site, counts in had.items()}
-
-
 def named(change: Change, rooms: Sequence[Room]) -> tuple[dict[SiteId, int], dict[SiteId, int]]:
     """What it had and would have, by site."""
     had, has = ({rooms[at].site.id: count for at, count in sorted(counts.items())} for counts in (change.had, change.has))
@@ -169,13 +162,10 @@ def _demand(members: Sequence[Member], at: Mapping[SiteId, int]) -> Demand:
 
 def exact_gain(world: World, app: App, shares: tuple[tuple[Version, float], ...], plan: Plan, has: Mapping[SiteId, int]) -> Gain:
     """What the app saves when it runs `has`, by the running platform's own count."""
-    version = shares[0][0].id
-    had: dict[SiteId, dict[VersionId, int]] = {}
-    for entry in plan.placements:
-        had.setdefault(entry.site, {})[version] = had.get(entry.site, {}).get(version, 0) + entry.count
+    version, had = shares[0][0].id, plan.counts()
     seats = make_seats(make_case(world, app, shares, plan), {})
-    question = make_question(world, app.scale, shares, seats, had)
-    before, after = (np.array([counts.get(seat.site.id, 0) for seat in seats]) for counts in (_totals(had), has))
+    question = make_question(world, app.scale, shares, seats, {site: {version: count} for site, count in had.items()})
+    before, after = (np.array([counts.get(seat.site.id, 0) for seat in seats]) for counts in (had, has))
     plain = dataclasses_replace(question, ask=dataclasses_replace(question.ask, shadow=np.zeros_like(question.ask.shadow)))
     priced, bare = (value(each, before) - value(each, after) for each in (question, plain))
     return Gain(bare, priced)

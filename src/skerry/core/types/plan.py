@@ -134,6 +134,13 @@ class Plan(Record):
     unserved_rps: float = 0.0  # demand that found no room
     gain: float = 0.0  # what a background pass saves by it, in the unit of what is minimised; 0: another cause
 
+    def counts(self) -> dict[SiteId, int]:
+        """Instances by site, of all versions."""
+        found: dict[SiteId, int] = {}
+        for entry in self.placements:
+            found[entry.site] = found.get(entry.site, 0) + entry.count
+        return found
+
 
 ReleaseState = Literal["running", "done", "rolled_back"]
 

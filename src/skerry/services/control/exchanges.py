@@ -171,7 +171,7 @@ class Exchanges:
         from skerry.core.placement.together import exact_gain
 
         snapshot = self._snapshot((one.account, one.app))
-        if snapshot is None or counts_of(_parent(snapshot[1])) != one.has:
+        if snapshot is None or _parent(snapshot[1]).counts() != one.has:
             return None
         app, seen = snapshot
         return exact_gain(seen.world, app, seen.shares, _parent(seen), has)
@@ -187,13 +187,6 @@ class Exchanges:
             detail=detail,
             wanted=wanted,
         )
-
-
-def counts_of(plan: Plan) -> dict[SiteId, int]:
-    found: dict[SiteId, int] = {}
-    for entry in plan.placements:
-        found[entry.site] = found.get(entry.site, 0) + entry.count
-    return found
 
 
 def moves_text(had: Mapping[SiteId, int], has: Mapping[SiteId, int]) -> str:

@@ -27,7 +27,7 @@ from skerry.kit.hashing import stable_id
 from skerry.ports.clock import Clock
 from skerry.ports.store import OPS_MAX, Check, Conflict, Delete, Op, Put, Store, StoreError
 from skerry.services.control import keys
-from skerry.services.control.exchanges import Exchanged, Exchanges, counts_of, moves_text
+from skerry.services.control.exchanges import Exchanged, Exchanges, moves_text
 from skerry.services.control.mirror import Mirror
 from skerry.services.control.placer import Placer
 
@@ -166,7 +166,7 @@ class Rebalancer:
             return None
         head = self._mirror.get(keys.plan_head(*key), PlanHead)
         plan = self._mirror.get(keys.plan(*key, head.generation), Plan) if head else None
-        if plan is None or asked.wanted is None or counts_of(plan) != asked.wanted.has:
+        if plan is None or asked.wanted is None or plan.counts() != asked.wanted.has:
             return False
         return True if self._exchanges.is_calm(key) else None
 
@@ -191,7 +191,7 @@ class Rebalancer:
         if thought is None or parent is None or thought[0].gain <= 0.0:
             return None
         plan = thought[0]
-        had, has = counts_of(parent), counts_of(plan)
+        had, has = parent.counts(), plan.counts()
         starts = sum(max(0, count - had.get(place, 0)) for place, count in has.items())
         evaluation = Evaluation(
             id=EvaluationId(stable_id("rebalance", parent.id, length=32)),

@@ -190,8 +190,8 @@ class Checks:
         for route in after.routes:
             for target in route.targets:
                 self._own(after.site, route, target)
-                if target.weight > 0 and (target.instance, target.address) not in led:  # a node that starts anew is yet to say so
-                    self._passed(after.site, target.instance, target.address)
+                if target.weight > 0:
+                    self._passed(after.site, target, led=(target.instance, target.address) in led)
         self._make_before_break(before, after)
 
     def _own(self, site: SiteId, route: Route, target: Target) -> None:
@@ -202,12 +202,14 @@ class Checks:
                 if cell.address == target.address and (version.account, version.app) != (route.account, route.app):
                     self._ground.violate(10, f"{site}: routes {route.app} to {target.address}, where {version.app} is")
 
-    def _passed(self, site: SiteId, instance: str, address: str) -> None:
+    def _passed(self, site: SiteId, target: Target, *, led: bool) -> None:
+        """`led`: so did its routes before; then a node whose agent has just started anew is yet to say what it found."""
+        told_ms = self._ground.clock.now_ms() - TOLD_MS
         for node in self._ground.hosts.values():
-            for cell in node.machine.cells.values():
-                if cell.address == address and cell.instance.id == instance and not cell.life.ready_ms:
+            for cell in node.machine.cells.values() if not (led and node.started_ms > told_ms) else ():
+                if cell.address == target.address and cell.instance.id == target.instance and not cell.life.ready_ms:
                     self._ground.violate(
-                        4, f"{site}: routes to {instance} at {address}, which never was ready ({cell.life.state})"
+                        4, f"{site}: routes to {target.instance} at {target.address}, which never was ready ({cell.life.state})"
                     )
 
     def _make_before_break(self, before: RouteTable, after: RouteTable) -> None:

@@ -46,6 +46,7 @@ class Host(Protocol):
     machine: HostMachine
     powered: bool
     booted_ms: int
+    started_ms: int
 
     @property
     def id(self) -> NodeId: ...

@@ -390,6 +390,7 @@ class SimNode(SimPlane):
         self.boots = 0  # times that its machine was started again
         self.powered = True
         self.booted_ms = 0
+        self.started_ms = 0  # its agent
         self.start()
 
     def start(self) -> None:
@@ -397,7 +398,7 @@ class SimNode(SimPlane):
         self._epochs += 1
         if not self.powered:
             self.boots, self.booted_ms = self.boots + 1, ground.clock.now_ms()
-        self.powered = True
+        self.powered, self.started_ms = True, ground.clock.now_ms()
         link = SimulatedSiteLink(self.wire, self.id, self._upper)
         self.hold = Agentry(self.machine.programs)
         self.workers = SimulatedRuntime(self.machine.workers, ground.clock, fetch=link.blob)
