@@ -129,6 +129,8 @@ def test_who_is_let_go_is_the_last_resort_until_the_release_is_over() -> None:
     release = release_of(new, old, ("cur", "lhr", "sin"), state="running")
     assert slices(release, (old, new))[0].fallbacks == ("sin", "cur")
     assert slices(replace(release, state="done"), (old, new))[0].fallbacks == ("sin",)
+    denied = make_app(scale=Scale(deny=("cur",)))
+    assert slices(release, (old, new), app=denied)[0].fallbacks == ("sin",), "it may not run there any more"
 
 
 def test_sites_that_are_down_are_no_fallback_and_cut_off_ones_are_the_last() -> None:

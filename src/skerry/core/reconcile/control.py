@@ -2,6 +2,8 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 
+from msgspec.structs import replace
+
 from skerry.core.placement.executed import executed_plan
 from skerry.core.placement.order import fallback_order
 from skerry.core.policy.places import place_rejection
@@ -42,14 +44,14 @@ def site_slice_apps(  # noqa: PLR0917 (control's whole intent, each by its noun)
     is missing is a broken store: KeyError, so that sites keep the slice they have.
     """
     entries: list[SliceApp] = []
-    order = fallback_order(site, sites)
+    order = by_fallback(site, sites)
     given_up = tuple(LostSite(site=other, since_ms=lost[other.id]) for other in sites if lost and other.id in lost)
     for release in sorted(releases, key=lambda release: (release.account, release.app)):
         app = apps.get((release.account, release.app))
         if app is None:
             continue
         name = account_names.get(release.account, "")
-        resorts = last_resorts(app, [p for p in plans.values() if p.app == app.name and p.account == app.account], given_up)
+        resorts = last_resorts([p for p in plans.values() if p.app == app.name and p.account == app.account], given_up)
         entry = site_slice_app(site.id, order, release, app, name, plans, versions, deployments, suffix, resorts)
         if entry is not None:
             entries.append(entry)
@@ -58,7 +60,7 @@ def site_slice_apps(  # noqa: PLR0917 (control's whole intent, each by its noun)
 
 def site_slice_app(  # noqa: PLR0917
     site: SiteId,
-    order: tuple[SiteId, ...],
+    order: tuple[Site, ...],
     release: Release,
     app: App,
     account_name: str,
@@ -81,7 +83,7 @@ def site_slice_app(  # noqa: PLR0917
         plan_generation=executed.generation if executed else 0,
         versions=_slice_versions(site, executed, versions, deployments) if executed else (),
         hosts=(f"{release.app}.{account_name}.{suffix}",) if enabled and app.public_port is None else (),
-        fallbacks=_fallbacks(order, release, plans, resorts),
+        fallbacks=_fallbacks(order, release, app, plans, resorts),
         features=app.scale.features,
         priority=app.scale.priority,
         sticky=app.scale.sticky,
@@ -90,13 +92,13 @@ def site_slice_app(  # noqa: PLR0917
     return entry if entry.hosts or entry.public_port or entry.versions else None
 
 
-def last_resorts(app: App, plans: Iterable[Plan], lost: Iterable[LostSite]) -> frozenset[SiteId]:
-    """Of the sites that were given up, those that ran the app until then, and may still. `plans`: all that are kept of the app.
+def last_resorts(plans: Iterable[Plan], lost: Iterable[LostSite]) -> frozenset[SiteId]:
+    """Of the sites that were given up, those that ran the app until then. `plans`: all that are kept of the app.
 
     That control does not hear a site says nothing of its neighbours: they may reach it, and its instances serve.
     """
     mine = sorted(plans, key=lambda plan: plan.generation)
-    return frozenset(e.site.id for e in lost if _ran_last(e, mine) and place_rejection(e.site, app.scale) is None)
+    return frozenset(entry.site.id for entry in lost if _ran_last(entry, mine))
 
 
 def _ran_last(entry: LostSite, plans: Sequence[Plan]) -> bool:
@@ -106,14 +108,21 @@ def _ran_last(entry: LostSite, plans: Sequence[Plan]) -> bool:
     return any(_runs(plan, entry.site.id) for plan in before[max(0, heard - 1) :])
 
 
+def by_fallback(site: Site, sites: tuple[Site, ...]) -> tuple[Site, ...]:
+    """The others in the site's fallback order, all as if they were up: what is made from it stays the same while one drains."""
+    found = {other.id: other if other.state == "up" else replace(other, state="up") for other in sites}
+    return tuple(found[other] for other in fallback_order(site, sites))
+
+
 def _fallbacks(
-    order: tuple[SiteId, ...], release: Release, plans: Mapping[PlanId, Plan], resorts: frozenset[SiteId]
+    order: tuple[Site, ...], release: Release, app: App, plans: Mapping[PlanId, Plan], resorts: frozenset[SiteId]
 ) -> tuple[SiteId, ...]:
-    """Who runs it by control's word, then the last resorts, and who has just been told to let go: it may not have heard that yet,
-    and where the app is now a node may have died before anybody noticed."""
-    sure = tuple(other for other in order if _runs(_executed(release, other, plans), other))
+    """Who runs it by control's word, then, of those that still may, the last resorts and who has just been told to let go: it may
+    not have heard that yet, and where the app is now a node may have died before anybody noticed."""
+    sure = tuple(other.id for other in order if _runs(_executed(release, other.id, plans), other.id))
     before = plans.get(release.previous) if release.previous and release.state == "running" else None
-    return sure + tuple(other for other in order if other not in sure and (other in resorts or _runs(before, other)))
+    more = (other for other in order if other.id not in sure and (other.id in resorts or _runs(before, other.id)))
+    return sure + tuple(other.id for other in more if place_rejection(other, app.scale) is None)
 
 
 def _executed(release: Release, site: SiteId, plans: Mapping[PlanId, Plan]) -> Plan | None:

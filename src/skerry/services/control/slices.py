@@ -9,12 +9,12 @@ import contextlib
 
 from msgspec.structs import replace
 
-from skerry.core.placement.order import fallback_order
-from skerry.core.reconcile.control import LostSite, last_resorts, site_slice_app
+from skerry.core.reconcile.control import LostSite, by_fallback, last_resorts, site_slice_app
 from skerry.core.types.account import Account
 from skerry.core.types.app import App, Deployment, Version
 from skerry.core.types.control import Silence, SiteIntent
 from skerry.core.types.ids import AccountId, AppName, SiteId
+from skerry.core.types.place import Site
 from skerry.core.types.plan import Plan, Release
 from skerry.core.types.slices import Peer, SiteSlice, SliceApp
 from skerry.kit.record import Record
@@ -45,7 +45,7 @@ class Entry(Record):
     release: Release
     app: App
     account: Account | None
-    order: tuple[SiteId, ...]
+    order: tuple[Site, ...]
     resorts: frozenset[SiteId]
     made: SliceApp | None
 
@@ -102,7 +102,7 @@ class Slices:
         if intent is None:
             return None
         sites = tuple(i.site for i in intents)
-        order = fallback_order(intent.site, sites)
+        order = by_fallback(intent.site, sites)
         silent = {entry.site: entry.since_ms for entry in mirror.select(keys.SILENCES, Silence)}
         lost = tuple(LostSite(site=other, since_ms=silent[other.id]) for other in sites if other.id in silent)
         if not lost:
@@ -130,7 +130,7 @@ class Slices:
     def _entry(
         self,
         site: SiteId,
-        order: tuple[SiteId, ...],
+        order: tuple[Site, ...],
         lost: tuple[LostSite, ...],
         release: Release,
         last: Entry | None,
@@ -165,6 +165,6 @@ class Slices:
         held = self._resorts.get(key)
         if held is None or held.release is not release or held.app is not app or held.lost != lost:
             plans = self._mirror.select(f"{keys.PLANS}{app.account}/{app.name}/", Plan)
-            held = Resorts(release=release, app=app, lost=lost, sites=last_resorts(app, plans, lost))
+            held = Resorts(release=release, app=app, lost=lost, sites=last_resorts(plans, lost))
             self._resorts[key] = held
         return held.sites
