@@ -5,7 +5,7 @@ import numpy as np
 from skerry.core.placement.solve.arrays import floats, ordered, sums
 from skerry.core.placement.solve.ask import Ints
 from skerry.core.placement.solve.batch import Decided, collect, without
-from skerry.core.placement.solve.columns import KINDS, Columns, Instances, by_app_and_site
+from skerry.core.placement.solve.columns import Columns, Instances, by_app_and_site
 from skerry.core.placement.solve.plan import Draft, Flows, Unserved
 from skerry.core.types.problem import Bools, Floats
 
@@ -50,12 +50,11 @@ class Books:
 
     def holds(self, reserve: Floats, free: Floats) -> Ints:
         """[S]: how many instances go into `free` [S, KINDS]; negative where that is."""
-        more = np.full(self.columns.sites, PLENTY, dtype=np.int64)
-        for kind in range(KINDS):
-            if reserve[kind] > 0.0:
-                fits = np.floor(free[:, kind] / reserve[kind] + 1e-9)
-                more = np.minimum(more, np.clip(fits, -PLENTY, PLENTY).astype(np.int64))
-        return more
+        takes = reserve > 0.0
+        if not takes.any():
+            return np.full(self.columns.sites, PLENTY, dtype=np.int64)
+        fits = np.floor((free[:, takes] / reserve[takes]).min(axis=1) + 1e-9)
+        return np.clip(fits, -PLENTY, PLENTY).astype(np.int64)
 
     def copied(self) -> "Books":
         """As they are now, settled."""

@@ -54,6 +54,15 @@ class Instances:
 
 
 @dataclass(frozen=True)
+class Totals:
+    """Instances in all that the apps ask for, and those of them with limits per site or region as well."""
+
+    least: Ints  # [A]
+    most: Ints  # [A]
+    more_limits: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class Columns:
     """Everything per app and site, in the order of ids."""
 
@@ -235,6 +244,18 @@ class Columns:
         """[A]: from all metros."""
         demand = self.problem.demand
         return sums(np.repeat(upto(self.apps), np.diff(demand.start)), demand.rps, self.apps)
+
+    @cached_property
+    def totals(self) -> Totals:
+        """What `broken` looks at first."""
+        apps = self.problem.apps
+        return Totals(
+            least=np.array([app.min_total for app in apps], dtype=np.int64),
+            most=np.array([EVERY_COUNT if app.max_total is None else app.max_total for app in apps], dtype=np.int64),
+            more_limits=tuple(
+                at for at, app in enumerate(apps) if app.max_site is not None or app.min_site > 1 or app.region_min
+            ),
+        )
 
     def calls_of(self, app: int, data: Ints) -> Floats:
         """Calls per request of the app to each of the data."""

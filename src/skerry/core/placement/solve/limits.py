@@ -11,6 +11,9 @@ from skerry.core.types.problem import Bools, Floats
 
 SPREADS_MAX = 64  # rounds of adding instances for losses; one or two are usual
 LEVELS = 17  # instances per site that are looked at together
+COARSE = np.array(
+    [0, 1, *(step << power for power in range(29) for step in (2, 3))], dtype=np.int64
+)  # 0, 1, 2, 3, 4, 6, 8, 12, …
 Short = tuple[tuple[str, int], ...]
 
 
@@ -93,14 +96,14 @@ def spread_out(standing: Standing, losses: int, missing: int, left: int) -> Ints
     filled up to it, the cheapest first; what that costs is convex in the level. Where no level will do: as much as helps most.
     """
     counts = standing.counts
-    need = missing + int(counts.sum()) - int(np.sort(counts)[::-1][:losses].sum())
+    need = missing + int(counts.sum()) - in_largest(counts, losses)
     price, running = standing.price - np.where(counts > 0, 1e-6, 0.0), counts[counts > 0]
     order = np.flatnonzero(standing.most > counts)
     order = order[ranked(price[order])]
     ordered = standing.at(order)
     low, high = 0, min(need, int(standing.most.max(initial=0)))  # a higher level than what is needed in all helps nobody
+    levels = _levels(low, high) if high < LEVELS else np.append(COARSE[: np.searchsorted(COARSE, high)], high)
     while True:
-        levels = low + (high - low) * upto(LEVELS) // (LEVELS - 1) if high - low >= LEVELS else np.arange(low, high + 1)
         wanted = need + losses * levels - np.minimum(running, levels[:, None]).sum(axis=1)
         added = _filled(ordered, levels, np.minimum(np.maximum(wanted, 0), left), left)
         lacking = np.maximum(wanted - added.sum(axis=1), 0)
@@ -108,26 +111,45 @@ def spread_out(standing: Standing, losses: int, missing: int, left: int) -> Ints
         if high - low < len(levels):
             break
         low, high = int(levels[max(0, at - 1)]), int(levels[min(len(levels) - 1, at + 1)])
+        levels = _levels(low, high)
     found = np.zeros_like(counts)
     found[order] = added[at]
     return found
 
 
+def _levels(low: int, high: int) -> Ints:
+    """All of them, or `LEVELS` from the first to the last."""
+    return np.arange(low, high + 1) if high - low < LEVELS else low + (high - low) * upto(LEVELS) // (LEVELS - 1)
+
+
 def _filled(standing: Standing, levels: Ints, wanted: Ints, left: int) -> Ints:
     """[levels, S]: so many more instances up to each level, the first sites first; `left` in all where sites have a minimum."""
-    counts, least = standing.counts, standing.min_site
-    can = np.maximum(np.minimum(standing.most, levels[:, None]) - counts, 0)
-    can = np.where((counts == 0) & (can < least), 0, can)
-    added = np.minimum(np.maximum(wanted[:, None] - (can.cumsum(axis=1) - can), 0), can)
-    added = np.where((counts == 0) & (added > 0), np.maximum(added, least), added)
+    can = np.minimum(standing.most, levels[:, None])
+    can -= standing.counts
+    np.maximum(can, 0, out=can)
+    least, fresh = standing.min_site, standing.counts == 0
+    if least > 1:
+        can = np.where(fresh & (can < least), 0, can)
+    before = can.cumsum(axis=1)
+    before -= can
+    added = np.subtract(wanted[:, None], before, out=before)
+    np.maximum(added, 0, out=added)
+    np.minimum(added, can, out=added)
+    if least <= 1:
+        return added
+    added = np.where(fresh & (added > 0), np.maximum(added, least), added)
     return np.where(added.cumsum(axis=1) <= left, added, 0)
 
 
 def survival_shortage(counts: Ints, served_rps: float, rate: float, losses: int) -> int:
     """Instances missing for what is served, once the `losses` sites with most instances are gone."""
     need = int(np.ceil(served_rps / rate - COUNT_SLACK))
-    remaining = int(counts.sum()) - int(np.sort(counts)[::-1][:losses].sum())
-    return need - remaining
+    return need - (int(counts.sum()) - in_largest(counts, losses))
+
+
+def in_largest(counts: Ints, sites: int) -> int:
+    """Instances in so many sites, those with the most."""
+    return int(counts.max(initial=0)) if sites == 1 else int(np.sort(counts)[::-1][:sites].sum())
 
 
 def _fill_total(desk: Desk, state: State) -> tuple[State, Short]:

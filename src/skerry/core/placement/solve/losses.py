@@ -12,7 +12,7 @@ from skerry.core.placement.solve.ask import Ints
 from skerry.core.placement.solve.batch import Market, decide_app
 from skerry.core.placement.solve.books import PLENTY, Books
 from skerry.core.placement.solve.desk import COUNT_SLACK
-from skerry.core.placement.solve.limits import Standing, spread_out, survival_shortage
+from skerry.core.placement.solve.limits import Standing, in_largest, spread_out, survival_shortage
 from skerry.core.placement.solve.repair import TINY_RPS, important_first
 from skerry.core.types.problem import Floats
 
@@ -88,12 +88,12 @@ def reserved(books: Books, app: int, served: float, price: Floats, room: Ints, *
 def _level(room: Ints, need: int, losses: int) -> int | None:
     """The fewest instances per site with which the rest carries `need` after the losses; None: however many, it does not."""
     low, high = 0, int(room.max(initial=0))
-    if int(room.sum()) - int(np.sort(room)[::-1][:losses].sum()) < need:
+    if int(room.sum()) - in_largest(room, losses) < need:
         return None
     while low < high:
         middle = (low + high) // 2
         kept = np.minimum(room, middle)
-        if int(kept.sum()) - int(np.sort(kept)[::-1][:losses].sum()) >= need:
+        if int(kept.sum()) - in_largest(kept, losses) >= need:
             high = middle
         else:
             low = middle + 1

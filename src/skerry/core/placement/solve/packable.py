@@ -18,11 +18,12 @@ def unpacked(columns: Columns, counts: Counts, sites: Ints | None = None) -> Flo
         return left
     order = np.argsort(columns.shape_of, kind="stable")
     start = np.searchsorted(columns.shape_of[order], upto(len(columns.shapes)))
-    by_shape = np.add.reduceat(counts[order], start, axis=0, dtype=np.int64)
-    for site in range(columns.sites) if sites is None else sites.tolist():
-        there = np.flatnonzero(by_shape[:, site])
-        if len(there) and not _surely_fits(columns, site, there, by_shape[there, site]):
-            left[site] = _first_fit(columns, site, there, by_shape[there, site])
+    rows = counts[order] if sites is None else counts[np.ix_(order, sites)]
+    by_shape = np.add.reduceat(rows, start, axis=0, dtype=np.int64)
+    for at, site in enumerate(range(columns.sites) if sites is None else sites.tolist()):
+        there = np.flatnonzero(by_shape[:, at])
+        if len(there) and not _surely_fits(columns, site, there, by_shape[there, at]):
+            left[site] = _first_fit(columns, site, there, by_shape[there, at])
     return left
 
 

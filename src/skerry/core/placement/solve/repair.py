@@ -254,8 +254,11 @@ def decide_anew(books: Books, market: Market, apps: Ints, *, only_better: Callab
 
 def broken(books: Books) -> Ints:
     """Apps with a limit that what they hold does not keep, losses apart: totals, sites, regions."""
-    total = books.counts.sum(axis=1).tolist()
-    return np.array([app for app, held in enumerate(total) if _breaks(books, app, held)], dtype=np.int64)
+    totals, held = books.columns.totals, books.counts.sum(axis=1)
+    wrong = (held < totals.least) | (held > totals.most)
+    for app in totals.more_limits:
+        wrong[app] = wrong[app] or _breaks(books, app, int(held[app]))
+    return np.flatnonzero(wrong)
 
 
 def is_broken(books: Books, app: int) -> bool:

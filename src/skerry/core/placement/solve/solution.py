@@ -9,6 +9,7 @@ from skerry.core.placement.solve.ask import Ints
 from skerry.core.placement.solve.books import Books
 from skerry.core.placement.solve.certify import AtPrices, Proven
 from skerry.core.placement.solve.columns import Columns, Instances
+from skerry.core.placement.solve.limits import in_largest
 from skerry.core.placement.solve.losses import unsafe_apps
 from skerry.core.placement.solve.plan import Flows, Terms, Unserved, serve_of, terms_of
 from skerry.core.placement.solve.repair import broken
@@ -173,6 +174,6 @@ def shortfalls(columns: Columns, books: Books) -> list[tuple[int, str, int]]:
             found += [(at, "region_min", entry.count - there)] if there < entry.count else []
         if app.survive_sites > 0:
             need = int(np.ceil(served[at] / app.rps_per_instance - 1e-9))
-            left = total - int(np.sort(counts)[::-1][: app.survive_sites].sum())
+            left = total - in_largest(counts, app.survive_sites)
             found += [(at, "survive_sites", need - left)] if left < need else []
     return found
