@@ -206,6 +206,34 @@ def test_a_lost_site_moves_only_what_was_there(seed: int) -> None:
     assert np.all(elsewhere[calm] == 0)
 
 
+STAY = {0, 1}  # where moving data costs more than it brings
+
+
+@pytest.mark.parametrize("state", ("down", "draining"))
+@pytest.mark.parametrize("seed", range(6))
+def test_an_app_takes_its_data_along_from_a_site_that_it_leaves(seed: int, state: PlaceState) -> None:
+    problem = small(seed, apps=30)
+    plan = place_all(problem)
+    problem, before = with_homes(problem, plan.homes), counts_of(problem, plan)
+    own = {data for data, callers in Counter(call.data for app in problem.apps for call in app.calls).items() if callers == 1}
+    there = Counter(data.home for data in problem.data if data.movable and data.data in own)
+    lost, site_of = there.most_common(1)[0][0], {site.id: at for at, site in enumerate(problem.sites)}
+    sites = list(problem.sites)
+    sites[site_of[lost]] = msgspec.structs.replace(sites[site_of[lost]], state=state)
+    dark = replace(problem, sites=tuple(sites))
+    after = place_again(dark, plan)
+    assert violations(dark, after, before) == []
+    moved = {data.data for data, at in zip(problem.data, after.homes, strict=True) if problem.sites[int(at)].id != data.home}
+    assert moved <= {data.data for data in problem.data if data.home == lost} & own
+    fixed = tuple(msgspec.structs.replace(data, movable=False) for data in problem.data)
+    stays = place_again(replace(dark, data=fixed), plan)
+    if moved:
+        assert after.objective.total < stays.objective.total
+    assert moved or seed in STAY
+    again = place_again(with_homes(dark, after.homes), after)
+    np.testing.assert_array_equal(counts_of(dark, again), counts_of(dark, after))
+
+
 @pytest.mark.parametrize("state", ("up", "down", "cut_off", "draining"))
 @pytest.mark.parametrize("seed", (3, 8, 10))
 def test_the_bound_of_a_plan_from_a_plan_holds_against_the_exact_optimum(seed: int, state: PlaceState) -> None:

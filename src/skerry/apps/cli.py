@@ -332,7 +332,8 @@ def undrain(target: TargetArgument, data_dir: DataDirOption = None, json: JsonOp
 
 @app.command(
     epilog="Example: skerry world make --out my-world --cities 20 --apps 100 && skerry place --world my-world --out plan.json\n\n"
-    'Then: skerry place --world my-world --from plan.json --event "site-lost lhr" --out next.json'
+    'Then: skerry place --world my-world --from plan.json --event "site-lost lhr" --out next.json\n\n'
+    "What may move for the better: skerry place --world my-world --from next.json --rebalance 100 --out better.json"
 )
 def place(
     *,
@@ -349,13 +350,19 @@ def place(
             '"site-back SITE", "demand APP METRO RPS".',
         ),
     ] = None,
+    rebalance: Annotated[
+        int,
+        typer.Option(metavar="STARTS", min=0, help="With --from: then a background pass, which may start so many instances."),
+    ] = 0,
     json: JsonOption = False,
 ) -> None:
     """Decide where every app of a world runs, and how far that is from the best at most."""
+    if rebalance and before is None:
+        raise typer.BadParameter("a background pass goes on from what runs; give that with --from", param_hint="--rebalance")
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before NumPy: our processes share the cores, and sums come out alike
     from skerry.apps.world.place import place as decide
 
-    decide(world, out, before, event or (), json=json)
+    decide(world, out, before, event or (), starts_max=rebalance, json=json)
 
 
 @account_app.command("create", epilog="Example: skerry account create team-a")

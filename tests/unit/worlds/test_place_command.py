@@ -64,6 +64,32 @@ def test_an_event_is_answered_within_all_limits(
         assert event.split()[1] not in {site for _, site, _ in said["instances"]}
 
 
+def test_a_background_pass_starts_no_more_than_it_may_and_pays(
+    world: Path, plan: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lost, better = tmp_path / "lost.json", tmp_path / "better.json"
+    assert place(world, lost, "--from", str(plan), "--event", "site-lost cur").exit_code == 0
+    result = place(world, better, "--from", str(lost), "--rebalance", "30", "--json")
+    assert check_plan([str(world), str(better), "--from", str(lost)]) == 0
+    had, said = json.loads(lost.read_text()), json.loads(better.read_text())
+    before = {(app, site): count for app, site, count in had["instances"]}
+    starts = sum(max(0, count - before.get((app, site), 0)) for app, site, count in said["instances"])
+    assert 0 < starts <= 30
+    assert json.loads(result.stdout)["moves"] >= starts
+
+    def without_moves(objective: dict[str, float]) -> float:
+        return objective["total"] - objective["move"] - objective["home"]
+
+    assert without_moves(said["objective"]) < without_moves(had["objective"])
+
+
+def test_a_background_pass_needs_a_plan_to_go_on_from(world: Path, tmp_path: Path) -> None:
+    result = place(world, tmp_path / "plan.json", "--rebalance", "30")
+    assert result.exit_code == 2
+    assert "give that with --from" in " ".join(result.stderr.split())
+    assert not (tmp_path / "plan.json").exists()
+
+
 MISTAKES = [
     (["--event", "site-lst lhr"], "--event: 'site-lst lhr': is no event; did you mean 'site-lost'?"),
     (["--event", "site-lost lhx"], "--event: site: 'lhx' is no site of this world; did you mean 'lhr'?"),

@@ -6,7 +6,9 @@ from pathlib import Path
 
 from skerry.adapters.forked import forked
 from skerry.adapters.worlds import read_plan, read_world, write_plan
+from skerry.core.placement.bundles import Budget
 from skerry.core.placement.solve.again import place_again, proven_again
+from skerry.core.placement.solve.background import rebalance
 from skerry.core.placement.solve.plan import moves
 from skerry.core.placement.solve.reasons import rejected
 from skerry.core.placement.solve.solution import Solution
@@ -39,8 +41,9 @@ class Placed(Record, omit_defaults=False):
     seconds: float
 
 
-def place(world: Path, out: Path, before: Path | None, events: Sequence[str], *, json: bool) -> None:
-    """Read, decide, write, say. Raises `WorldError`; then nothing is written."""
+def place(world: Path, out: Path, before: Path | None, events: Sequence[str], *, starts_max: int = 0, json: bool) -> None:
+    """Read, decide, write, say. Raises `WorldError`; then nothing is written. `starts_max`: instances that a background pass may
+    start after that; 0: there is none."""
     problem = read_world(world)
     running = read_plan(before, problem) if before is not None else None
     if running is not None:
@@ -51,7 +54,10 @@ def place(world: Path, out: Path, before: Path | None, events: Sequence[str], *,
     if running is None:
         solution = place_all(problem, spread=forked)
     else:
-        solution = proven_again(problem, running, place_again(problem, running), forked)
+        solution = place_again(problem, running)
+        if starts_max > 0:
+            solution = rebalance(with_homes(problem, solution.homes), solution, Budget(moves=starts_max), forked)
+        solution = proven_again(problem, running, solution, forked)
     seconds = time.perf_counter() - began
     write_plan(out, format_plan(problem, solution, rejected(problem, solution), seconds))
     said = _counts(problem, solution, running, out, seconds)

@@ -10,7 +10,7 @@ from functools import partial
 
 import numpy as np
 
-from skerry.core.placement.solve.arrays import floats, ordered, sums, upto
+from skerry.core.placement.solve.arrays import floats, joined, ordered, sums, upto
 from skerry.core.placement.solve.ask import Ints
 from skerry.core.placement.solve.batch import Market, app_parts, prove_part
 from skerry.core.placement.solve.books import Books
@@ -32,8 +32,8 @@ SAME_DEMAND = 1e-9  # of an app's demand: less is rounding
 def place_again(problem: Problem, solution: Solution, apps: Sequence[int] = ()) -> Solution:
     """The solution brought up to date with a problem whose sites, metros and apps have the same ids in the same order.
 
-    Noticed by itself: sites that may no longer run what they run, or have less than it needs, and demand that is not what is
-    served. `apps`: whose intent changed. Nothing else moves; nothing changed: the same instances. Raises ValueError where the
+    Noticed by itself: sites that may no longer run what they run (data of an app's own leaves them with it) or have less than it
+    needs, and demand that is not what is served. `apps`: whose intent changed. Nothing else moves; nothing changed: the same instances. Raises ValueError where the
     rows do not match.
     """
     columns = columns_of(problem, solution)
@@ -41,14 +41,15 @@ def place_again(problem: Problem, solution: Solution, apps: Sequence[int] = ()) 
     market = Market.at(columns, books.homes, shadow_of(columns, solution), losses=False)
     place_of = inverse(columns.order.apps)
     changed = np.union1d(_changed_demand(columns, books), place_of[np.array(list(apps), dtype=np.int64)])
-    before = books.counts.copy()
+    before, homeless = books.counts.copy(), _homeless(columns, books)
     gone = _gone(columns, books, changed)
     short = bool(books.over().any())
     if not len(changed) and np.array_equal(before, books.counts) and not short:
         return in_callers_order(columns, books, market.shadow)
     if len(gone.app):
         place(books, Costs(columns, books.homes, market.shadow), gone)
-    decide_anew(books, market, important_first(columns, np.union1d(changed, broken(books))))
+    anew = np.unique(joined([changed, broken(books), homeless]))
+    decide_anew(books, market, important_first(columns, anew))
     if short:
         repaired(books, market)  # what ran can be packed no longer: every site is looked at
     else:
@@ -59,16 +60,16 @@ def place_again(problem: Problem, solution: Solution, apps: Sequence[int] = ()) 
 
 
 def proven_again(problem: Problem, before: Solution, after: Solution, spread: Spread = map) -> Solution:
-    """`after`, a plan that was brought up to date from `before`, with a bound at its prices: no plan from there costs less."""
+    """`after`, which was made from `before`, its moves counted from there, and a bound at its prices: no plan from there costs less."""
     columns = columns_of(problem, before)
+    shadow = shadow_of(columns, after)
     homes = inverse(columns.order.sites)[after.homes][columns.order.data]
-    prover = Market.at(columns, columns.homes_now, shadow_of(columns, after))
+    prover = Market.at(columns, columns.homes_now, shadow)
     parts = app_parts(columns)
     proofs = list(spread(partial(prove_part, prover, homes), parts))
     whole = Prover(columns, upto(0), spread, parts)
     whole.start(prover, proofs)
-    bound, certificate = certified(columns, whole.proven())
-    return replace(after, bound=bound, certificate=certificate)
+    return in_callers_order(columns, books_of(columns_of(problem, after), after), shadow, certified(columns, whole.proven()))
 
 
 def _give_back(books: Books, before: Counts) -> None:
@@ -141,6 +142,16 @@ def _changed_demand(columns: Columns, books: Books) -> Ints:
     asked = sums(pairs // metros, demand.rps, columns.apps)
     wrong = sums(pairs // metros, np.abs(off), columns.apps)
     return np.flatnonzero(strange | (wrong > SAME_DEMAND * (1.0 + asked)))
+
+
+def _homeless(columns: Columns, books: Books) -> Ints:
+    """Apps that leave a site where data of their own may not stay either: they decide anew, and it goes along."""
+    app, data, _ = columns.calls
+    gone = ~columns.home_sites[books.homes]
+    callers = np.unique(app[gone[data]])
+    found = callers[np.array([gone[columns.own[at]].any() for at in callers.tolist()], dtype=np.bool_)]
+    leave = (books.counts[found] > 0) & ~columns.allowed[columns.policy_of[found]]
+    return found[leave.any(axis=1)]
 
 
 def _gone(columns: Columns, books: Books, changed: Ints) -> Requests:
