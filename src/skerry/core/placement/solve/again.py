@@ -5,7 +5,6 @@ with room, changed apps anew ─► limits ─► Solution without a new proof
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -33,8 +32,8 @@ def place_again(problem: Problem, solution: Solution, apps: Sequence[int] = ()) 
     """The solution brought up to date with a problem whose sites, metros and apps have the same ids in the same order.
 
     Noticed by itself: sites that may no longer run what they run (data of an app's own leaves them with it) or have less than it
-    needs, and demand that is not what is served. `apps`: whose intent changed. Nothing else moves; nothing changed: the same instances. Raises ValueError where the
-    rows do not match.
+    needs, and demand that is not what is served. `apps`: whose intent changed. Nothing else moves; nothing changed: the same
+    instances. Raises ValueError where the rows do not match.
     """
     columns = columns_of(problem, solution)
     books = books_of(columns, solution)
@@ -60,7 +59,7 @@ def place_again(problem: Problem, solution: Solution, apps: Sequence[int] = ()) 
 
 
 def proven_again(problem: Problem, before: Solution, after: Solution, spread: Spread = map) -> Solution:
-    """`after`, which was made from `before`, its moves counted from there, and a bound at its prices: no plan from there costs less."""
+    """`after`, which was made from `before`: its moves counted from there, and a bound on all plans from there at its prices."""
     columns = columns_of(problem, before)
     shadow = shadow_of(columns, after)
     homes = inverse(columns.order.sites)[after.homes][columns.order.data]
