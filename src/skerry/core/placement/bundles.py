@@ -7,7 +7,7 @@ Room is made before it is taken: within a step an app holds what it had and what
 one of them waits in a third city for a step.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 
 BUNDLE_MAX = 8  # apps that move together
@@ -78,11 +78,11 @@ def bundles(changes: Sequence[Change], free: Room, budget: Budget, move: float) 
     left, taken, room = budget.moves, set[int](), {site: list(kinds) for site, kinds in enumerate(free)}
     found: list[Bundle] = []
     ranked = sorted(changes, key=lambda change: (each * change.starts - change.gain, change.app))
+    leaving = [_leaving(ranked, better) for better in (_gains_most, _moves_least)]
     for change in ranked:
-        if change.gain <= 0.0 or change.app in taken:
+        if change.gain <= 0.0 or change.starts > left or change.app in taken:
             continue
-        others = [other for other in ranked if other.app not in taken]
-        tried = (_bundle(_with_room([change], others, room, better), room) for better in (_gains_most, _moves_least))
+        tried = (_bundle(_with_room([change], who, taken, room), room) for who in leaving)
         fits = (one for one in tried if one is not None and one.starts <= left and one.pays(one.gain, budget, move))
         bundle = next(fits, None)
         if bundle is None:
@@ -103,9 +103,16 @@ def _moves_least(change: Change) -> tuple[float, ...]:
     return (-change.starts, change.gain, -change.app)
 
 
-def _with_room(
-    chosen: list[Change], others: Sequence[Change], free: Left, better: Callable[[Change], tuple[float, ...]]
-) -> list[Change]:
+def _leaving(changes: Sequence[Change], better: Callable[[Change], tuple[float, ...]]) -> dict[int, list[Change]]:
+    """By site: those with fewer instances there afterwards, the better first."""
+    found: dict[int, list[Change]] = {}
+    for change in sorted(changes, key=better, reverse=True):
+        for site in _added(change.has, change.had):
+            found.setdefault(site, []).append(change)
+    return found
+
+
+def _with_room(chosen: list[Change], leaving: Mapping[int, Sequence[Change]], taken: Set[int], free: Left) -> list[Change]:
     """And those that leave where it wants to be, and those that leave where they want to be; empty: it stays too little."""
     while True:
         after = {site: list(free[site]) for change in chosen for site in {*change.had, *change.has}}
@@ -115,13 +122,11 @@ def _with_room(
         short = next((site for site, kinds in sorted(after.items()) if min(kinds) < 0.0), None)
         if short is None:
             return chosen
-        if len(chosen) >= BUNDLE_MAX:
-            return []
         apps = {change.app for change in chosen}
-        leaving = [one for one in others if one.app not in apps and one.had.get(short, 0) > one.has.get(short, 0)]
-        if not leaving:
+        more = next((one for one in leaving.get(short, ()) if one.app not in taken and one.app not in apps), None)
+        if more is None or len(chosen) >= BUNDLE_MAX:
             return []
-        chosen = [*chosen, max(leaving, key=better)]
+        chosen = [*chosen, more]
 
 
 def _bundle(chosen: list[Change], free: Left) -> Bundle | None:
