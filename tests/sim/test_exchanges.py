@@ -173,3 +173,27 @@ def test_an_operator_sees_what_a_pass_would_move_and_nobody_else_does() -> None:
                 await world.control.call(operations.difference(account, account, Change(rebalance=True)))
 
     play(story, CITIES, memory_mib=ROOM_MIB)
+
+
+def test_an_operator_sees_an_app_that_would_move_alone_and_the_pass_moves_it() -> None:
+    async def story(world: World) -> None:
+        await write_settings(world, rebalance_every_s=0, move=1_000_000.0)
+        await world.deploy("lonely")
+        await world.scale("lonely", **FREE, deny=["cur", "sin"])
+        async with world.load("lonely", sites=("cur",), every_ms=EVERY_MS):
+            await world.clock.sleep_ms(12_000)
+            await world.scale("lonely", deny=[])
+            await world.settled()
+            assert counts(world, "lonely") == {"lhr": 2}, "moving costs too much"
+            await write_settings(world, rebalance_every_s=0)
+            found = await world.control.call(world.control.operations.difference(None, world.account.id, Change(rebalance=True)))
+            (app,) = found.apps
+            assert (app.app, app.gained, app.lost, app.started) == ("lonely", ("cur",), ("lhr",), 2)
+            (remark,) = found.remarks
+            assert remark.startswith("lonely: saves ")
+            assert "lhr 2 → 0" in remark
+            await write_settings(world, rebalance_every_s=PASS_S)
+            await world.clock.sleep_ms(LONG_MS)
+            assert counts(world, "lonely") == {"cur": 2}
+
+    play(story, CITIES, memory_mib=ROOM_MIB)

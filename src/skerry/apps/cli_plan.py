@@ -39,7 +39,7 @@ def plan(
         return print_json(found)
     from skerry.apps.tables_plan import print_difference
 
-    return print_difference(found)
+    return print_difference(found, rebalance=rebalance)
 
 
 def read_change(path: Path) -> dict[str, Any]:

@@ -11,12 +11,13 @@ APPS_SHOWN_MAX = 50
 BY = {"demand": ", by its users' demand", "users": ", by internet users", "cities": ""}
 
 
-def print_difference(found: PlanDifference) -> None:
+def print_difference(found: PlanDifference, *, rebalance: bool = False) -> None:
     out = console()
     for remark in found.remarks:
         out.print(Text(remark, style="yellow"))
     if not found.apps:
-        out.print(f"Nothing would change: {found.looked_at} app(s) were decided again, each as it is.")
+        why = "no move pays now" if rebalance else "each as it is"
+        out.print(f"Nothing would change: {found.looked_at} app(s) were decided again, {why}.")
     for app in found.apps[:APPS_SHOWN_MAX]:
         out.print(_app(app))
     if len(found.apps) > APPS_SHOWN_MAX:

@@ -16,7 +16,7 @@ from skerry.apps.supervisor.run import Supervisor, plan
 from skerry.apps.supervisor.screen import JsonScreen, LiveScreen, PlainScreen, Screen, Started, started
 from skerry.kit.record import Record, decode, encode
 
-DOWN_S_MAX = 10.0  # an end takes at most five; a stopped machine may be busy
+DOWN_S_MAX = 20.0  # an end takes at most five; a stopped machine may be busy
 MESSAGE_BYTES_MAX = 1 << 20
 
 

@@ -23,6 +23,7 @@ from skerry.core.types.view import AppDifference, PlanDifference
 from skerry.ports.clock import Clock
 from skerry.ports.operations import Invalid, NotFound
 from skerry.services.control import keys
+from skerry.services.control.alone import Alone
 from skerry.services.control.exchanges import Exchanged, Exchanges
 from skerry.services.control.mirror import Mirror
 from skerry.services.control.observed import Observed
@@ -41,6 +42,7 @@ class DryRun:
         self._placer = placer
         self._clock = clock
         self._exchanges = exchanges
+        self._alone = Alone(placer, exchanges)
 
     async def difference(self, seen: AccountId | None, account: AccountId, change: Change) -> PlanDifference:
         """`account` has the apps that the change names; `seen` None: every account's apps may be looked at.
@@ -80,7 +82,10 @@ class DryRun:
         if change.apps or change.sites:
             raise Invalid("rebalancing is looked at as everything is now", hint="ask for one of both")
         apps = sorted((app.account, app.name) for app in self._mirror.select(keys.APPS, App) if app.deployment and app.enabled)
-        found = await self._exchanges.find(apps[:APPS_MAX], self._clock.now_ms())
+        looked, now_ms = apps[:APPS_MAX], self._clock.now_ms()
+        found = await self._exchanges.find(looked, now_ms)
+        left = self._placer.worlds.settings().rebalance_moves_max - sum(one.starts for one in found.exchanged)
+        alone = await self._alone.find([key for key in looked if key not in found.members], left, now_ms)
         shown: list[AppDifference] = []
         for each in found.exchanged:
             wanted = {(one.account, one.app): one.wanted for step in each.steps for one in step}
@@ -93,11 +98,18 @@ class DryRun:
                 plan = replace(snapshot.parent, placements=placed)
                 entry = difference(snapshot.parent, plan, snapshot.world, snapshot.versions)
                 shown += [entry] if entry is not None else []
+        for one in alone:
+            snapshot = self._placer.preview((one.plan.account, one.plan.app))
+            entry = difference(snapshot.parent, one.plan, snapshot.world, snapshot.versions)
+            shown += [entry] if entry is not None else []
         return PlanDifference(
             apps=tuple(shown),
-            looked_at=len(found.members),
+            looked_at=len(looked),
             left_out=max(0, len(apps) - APPS_MAX),
-            remarks=tuple(_exchange_remark(each) for each in found.exchanged),
+            remarks=(
+                *(_exchange_remark(each) for each in found.exchanged),
+                *(f"{one.plan.app}: {one.evaluation.detail}" for one in alone),
+            ),
         )
 
     def _decided(self, snapshot: Snapshot, app: App, world: World) -> Plan:

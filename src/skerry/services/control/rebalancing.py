@@ -10,8 +10,7 @@ that is written down, too; each step is asked for when the releases of the one b
 decided by the placer once more when their turn comes, and released like every other plan: made before anything is broken.
 """
 
-import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import structlog
 from msgspec.structs import replace
@@ -19,15 +18,14 @@ from msgspec.structs import replace
 from skerry.core.placement.prices import moved_prices
 from skerry.core.types.app import App
 from skerry.core.types.control import Course, PlanHead, Rebalance, SiteIntent, SiteLedger
-from skerry.core.types.ids import AccountId, AppName, EvaluationId
 from skerry.core.types.plan import Blocked, Evaluation, Plan
 from skerry.core.types.settings import NO_PRICES, SitePrices
 from skerry.kit import record
-from skerry.kit.hashing import stable_id
 from skerry.ports.clock import Clock
 from skerry.ports.store import OPS_MAX, Check, Conflict, Delete, Op, Put, Store, StoreError
 from skerry.services.control import keys
-from skerry.services.control.exchanges import Exchanged, Exchanges, moves_text
+from skerry.services.control.alone import Alone, AppKey
+from skerry.services.control.exchanges import Exchanged, Exchanges
 from skerry.services.control.mirror import Mirror
 from skerry.services.control.placer import Placer
 
@@ -35,10 +33,7 @@ log = structlog.get_logger()
 
 LOOK_MS = 5_000
 PRICES_EVERY_MS = 30_000
-EVALUATIONS_MAX = OPS_MAX // 4  # of one pass: they are one transaction, courses beside them
 COURSE_STEP_MS_MAX = 15 * 60_000  # a step that takes longer is given up, and with it what waits for it
-
-AppKey = tuple[AccountId, AppName]
 
 
 class Rebalancer:
@@ -48,6 +43,7 @@ class Rebalancer:
         self._placer = placer
         self._clock = clock
         self._exchanges = exchanges
+        self._alone = Alone(placer, exchanges)
         self._began_ms = clock.now_ms()
         self._priced_ms = clock.now_ms()
         self._after: AppKey | None = None  # the last app that was looked at: the next pass goes on behind it
@@ -106,35 +102,20 @@ class Rebalancer:
         some = self._next_apps(settings.rebalance_apps_max)
         found = await self._exchanges.find(some, now_ms)
         left = settings.rebalance_moves_max - sum(one.starts for one in found.exchanged)
-        alone = await self._alone([key for key in some if key not in found.members], left, now_ms)
+        alone = await self._alone.find([key for key in some if key not in found.members], left, now_ms)
         courses = [_course(one, now_ms) for one in found.exchanged]
-        evaluations = [*(each for course in courses for each in course.step), *(each for _, _, each in alone)]
+        evaluations = [*(each for course in courses for each in course.step), *(one.evaluation for one in alone)]
         moved = {(each.account, each.app) for one in found.exchanged for step in one.steps for each in step}
         done = Rebalance(
             at_ms=now_ms,
             looked_at=len(some),
             apps=len(moved) + len(alone),
-            starts=sum(one.starts for one in found.exchanged) + sum(starts for _, starts, _ in alone),
-            gain=round(sum(one.gain for one in found.exchanged) + sum(gain for gain, _, _ in alone), 1),
+            starts=sum(one.starts for one in found.exchanged) + sum(one.starts for one in alone),
+            gain=round(sum(one.gain for one in found.exchanged) + sum(one.gain for one in alone), 1),
         )
         await self._write(check, done, evaluations, [course for course in courses if course.rest])
         self._after = some[-1] if some else None
         return done
-
-    async def _alone(self, some: Sequence[AppKey], left: int, now_ms: int) -> list[tuple[float, int, Evaluation]]:
-        """Those that gain most, each by itself, with at most `left` instances that start."""
-        gains: list[tuple[float, int, Evaluation]] = []
-        for key in some:
-            found = self._gain(key, now_ms)
-            gains += [found] if found is not None else []
-            await asyncio.sleep(0)
-        gains.sort(key=lambda entry: (-entry[0] / max(1, entry[1]), entry[2].account, entry[2].app))
-        chosen = list[tuple[float, int, Evaluation]]()
-        for gain, starts, evaluation in gains:
-            if starts <= left and len(chosen) < EVALUATIONS_MAX:
-                chosen.append((gain, starts, evaluation))
-                left -= starts
-        return chosen
 
     async def _write(self, check: Check, done: Rebalance, evaluations: list[Evaluation], courses: list[Course]) -> None:
         checks, ops = _asked(evaluations)
@@ -181,27 +162,6 @@ class Rebalancer:
         after = self._after
         turned = apps if after is None else [key for key in apps if key > after] + [key for key in apps if key <= after]
         return turned[:count]
-
-    def _gain(self, key: AppKey, now_ms: int) -> tuple[float, int, Evaluation] | None:
-        """What another plan would save, and how many instances start for it; None: nothing, or it is decided or released now."""
-        if not self._exchanges.is_calm(key):
-            return None
-        thought = self._placer.thought(key, "rebalance")
-        parent = thought[1].parent if thought else None
-        if thought is None or parent is None or thought[0].gain <= 0.0:
-            return None
-        plan = thought[0]
-        had, has = parent.counts(), plan.counts()
-        starts = sum(max(0, count - had.get(place, 0)) for place, count in has.items())
-        evaluation = Evaluation(
-            id=EvaluationId(stable_id("rebalance", parent.id, length=32)),
-            account=key[0],
-            app=key[1],
-            cause="rebalance",
-            created_ms=now_ms,
-            detail=f"saves {plan.gain:.0f} of what is minimised, for {starts} instance(s) that start: {moves_text(had, has)}",
-        )
-        return plan.gain, starts, evaluation
 
 
 def _asked(evaluations: Iterable[Evaluation]) -> tuple[list[Check], list[Op]]:
