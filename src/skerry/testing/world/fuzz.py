@@ -92,6 +92,7 @@ class Turmoil:
             (3, self._disturb_store),
             (2, self._maintain),
             (2, self._hold_maintenance),
+            (3, self._say_of_rollout),
         ]
         self._actions = [(weight * dice.choice(SWARM), action) for weight, action in usual]
         self._actions.append((1, self._deploy))  # never nothing at all
@@ -149,6 +150,14 @@ class Turmoil:
     async def _hold_maintenance(self) -> None:
         word = self._dice.choice(WORDS)
         self._attempt(f"maintenance {word}", self._world.change_maintenance(word))
+
+    async def _say_of_rollout(self) -> None:
+        """Mostly of one that is under way; those that are held go on some time."""
+        running = sorted(release.app for release in self._world.releases() if release.state == "running")
+        app, word = self._dice.choice(running or APPS), self._dice.choice(("pause", "pause", "resume", "abort"))
+        self._attempt(f"rollout {word} {app}", self._world.change_rollout(app, word))
+        if word == "pause" and self._dice.random() < 0.7:
+            self._later(lambda: self._attempt(f"rollout resume {app}", self._world.change_rollout(app, "resume")))
 
     # Faults.
 
@@ -281,6 +290,9 @@ async def heal(world: World) -> None:
     await world.clock.sleep_ms(5_000)
     for target in (*world.sites, *world.nodes):
         await world.undrain(target)
+    for release in world.releases():
+        if release.state == "running" and release.paused:
+            await world.change_rollout(release.app, "resume")
     await _end_maintenance(world)
 
 
