@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import secrets
 from itertools import pairwise
 from pathlib import Path
@@ -36,6 +37,8 @@ from skerry.testing.contracts.sandbox import (
 from skerry.testing.waiting import eventually
 
 MIB = 1 << 20
+QUIET_S, REST_S_MAX = 0.1, 10  # a process is at rest when no thread of it has run for so long; it comes to that by then
+PAUSES = 10
 
 
 def command_lines() -> list[bytes]:
@@ -46,6 +49,42 @@ def command_lines() -> list[bytes]:
 def below(directory: Path) -> list[str]:
     """Names of all files in it, in order."""
     return sorted(path.name for path in directory.rglob("*"))
+
+
+async def comes_to_rest(pid: int) -> None:
+    """Wait until none of its threads runs any more. Raises `AssertionError` that names those that do, how often, and where."""
+    woken: dict[str, int] = {}
+    before = turns(pid)
+    for _ in range(int(REST_S_MAX / QUIET_S)):
+        await asyncio.sleep(QUIET_S)
+        after = turns(pid)
+        woken = {thread: turn - before.get(thread, 0) for thread, turn in after.items() if turn != before.get(thread, 0)}
+        if not woken:
+            return
+        before = after
+    at = {
+        thread: f"{times} times in {QUIET_S} s, in {_read(_task(pid, thread) / 'wchan').decode()}"
+        for thread, times in woken.items()
+    }
+    raise AssertionError(f"threads of {pid} go on: {at}")
+
+
+def spread(pid: int) -> None:
+    """Its first thread on a CPU of its own: what they do to each other shows there, and on one CPU hardly ever."""
+    first, *rest = sorted(os.sched_getaffinity(0))
+    for path in _task(pid).iterdir():
+        with contextlib.suppress(OSError):  # it has just ended, or we may not: then chance decides
+            os.sched_setaffinity(int(path.name), {first} if int(path.name) == pid or not rest else rest)
+
+
+def turns(pid: int) -> dict[str, int]:
+    """How often each thread of a process has given up a CPU."""
+    lines = {path.name: _read(path / "status").splitlines() for path in _task(pid).iterdir()}
+    return {thread: sum(int(line.split()[1]) for line in said if b"ctxt_switches" in line) for thread, said in lines.items()}
+
+
+def _task(pid: int, thread: str = "") -> Path:
+    return Path(f"/proc/{pid}/task") / thread
 
 
 def _read(path: Path) -> bytes:
@@ -101,6 +140,19 @@ class RealSandboxContract(SandboxContract):
         await soon(sandbox.resume())
         await soon(sandbox.resume())
         await eventually(lambda: sandbox.stats().cpu_us - before > 50_000, timeout_s=DEADLINE_S)
+
+    async def test_each_time_it_is_paused_it_comes_to_rest(self, engine: SandboxEngine, harness: SandboxHarness) -> None:
+        """A monitor that is woken by its guest's timers is woken by some pauses and not by others, and uses little or much."""
+        if "pause" not in engine.facts.abilities:
+            return
+        spec = await harness.spec("echo ready\nwhile :; do :; done")
+        sandbox = await soon(engine.start(spec))
+        await says(spec, "ready")
+        spread(sandbox.pid)
+        for _ in range(PAUSES):
+            await soon(sandbox.pause())
+            await comes_to_rest(sandbox.pid)
+            await soon(sandbox.resume())
 
     async def test_a_clone_goes_on_from_the_snapshot(
         self, engine: SandboxEngine, harness: SandboxHarness, tmp_path: Path

@@ -109,8 +109,9 @@ def arguments(
 def _accelerator(machine: Machine) -> tuple[str, ...]:
     if machine.accelerator == "kvm":
         return ("-accel", "kvm", "-cpu", "host")
-    thread = "multi" if machine.vcpus > 1 else "single"
-    return ("-accel", f"tcg,thread={thread},tb-size={machine.translated_code_mib}", "-cpu", "max")
+    # Not "single", not even for one CPU: that thread may start the guest's timers again after `stop`. Their clock stands still,
+    # so QEMU wakes for ever after what was left of the next one, be it microseconds.
+    return ("-accel", f"tcg,thread=multi,tb-size={machine.translated_code_mib}", "-cpu", "max")
 
 
 def _kernel(machine: Machine, guest: GuestFiles) -> tuple[str, ...]:
