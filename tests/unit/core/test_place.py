@@ -146,6 +146,17 @@ def test_a_minimum_that_is_not_reached_has_a_reason_in_every_site() -> None:
     assert {r.place: r.detail for r in plan.rejections}["lhr"] == "2 placed, more are asked for; needs 12 MiB memory, 6 free"
 
 
+def test_who_waits_for_room_that_nobody_asks_for_any_more_is_decided_again() -> None:
+    """Operators read of it: demand rose and fell, and the plan went on to say that the city has too little room."""
+    app = make_app(scale=Scale(rps_per_instance=100.0))
+    small = World(sites=(make_view("lhr", nodes=1, memory_mib=15),))
+    busy = decide(replace(small, demand={SiteId("lhr"): 150.0}), app)
+    assert reasons(busy) == {"lhr": Reason.NO_CAPACITY}
+    calm = decide(replace(small, demand={SiteId("lhr"): 50.0}), app, parent=busy)
+    assert (counts(calm), reasons(calm)) == (counts(busy), {})
+    assert not same_decision(calm, busy)
+
+
 def test_a_jurisdiction_is_kept_to() -> None:
     world = World(sites=(make_view("lhr"), make_view("fra"), make_view("cur")))
     plan = decide(world, make_app(scale=Scale(jurisdiction="eu")))

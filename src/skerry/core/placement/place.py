@@ -28,6 +28,7 @@ from skerry.kit.record import encode
 if TYPE_CHECKING:
     from skerry.core.placement.choose import Question
 
+FULL = frozenset((Reason.NO_CAPACITY, Reason.REFUSED_BY_SITE))
 CURABLE = frozenset(
     (
         Reason.NO_NODES,
@@ -131,15 +132,22 @@ def _serving_instead(world: World, app: App, shares: Shares, parent: Plan | None
 def same_decision(decided: Plan, before: Plan) -> bool:
     """Whether `before` still says it: equal deployment and placements, whatever the reasons are.
 
-    But one that only stays somewhere for want of room elsewhere, and need not any more, is another: operators read of it.
+    But one that only stays somewhere for want of room elsewhere, or waits for room, and need not any more, is another: operators
+    read of it.
     """
     same = decided.deployment == before.deployment and decided.placements == before.placements
-    return same and _staying(before) <= _staying(decided)
+    named = {rejection.place for rejection in decided.rejections}
+    return same and _staying(before) <= _staying(decided) and _waiting(before) <= named
 
 
 def _staying(plan: Plan) -> frozenset[str]:
     """Where some of it runs only as it has no other place."""
     return frozenset(rejection.place for rejection in plan.rejections if rejection.staying)
+
+
+def _waiting(plan: Plan) -> frozenset[str]:
+    """Where it waits for room."""
+    return frozenset(rejection.place for rejection in plan.rejections if rejection.reason in FULL)
 
 
 def blocking(plan: Plan) -> tuple[Rejection, ...]:
