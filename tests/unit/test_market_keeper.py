@@ -37,7 +37,7 @@ class MadeUp(Plain):
 
     wants: dict[str, int]  # millicores
     memory: dict[str, int] = field(default_factory=dict)  # MiB
-    cpu_us: dict[str, int] = field(default_factory=dict)
+    used_us: dict[str, int] = field(default_factory=dict)
     standing: dict[str, Standing] = field(default_factory=dict)
     lives: dict[str, int] = field(default_factory=dict)
     done: list[tuple[str, str]] = field(default_factory=list)
@@ -63,7 +63,7 @@ class MadeUp(Plain):
         )
 
     def stats(self, instance_id: str) -> SandboxStats:
-        return SandboxStats(cpu_us=self.cpu_us.get(instance_id, 0), private_bytes=self.memory.get(instance_id, 10) * MIB)
+        return SandboxStats(cpu_us=self.used_us.get(instance_id, 0), private_bytes=self.memory.get(instance_id, 10) * MIB)
 
     async def throttle(self, instance_id: str, standing: Standing) -> None:
         self.standing[instance_id] = standing
@@ -90,7 +90,7 @@ class MadeUp(Plain):
         left = 2000 - sum(wanted for name, wanted in self.wants.items() if name not in yielding and name not in self.held)
         for name, wanted in self.wants.items():
             may = 0 if name in self.held else max(0, left) // len(yielding) if name in yielding else 1000
-            self.cpu_us[name] = self.cpu_us.get(name, 0) + min(wanted, may) * ms
+            self.used_us[name] = self.used_us.get(name, 0) + min(wanted, may) * ms
 
     def pass_second(self) -> None:
         self.pass_ms(1000)
@@ -207,7 +207,7 @@ async def test_of_many_who_yield_as_many_run_as_there_are_cpus_in_turn_and_nothi
     held = await run_for(runtime, 31)
     assert max(held[5:]) == 4
     assert max(held) == 4
-    got = [runtime.cpu_us[name] for name in HOGS]
+    got = [runtime.used_us[name] for name in HOGS]
     assert sum(got) > 0.97 * 2_000_000 * 31 - 10_000 * 31
     assert max(got) < 1.2 * min(got)
     assert runtime.standing["small"] == "first"
@@ -230,7 +230,7 @@ class Resting(MadeUp):
 
     def pass_ms(self, ms: int) -> None:
         super().pass_ms(ms)
-        if sum(self.cpu_us.values()) > 10 * 2_000_000:
+        if sum(self.used_us.values()) > 10 * 2_000_000:
             self.wants = dict.fromkeys(self.wants, 0)
 
 
@@ -336,6 +336,9 @@ class OnFiles(MadeUp):
         usage = self.groups[instance_id].usage()
         return SandboxStats(cpu_us=usage.cpu_us, private_bytes=usage.private_bytes)
 
+    def cpu_us(self, instance_id: str) -> int:
+        return self.groups[instance_id].cpu_us()
+
     async def throttle(self, instance_id: str, standing: Standing) -> None:
         self.standing[instance_id] = standing
         self.groups[instance_id].limit(GroupLimits(cpu_standing=standing))
@@ -343,7 +346,7 @@ class OnFiles(MadeUp):
     def pass_second(self) -> None:
         super().pass_second()
         for name, group in self.groups.items():
-            (group.path / "cpu.stat").write_text(f"usage_usec {self.cpu_us[name]}\nthrottled_usec 0\n")
+            (group.path / "cpu.stat").write_text(f"usage_usec {self.used_us[name]}\nthrottled_usec 0\n")
 
 
 async def test_in_the_unified_hierarchy_the_hog_is_idle_and_its_neighbour_is_not(tmp_path: Path) -> None:

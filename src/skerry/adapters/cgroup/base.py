@@ -21,6 +21,7 @@ from skerry.kit.record import Record
 LATER_PART = 16
 HELD_QUOTA_US, HELD_PERIOD_US = 1_000, 1_000_000  # what who is held gets: the least that kernels take
 MOVE_ROUNDS_MAX = 4  # of looking for threads that were started meanwhile
+SMALL_BYTES = 16_384  # of files of some lines: the longest, memory.stat, has 3,000
 KILL_S_MAX = 30.0  # a killed process is gone in a few ms, unless the disk hangs or a busy machine lets nobody end
 
 
@@ -113,6 +114,10 @@ class Group(Protocol):
 
     def usage(self) -> Usage: ...
 
+    def cpu_us(self) -> int:
+        """As in its usage, alone: one file or two, some 20 µs."""
+        ...
+
     def pids(self) -> tuple[int, ...]: ...
 
     def kill(self) -> None:
@@ -200,9 +205,18 @@ def write_weight(file: Path, idle_file: Path, *, idle: bool, value: str, least: 
     write(file, least if idle else value)
 
 
+def read_small(path: Path) -> str:
+    """A file of the kernel's; a third of what it costs with buffers. Raises `OSError`."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.read(descriptor, SMALL_BYTES).decode()
+    finally:
+        os.close(descriptor)
+
+
 def read_number(path: Path) -> int:
     try:
-        return int(path.read_text())
+        return int(read_small(path))
     except (OSError, ValueError):
         return 0
 
@@ -211,7 +225,7 @@ def read_fields(path: Path, *fields: str) -> tuple[int, ...]:
     """The numbers behind `fields` in a file of "name number" lines; 0 if absent."""
     found = dict[str, int]()
     with contextlib.suppress(OSError, ValueError):
-        for line in path.read_text().splitlines():
+        for line in read_small(path).splitlines():
             name, _, number = line.partition(" ")
             if name in fields:
                 found[name] = int(number)
@@ -289,8 +303,8 @@ def with_inner(path: Path) -> tuple[Path, ...]:
 
 
 def _inner(path: Path) -> list[Path]:
-    with contextlib.suppress(OSError):
-        return [place for place in path.iterdir() if place.is_dir()]
+    with contextlib.suppress(OSError), os.scandir(path) as found:
+        return [path / entry.name for entry in found if entry.is_dir(follow_symlinks=False)]
     return []
 
 

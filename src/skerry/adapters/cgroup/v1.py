@@ -114,13 +114,16 @@ class V1Group:
             memory_bytes=read_number(self._file("memory", "memory.usage_in_bytes")),
             private_bytes=sum(read_fields(memory, "total_rss", "total_shmem")),
             oom_kills=sum_below(self._file("memory", "."), "memory.oom_control", "oom_kill"),
-            cpu_us=sum(read_number(place / "cpuacct.usage") for place in self._cpuacct_places()) // 1000,
+            cpu_us=self.cpu_us(),
             throttled_us=sum(read_field(place / "cpu.stat", "throttled_time") for place in self._cpu_places()) // 1000,
             pids=read_number(self._file("pids", "pids.current")),
             read_bytes=sum_fields(blocks, "Read"),
             written_bytes=sum_fields(blocks, "Write"),
             forks_refused=sum_below(self._file("pids", "."), "pids.events", "max"),
         )
+
+    def cpu_us(self) -> int:
+        return sum(read_number(place / "cpuacct.usage") for place in self._cpuacct_places()) // 1000
 
     def pids(self) -> tuple[int, ...]:
         places = {*self._directories(), *self._cpu_places()}

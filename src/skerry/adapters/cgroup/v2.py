@@ -96,6 +96,9 @@ class V2Group:
             forks_refused=sum_below(self.path, "pids.events", "max"),
         )
 
+    def cpu_us(self) -> int:
+        return read_field(self.path / "cpu.stat", "usage_usec")
+
     def pids(self) -> tuple[int, ...]:
         return read_pids_below(self.path)
 

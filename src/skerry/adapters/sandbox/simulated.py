@@ -229,6 +229,9 @@ class SimulatedSandbox:
             return SandboxStats()
         return SandboxStats(memory_bytes=MEMORY_BYTES, private_bytes=MEMORY_BYTES, pids=1)
 
+    def cpu_us(self) -> int:
+        return self.stats().cpu_us
+
     async def exec(self, spec: ExecSpec) -> ExecSession:
         self._need("exec")
         try:

@@ -108,6 +108,9 @@ class CompositeRuntime:
     def stats(self, instance_id: str) -> SandboxStats:
         return self._of(instance_id).stats(instance_id)
 
+    def cpu_us(self, instance_id: str) -> int:
+        return self._of(instance_id).cpu_us(instance_id)
+
     def logs(self, instance_id: str, *, tail_bytes: int, follow: bool) -> AsyncIterator[bytes]:
         return self._of(instance_id).logs(instance_id, tail_bytes=tail_bytes, follow=follow)
 

@@ -1,6 +1,6 @@
 """The node's market: looks once a second who uses what, and tells the runtime who yields the CPU to whom from now on.
 
-    runtime.stats, gauge ──► core.machines.market ──► runtime.throttle ──► turns of those who yield (`turns`)
+    runtime.cpu_us, gauge ──► core.machines.market ──► runtime.throttle ──► turns of those who yield (`turns`)
                         └──► core.machines.memory ──► runtime.sleep, drop, restart
 
 What it decides holds until the next look, so when the agent is away the last word stays; a new process yields to nobody.
@@ -103,13 +103,13 @@ class MarketKeeper:
         """Look once and act."""
         wanted = {instance.id: instance for instance in self._wanted()}
         seen = [one for one in self._runtime.observe() if one.id in wanted and one.pid is not None]
-        stats = {one.id: self._runtime.stats(one.id) for one in seen}
+        used_us = {one.id: self._runtime.cpu_us(one.id) for one in seen}
         before, self._pressure = self._pressure, self._gauge.read()
         now_ms = self._clock.monotonic_ms()
-        self._seen = {one.id: self._look_at(one, stats[one.id], now_ms) for one in seen}
+        self._seen = {one.id: self._look_at(one, used_us[one.id], now_ms) for one in seen}
         if self._settings.throttle:
-            await self._trade(seen, wanted, stats, before, now_ms)
-        await self._relieve(seen, wanted, stats, before, now_ms)
+            await self._trade(seen, wanted, used_us, before, now_ms)
+        await self._relieve(seen, wanted, used_us, before, now_ms)
 
     def usage(self, instance_id: InstanceId) -> InstanceUsage:
         """What it uses now, beside what it may. Raises `NoSuchInstance`."""
@@ -136,18 +136,18 @@ class MarketKeeper:
             oom_kills=stats.oom_kills,
         )
 
-    def _look_at(self, one: ObservedInstance, stats: SandboxStats, now_ms: int) -> _Seen:
+    def _look_at(self, one: ObservedInstance, cpu_us: int, now_ms: int) -> _Seen:
         before = self._seen.get(one.id)
         used = None
         if before is not None and before.pid == one.pid and now_ms > before.at_ms:
-            used = max(0, stats.cpu_us - before.cpu_us) // (now_ms - before.at_ms)
-        return _Seen(pid=one.pid, cpu_us=stats.cpu_us, at_ms=now_ms, used_millicores=used)
+            used = max(0, cpu_us - before.cpu_us) // (now_ms - before.at_ms)
+        return _Seen(pid=one.pid, cpu_us=cpu_us, at_ms=now_ms, used_millicores=used)
 
     async def _trade(
         self,
         seen: Sequence[ObservedInstance],
         wanted: Mapping[InstanceId, NodeInstance],
-        stats: Mapping[InstanceId, SandboxStats],
+        used_us: Mapping[InstanceId, int],
         before: Pressure,
         now_ms: int,
     ) -> None:
@@ -158,7 +158,7 @@ class MarketKeeper:
         traders = [
             _trader(
                 wanted[one.id],
-                stats[one.id],
+                used_us[one.id],
                 waited=self._share_waited(processes[one.id], queued, elapsed_us),
                 starved=one.id in self._turns.starved,
             )
@@ -207,7 +207,7 @@ class MarketKeeper:
         self,
         seen: Sequence[ObservedInstance],
         wanted: Mapping[InstanceId, NodeInstance],
-        stats: Mapping[InstanceId, SandboxStats],
+        used_us: Mapping[InstanceId, int],
         before: Pressure,
         now_ms: int,
     ) -> None:
@@ -219,10 +219,12 @@ class MarketKeeper:
         if await self._gave_spares(short):
             return
         programs = [one for one in seen if _is_program(wanted[one.id].version)]
-        self._rests = {one.id: self._rested(one.id, stats[one.id], now_ms) for one in programs}
+        self._rests = {one.id: self._rested(one.id, used_us[one.id], now_ms) for one in programs}
+        if not short:
+            return
         facts = dict(self._runtime.capabilities.classes) if programs else {}
         squeezing = {name for name, one in facts.items() if "squeeze" in one.abilities}
-        tenants = [self._tenant(wanted[one.id], stats[one.id], now_ms, squeezing) for one in programs]
+        tenants = [self._tenant(wanted[one.id], self._runtime.stats(one.id), now_ms, squeezing) for one in programs]
         for relief in relieve(tenants, **has, waited=waited, settings=self._settings.memory):
             await self._do(relief, now_ms)
 
@@ -236,13 +238,13 @@ class MarketKeeper:
             log.warning("memory_relief", action="spares", count=ended, reason="the node is short of memory")
         return ended > 0
 
-    def _rested(self, name: str, stats: SandboxStats, now_ms: int) -> _Rest:
+    def _rested(self, name: str, cpu_us: int, now_ms: int) -> _Rest:
         rest = self._rests.get(name)
         if rest is None:
-            return _Rest(cpu_us=stats.cpu_us, worked_ms=now_ms)
-        if stats.cpu_us - rest.cpu_us > self._settings.look_ms * 10:  # more than a hundredth of a CPU
+            return _Rest(cpu_us=cpu_us, worked_ms=now_ms)
+        if cpu_us - rest.cpu_us > self._settings.look_ms * 10:  # more than a hundredth of a CPU
             rest.worked_ms = now_ms
-        rest.cpu_us = stats.cpu_us
+        rest.cpu_us = cpu_us
         return rest
 
     def _tenant(self, wanted: NodeInstance, stats: SandboxStats, now_ms: int, squeezing: Collection[str]) -> Tenant:
@@ -279,13 +281,13 @@ def _is_program(version: Version) -> bool:
     return version.program is not None or version.isolation != "sandbox"
 
 
-def _trader(wanted: NodeInstance, stats: SandboxStats, *, waited: float | None, starved: bool) -> Trader:
+def _trader(wanted: NodeInstance, cpu_us: int, *, waited: float | None, starved: bool) -> Trader:
     limits = wanted.version.limits
     return Trader(
         id=wanted.id,
         share_millicores=max(1, limits.reserve.cpu_millicores),
         most_millicores=limits.cpu_millicores_max,
-        cpu_us=stats.cpu_us,
+        cpu_us=cpu_us,
         waited=waited,
         starved=starved,
         background=wanted.priority <= BACKGROUND_PRIORITY,

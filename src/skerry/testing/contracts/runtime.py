@@ -352,6 +352,7 @@ class RuntimeContract:
         await becomes(runtime, wanted.id, "running")
         stats = runtime.stats(wanted.id)
         assert not runtime.capabilities.limits or stats.memory_bytes > 0
+        assert runtime.cpu_us(wanted.id) >= stats.cpu_us
 
 
 class ProgramRuntimeContract(RuntimeContract):

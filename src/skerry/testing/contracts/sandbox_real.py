@@ -260,5 +260,7 @@ class RealSandboxContract(SandboxContract):
         stats = sandbox.stats()
         assert stats.memory_bytes > 0
         assert stats.pids > 0
+        assert sandbox.cpu_us() >= stats.cpu_us
         await soon(engine.remove(spec.id))
         assert sandbox.stats().memory_bytes == 0
+        assert sandbox.cpu_us() == 0

@@ -98,6 +98,9 @@ class SimSandbox:
         await asyncio.sleep(min(grace_ms, stop_ms) / 1000)
         self._box.end(Exit(code=143 if grace_ms >= stop_ms else 137))
 
+    def cpu_us(self) -> int:
+        return self.stats().cpu_us
+
     def stats(self) -> SandboxStats:
         return SandboxStats() if self._box.ended else self._box.behaviour.uses
 

@@ -220,6 +220,10 @@ class Instance:
             descriptors_max=descriptors.most,
         )
 
+    def cpu_us(self) -> int:
+        group = self.process.group if self.process else None
+        return group.cpu_us() if group is not None else 0
+
     def throttle(self, standing: Standing) -> None:
         """For now: its next process runs as any other again."""
         group = self.process.group if self.process else None

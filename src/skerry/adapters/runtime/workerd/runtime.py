@@ -191,6 +191,12 @@ class WorkerdRuntime(Plain):
         instance = self._instances.get(InstanceId(instance_id))
         return instance.stats() if instance is not None else SandboxStats()  # of assets alone
 
+    def cpu_us(self, instance_id: str) -> int:
+        if instance_id not in self._wanted:
+            raise NoSuchInstance(f"{instance_id} is not on this node")
+        instance = self._instances.get(InstanceId(instance_id))
+        return instance.cpu_us() if instance is not None else 0
+
     def logs(self, instance_id: str, *, tail_bytes: int, follow: bool) -> AsyncIterator[bytes]:
         """Of its last two processes."""
         if instance_id not in self._wanted:

@@ -120,6 +120,9 @@ class MicroVm(ABC):
             await self.process.end()
             await self.wait()
 
+    def cpu_us(self) -> int:
+        return 0 if self._end.done() else self.process.group.cpu_us()
+
     def stats(self) -> SandboxStats:
         if self._end.done():
             return SandboxStats()

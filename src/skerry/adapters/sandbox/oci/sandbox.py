@@ -140,6 +140,9 @@ class OciSandbox:
         if self._first is not None:
             await self._first.ends_within(seconds)
 
+    def cpu_us(self) -> int:
+        return self._group().cpu_us() if self._fleet.groups is not None else 0
+
     def stats(self) -> SandboxStats:
         if self._fleet.groups is None:
             return SandboxStats()

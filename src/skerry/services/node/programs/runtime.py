@@ -151,6 +151,10 @@ class ProgramRuntime:
         instance.measure()
         return instance.stats
 
+    def cpu_us(self, instance_id: str) -> int:
+        sandbox = self._instance(instance_id).sandbox
+        return sandbox.cpu_us() if sandbox is not None else 0
+
     def logs(self, instance_id: str, *, tail_bytes: int, follow: bool) -> AsyncIterator[bytes]:
         self._instance(instance_id)
         return self._ground.files.read_log(instance_id, tail_bytes=tail_bytes, follow=follow)
