@@ -10,7 +10,6 @@ import pytest
 from msgspec.structs import replace
 
 from skerry.adapters import tools
-from skerry.adapters.cgroup.base import HELD_QUOTA_US
 from skerry.adapters.cgroup.probe import find_tree
 from skerry.adapters.cgroup.v1 import V1Tree
 from skerry.adapters.clock.system import SystemClock
@@ -291,55 +290,6 @@ async def test_who_is_idle_is_squeezed_then_dropped_before_anybody_is_ended(prog
 def seen_detail(runtime: Runtime, instance_id: InstanceId) -> str:
     seen = find(runtime, instance_id)
     return seen.detail if seen else ""
-
-
-@marked
-async def test_of_two_who_take_too_much_one_is_held_in_turn_and_can_be_ended_meanwhile(programs: ProgramsNode) -> None:
-    """The node of `Bench` has less than a CPU, so only one runs at once."""
-    runtime = await programs.open()
-    one, two = (limited(programs.instance(name, command=SPIN)) for name in ("one", "two"))
-    small = limited(programs.instance("small"))
-    for instance in (one, two, small):
-        await runtime.start(instance)
-    for instance in (one, two, small):
-        await until_running(runtime, instance)
-    settings = KeeperSettings(look_ms=200, turns=True, market=MarketSettings(capacity_millicores=CAPACITY_MILLICORES))
-    keeper = MarketKeeper(runtime, lambda: (one, two, small), ProcGauge(), SystemClock(), settings)
-    pids = {instance.id: pid_of(runtime, instance) for instance in (one, two, small)}
-    keeping = asyncio.ensure_future(keeper.run())
-    try:
-        for other, instance in ((two, one), (one, two), (two, one)):
-            await eventually(
-                lambda instance=instance, other=other: (held(pids[instance.id]), held(pids[other.id])) == (True, False)
-            )
-        assert not held(pids[small.id])
-        await eventually(lambda: held(pids[one.id]))
-        await runtime.stop(one.id, grace_ms=0)
-        assert find(runtime, one.id) is None
-    finally:
-        keeping.cancel()
-        await asyncio.gather(keeping, return_exceptions=True)
-    assert not held(pids[two.id])
-
-
-def pid_of(runtime: Runtime, instance: NodeInstance) -> int:
-    seen = find(runtime, instance.id)
-    assert seen is not None and seen.pid is not None
-    return seen.pid
-
-
-def held(pid: int) -> bool:
-    """Whether one of the groups around a process has the quota of who is held."""
-    return any(
-        _number(path / "cpu.cfs_quota_us") == HELD_QUOTA_US or _first_word(path / "cpu.max") == str(HELD_QUOTA_US)
-        for group, place in _groups_of(pid)
-        for path in (place / group, *(place / group).parents)
-        if path.is_relative_to(place)
-    )
-
-
-def _first_word(path: Path) -> str:
-    return path.read_text().split()[0] if path.exists() else ""
 
 
 @pytest.mark.skipif(not tools.find_workerd().usable, reason=f"workerd: {tools.find_workerd().problem}")

@@ -41,7 +41,6 @@ class MadeUp(Plain):
     standing: dict[str, Standing] = field(default_factory=dict)
     lives: dict[str, int] = field(default_factory=dict)
     done: list[tuple[str, str]] = field(default_factory=list)
-    held: set[str] = field(default_factory=set)
     spares: int = 0
 
     @property
@@ -69,9 +68,6 @@ class MadeUp(Plain):
         self.standing[instance_id] = standing
         self.done.append(("throttle", instance_id))
 
-    async def hold(self, instance_id: str, held: bool) -> None:
-        self.held = self.held | {instance_id} if held else self.held - {instance_id}
-
     async def keep_spares(self, allowed: bool) -> int:
         ended, self.spares = (0, self.spares) if allowed else (self.spares, 0)
         return ended
@@ -86,10 +82,10 @@ class MadeUp(Plain):
         self.done.append(("end", instance_id))
 
     def pass_ms(self, ms: int) -> None:
-        yielding = [name for name in self.wants if self.standing.get(name) == "last" and name not in self.held]
-        left = 2000 - sum(wanted for name, wanted in self.wants.items() if name not in yielding and name not in self.held)
+        yielding = [name for name in self.wants if self.standing.get(name) == "last"]
+        left = 2000 - sum(wanted for name, wanted in self.wants.items() if name not in yielding)
         for name, wanted in self.wants.items():
-            may = 0 if name in self.held else max(0, left) // len(yielding) if name in yielding else 1000
+            may = max(0, left) // len(yielding) if name in yielding else 1000
             self.used_us[name] = self.used_us.get(name, 0) + min(wanted, may) * ms
 
     def pass_second(self) -> None:
@@ -168,9 +164,6 @@ async def test_who_has_its_turn_comes_after_the_modest_and_before_those_who_yiel
     assert node.runtime.standing == {"hog": "later", "other": "last", "small": "first"}
 
 
-HOGS = {f"hog{number}": 1000 for number in range(6)}
-
-
 class LivingClock(HandClock):
     """While the keeper sleeps, instances work; when it is over, whoever sleeps is ended."""
 
@@ -186,69 +179,18 @@ class LivingClock(HandClock):
         self.at_ms += delay_ms
 
 
-async def run_for(runtime: MadeUp, seconds: int) -> list[int]:
-    """The keeper's own loop: how many were held whenever it slept."""
-    node, held = Node(runtime), list[int]()
-
-    class Watched(LivingClock):
-        async def sleep_ms(self, delay_ms: int) -> None:
-            held.append(len(self.runtime.held))
-            await super().sleep_ms(delay_ms)
-
+async def test_its_own_loop_looks_once_a_second_and_leaves_nothing_unused() -> None:
+    hogs = {f"hog{number}": 1000 for number in range(6)}
+    runtime = MadeUp({**hogs, "small": 10})
+    node = Node(runtime)
     settings = KeeperSettings(market=MarketSettings(capacity_millicores=2000))
-    keeper = MarketKeeper(runtime, lambda: node.wanted, node.gauge, Watched(runtime, seconds), settings)
+    keeper = MarketKeeper(runtime, lambda: node.wanted, node.gauge, LivingClock(runtime, 31), settings)
     with pytest.raises(asyncio.CancelledError):
         await keeper.run()
-    return held
-
-
-async def test_of_many_who_yield_as_many_run_as_there_are_cpus_in_turn_and_nothing_is_left_unused() -> None:
-    runtime = MadeUp({**HOGS, "small": 10})
-    held = await run_for(runtime, 31)
-    assert max(held[5:]) == 4
-    assert max(held) == 4
-    got = [runtime.used_us[name] for name in HOGS]
+    got = [runtime.used_us[name] for name in hogs]
     assert sum(got) > 0.97 * 2_000_000 * 31 - 10_000 * 31
     assert max(got) < 1.2 * min(got)
-    assert runtime.standing["small"] == "first"
-
-
-async def test_an_agent_that_ends_holds_nobody() -> None:
-    runtime = MadeUp({**HOGS, "small": 10})
-    assert max(await run_for(runtime, 10)) > 0
-    assert runtime.held == set()
-
-
-async def test_whom_a_killed_agent_held_is_let_go_at_the_first_look_of_the_next() -> None:
-    runtime = MadeUp({**HOGS, "small": 10}, held={"hog0", "hog1"})
-    await Node(runtime).seconds(1)
-    assert runtime.held == set()
-
-
-class Resting(MadeUp):
-    """After ten seconds nobody wants anything any more."""
-
-    def pass_ms(self, ms: int) -> None:
-        super().pass_ms(ms)
-        if sum(self.used_us.values()) > 10 * 2_000_000:
-            self.wants = dict.fromkeys(self.wants, 0)
-
-
-async def test_who_yields_and_sleeps_is_held_no_longer_than_till_its_turn() -> None:
-    held = await run_for(Resting({**HOGS, "small": 10}), 20)
-    assert max(held) == 4
-    assert held[-1] == 0
-
-
-async def test_who_runs_in_turn_is_told_so() -> None:
-    node = Node(MadeUp({**HOGS, "small": 10}))
-    await node.seconds(3)
-    assert node.keeper.usage(InstanceId("hog0")).held.endswith("nobody else wants the CPU, in turn with 5 others")
-
-
-async def test_two_who_yield_have_a_cpu_each() -> None:
-    runtime = MadeUp({"hog": 1000, "other": 1000, "small": 10})
-    assert max(await run_for(runtime, 10)) == 0
+    assert runtime.standing == {**dict.fromkeys(hogs, "last"), "small": "first"}
 
 
 async def test_a_new_process_of_a_hog_is_told_anew() -> None:

@@ -53,7 +53,6 @@ class NoSuchInstance(RuntimeFault):
 class Capabilities(Record):
     """What this runtime can do on this machine. `missing` names what it cannot, with the reason.
 
-    `gathers`: the kernel compares all who yield with the others as one; where not, they are to be held in turn (`Runtime.hold`).
     `classes`: the isolation classes that it offers, each with its engine; a node's features follow from them.
     """
 
@@ -61,7 +60,6 @@ class Capabilities(Record):
     limits: bool  # memory and CPU limits are enforced
     sleep: bool
     egress: bool
-    gathers: bool = False
     missing: tuple[tuple[str, str], ...] = ()
     classes: tuple[tuple[IsolationClass, EngineFacts], ...] = ()
 
@@ -126,13 +124,6 @@ class Runtime(Protocol):
         """How it stands among those that want the CPU, until the next word or the next process; its limits stay."""
         ...
 
-    async def hold(self, instance_id: str, held: bool) -> None:
-        """Held, it gets next to no CPU until the next word (`throttle` is one too) or the next process. Cheap.
-
-        `attach` leaves it as it is: whoever takes over says a word about each.
-        """
-        ...
-
     async def drop(self, instance_id: str, reason: str) -> None:
         """No process until a request comes. `Unsupported` for one that no request wakes."""
         ...
@@ -187,9 +178,6 @@ class Plain:
 
     async def throttle(self, instance_id: str, standing: Standing) -> None:
         raise _unsupported("throttle")
-
-    async def hold(self, instance_id: str, held: bool) -> None:
-        raise _unsupported("hold")
 
     async def drop(self, instance_id: str, reason: str) -> None:
         raise _unsupported("drop")

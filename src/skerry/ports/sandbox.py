@@ -159,7 +159,7 @@ class SandboxStats(Record):
     descriptors: int = 0
     descriptors_max: int = 0
 
-    def against(self, limits: SandboxLimits, *, log_lost: bool = False, ran_out: bool = False, held: bool = False) -> Seen:
+    def against(self, limits: SandboxLimits, *, log_lost: bool = False, ran_out: bool = False) -> Seen:
         """What tells which of its limits it has come to."""
         return Seen(
             memory_mib_max=limits.memory_mib_max,
@@ -168,7 +168,6 @@ class SandboxStats(Record):
             forks_refused=self.forks_refused,
             oom_kills=self.oom_kills,
             throttled_us=self.throttled_us,
-            held=held,
             disk_bytes=self.disk_bytes,
             disk_bytes_max=self.disk_bytes_max,
             disk_files=self.disk_files,
@@ -269,13 +268,6 @@ class Sandbox(Protocol):
 
     async def resize(self, limits: SandboxLimits) -> None:
         """New limits, without a restart; raises `SandboxError` when what is in use above a lower one cannot be reclaimed."""
-        ...
-
-    async def hold(self, held: bool, cpu_millicores_max: int) -> None:
-        """Held, it gets next to no CPU until the next word (`resize` is one too), else as much as said. It is not asked.
-
-        Cheap, and of whoever has "resize". Ending it lifts it.
-        """
         ...
 
     async def squeeze(self) -> None:

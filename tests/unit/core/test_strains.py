@@ -80,13 +80,6 @@ def test_a_moment_at_the_cpu_limit_is_nothing_and_a_fifth_of_a_window_is() -> No
     assert "500 m" in hard.strains[0].text
 
 
-def test_what_the_market_held_back_is_not_its_cpu_limit() -> None:
-    state = seen(seen(Strained(), T0), T0 + 10_000, throttled_us=9_000_000, held=True)
-    assert limits(state) == []
-    assert limits(seen(state, T0 + 20_000, throttled_us=9_500_000)) == []
-    assert limits(seen(state, T0 + 20_000, throttled_us=12_000_000)) == ["cpu"]
-
-
 def test_the_cpu_of_the_next_process_is_looked_at_anew() -> None:
     state = seen(Strained(), T0, throttled_us=90_000_000)
     state = seen(state, T0 + 9_000, throttled_us=0)

@@ -19,7 +19,6 @@ from skerry.kit.record import Record
 # Weight that those who come later keep: so much that idle ones do not come near it, so little that who wakes up is never found to
 # have had more than its part already, and made to wait.
 LATER_PART = 16
-HELD_QUOTA_US, HELD_PERIOD_US = 1_000, 1_000_000  # what who is held gets: the least that kernels take
 MOVE_ROUNDS_MAX = 4  # of looking for threads that were started meanwhile
 SMALL_BYTES = 16_384  # of files of some lines: the longest, memory.stat, has 3,000
 KILL_S_MAX = 30.0  # a killed process is gone in a few ms, unless the disk hangs or a busy machine lets nobody end
@@ -89,13 +88,6 @@ class Group(Protocol):
         """Raises `CgroupError`; limits that this kernel has no controller for are left out (see `Tree.limits`)."""
         ...
 
-    def hold(self, held: bool, cpu_millicores: int | None) -> None:
-        """Held, it gets next to no CPU until the next word (`limit` is one too), else `cpu_millicores`. Raises `CgroupError`.
-
-        A matter of some 50 µs: only the quota is written.
-        """
-        ...
-
     def allow_swap(self, allowed: bool) -> None:
         """Awake groups may not swap, so that a memory limit is one; allowed for the moment of `squeeze`."""
         ...
@@ -144,7 +136,7 @@ class Tree(Protocol):
 
     @property
     def gathers(self) -> bool:
-        """To the kernel all who yield are one; False while there is no group to see it by."""
+        """To the kernel all who yield are one group."""
         ...
 
     def create(self, name: str) -> Group: ...

@@ -9,14 +9,11 @@ one idle group for all of them, `<tree>~yields`. Whoever wakes up meets one that
 """
 
 import contextlib
-import glob
 import os
 import signal
 from pathlib import Path
 
 from skerry.adapters.cgroup.base import (
-    HELD_PERIOD_US,
-    HELD_QUOTA_US,
     CgroupError,
     DiskLimits,
     Limits,
@@ -67,17 +64,11 @@ class V1Group:
     def limit(self, limits: Limits) -> None:
         memory = UNLIMITED if limits.memory_bytes is None else limits.memory_bytes
         self._set("memory", "memory.limit_in_bytes", str(memory))
-        self.hold(False, limits.cpu_millicores)
+        self._allow(limits.cpu_millicores)
         self._weigh(limits)
         self._set("pids", "pids.max", "max" if limits.pids is None else str(limits.pids))
         if limits.disk is not None:
             self._limit_disk(limits.disk)
-
-    def hold(self, held: bool, cpu_millicores: int | None) -> None:
-        own = UNLIMITED if cpu_millicores is None else max(QUOTA_US_LEAST, cpu_millicores * PERIOD_US // 1000)
-        for place in self._cpu_places():
-            write(place / "cpu.cfs_period_us", str(HELD_PERIOD_US if held else PERIOD_US))
-            write(place / "cpu.cfs_quota_us", str(HELD_QUOTA_US if held else own))
 
     def allow_swap(self, allowed: bool) -> None:
         """Of the groups within it too: each has a number of its own."""
@@ -157,6 +148,12 @@ class V1Group:
         self._set("blkio", "blkio.throttle.read_iops_device", f"{disk.device} {disk.read_ops_per_s}")
         self._set("blkio", "blkio.throttle.write_iops_device", f"{disk.device} {disk.write_ops_per_s}")
 
+    def _allow(self, cpu_millicores: int | None) -> None:
+        quota = UNLIMITED if cpu_millicores is None else max(QUOTA_US_LEAST, cpu_millicores * PERIOD_US // 1000)
+        for place in self._cpu_places():
+            write(place / "cpu.cfs_period_us", str(PERIOD_US))
+            write(place / "cpu.cfs_quota_us", str(quota))
+
     def _weigh(self, limits: Limits) -> None:
         if "cpu" in self._paths:
             file, idle_file = self._file("cpu", "cpu.shares"), self._file("cpu", "cpu.idle")
@@ -178,7 +175,7 @@ class V1Group:
             raise CgroupError(f"{error.filename}: {error.strerror}") from error
         write(aside.parent / "cpu.idle", "1")
         write(aside / "cpu.shares", str(limits.cpu_shares))
-        self.hold(False, limits.cpu_millicores)
+        self._allow(limits.cpu_millicores)
         move_threads_below(home, aside)
 
     def _bring_back(self) -> None:
@@ -228,7 +225,7 @@ class V1Tree:
 
     @property
     def gathers(self) -> bool:
-        return "cpu" in self._mounts and any(self._mounts["cpu"].glob(f"{glob.escape(self._prefix)}*/cpu.idle"))
+        return self._yielding is not None
 
     def create(self, name: str) -> V1Group:
         group = self.open(name)

@@ -6,8 +6,6 @@ import signal
 from pathlib import Path
 
 from skerry.adapters.cgroup.base import (
-    HELD_PERIOD_US,
-    HELD_QUOTA_US,
     CgroupError,
     DiskLimits,
     Limits,
@@ -53,7 +51,8 @@ class V2Group:
     def limit(self, limits: Limits) -> None:
         memory = "max" if limits.memory_bytes is None else str(limits.memory_bytes)
         self._set("memory.max", memory)
-        self.hold(False, limits.cpu_millicores)
+        quota = "max" if limits.cpu_millicores is None else str(limits.cpu_millicores * PERIOD_US // 1000)
+        self._set("cpu.max", f"{quota} {PERIOD_US}")
         if (self.path / "cpu.weight").exists():
             weight, idle = _weight(weight_of(limits)), limits.cpu_standing == "last"
             write_weight(self.path / "cpu.weight", self.path / "cpu.idle", idle=idle, value=weight, least=WEIGHT_LEAST)
@@ -61,10 +60,6 @@ class V2Group:
         self._set("pids.max", "max" if limits.pids is None else str(limits.pids))
         if limits.disk is not None:
             self._set("io.max", _io_max(limits.disk))
-
-    def hold(self, held: bool, cpu_millicores: int | None) -> None:
-        own = "max" if cpu_millicores is None else str(cpu_millicores * PERIOD_US // 1000)
-        self._set("cpu.max", f"{HELD_QUOTA_US} {HELD_PERIOD_US}" if held else f"{own} {PERIOD_US}")
 
     def allow_swap(self, allowed: bool) -> None:
         write_if_there(self.path / "memory.swap.max", "max" if allowed else "0")

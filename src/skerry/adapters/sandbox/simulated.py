@@ -276,9 +276,6 @@ class SimulatedSandbox:
             raise SandboxError(f"{limits.memory_mib_max} MiB: more is in use")
         self._box.limits = limits
 
-    async def hold(self, held: bool, cpu_millicores_max: int) -> None:
-        self._need("resize")
-
     async def squeeze(self) -> None:
         self._need("squeeze")
 

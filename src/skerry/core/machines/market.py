@@ -49,7 +49,6 @@ class Trader(Record):
     cpu_us: int
     waited: float | None = None  # share of the time in which it had to wait for the CPU; None: not known
     background: bool = False  # work that nobody waits for: it always yields
-    starved: bool = False  # it was held in favour of others who yield, and would have used more (`turns`)
 
 
 class Account(Record):
@@ -75,7 +74,6 @@ class Grant(Record):
     """`millicores`: what it can count on, its limit or its floor. `reason` for people, empty when nothing holds it back.
 
     Who yields is "last"; who has its turn comes "later" than those who stay within their part, and before those who yield.
-    `presses`: it yields, and wants more than its part all the same.
     """
 
     id: str
@@ -84,7 +82,6 @@ class Grant(Record):
     credit_us: int
     used_millicores: int
     reason: str = ""
-    presses: bool = False
 
 
 WORKING_MILLICORES = 5  # who uses less does nothing to speak of
@@ -121,8 +118,6 @@ def _used(account: Account | None, trader: Trader, elapsed_ms: int) -> int:
 
 def _wanted(trader: Trader, used: int) -> float:
     """At most so many millicores, if it had not had to wait."""
-    if trader.starved:
-        return max(trader.share_millicores, trader.most_millicores, ALWAYS_MILLICORES)
     return used + (trader.waited or 0.0) * 1000
 
 
@@ -206,5 +201,4 @@ def _grant(trader: Trader, account: Account, floor: int) -> Grant:
         credit_us=account.credit_us,
         used_millicores=account.used_millicores,
         reason=reason,
-        presses=last and _wanted(trader, account.used_millicores) > floor,
     )

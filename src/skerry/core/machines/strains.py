@@ -22,7 +22,7 @@ class StrainSettings(Record):
 
 class Seen(Record):
     """One look. Counters grow in the life of one process; a maximum of 0: it cannot be told. `log_lost`: lines of it, since the
-    last look. `ran_out`: its process has just ended for lack of memory. `held`: for others' sake it was held back."""
+    last look. `ran_out`: its process has just ended for lack of memory."""
 
     memory_mib_max: int
     pids_max: int
@@ -30,7 +30,6 @@ class Seen(Record):
     forks_refused: int = 0
     oom_kills: int = 0
     throttled_us: int = 0
-    held: bool = False
     disk_bytes: int = 0
     disk_bytes_max: int = 0
     disk_files: int = 0
@@ -105,14 +104,14 @@ def _full(used: int, most: int, settings: StrainSettings) -> bool:
 
 def _held(before: Strained, seen: Seen, now_ms: int, settings: StrainSettings) -> bool:
     elapsed_ms = now_ms - before.window_ms
-    if seen.held or not before.window_ms or elapsed_ms < settings.cpu_window_ms:
+    if not before.window_ms or elapsed_ms < settings.cpu_window_ms:
         return False
     return (seen.throttled_us - before.window_throttled_us) * 100 >= elapsed_ms * 1000 * settings.cpu_percent
 
 
 def _window(before: Strained, seen: Seen, now_ms: int, settings: StrainSettings) -> Strained:
     """The next one begins where this one is over, with each new process, and when nobody but itself holds it any more."""
-    over = seen.held or not before.window_ms or now_ms - before.window_ms >= settings.cpu_window_ms
+    over = not before.window_ms or now_ms - before.window_ms >= settings.cpu_window_ms
     if over or seen.throttled_us < before.window_throttled_us:
         return msgspec.structs.replace(before, window_ms=now_ms, window_throttled_us=seen.throttled_us)
     return before

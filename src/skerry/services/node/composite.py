@@ -135,9 +135,6 @@ class CompositeRuntime:
     async def throttle(self, instance_id: str, standing: Standing) -> None:
         await self._of(instance_id).throttle(instance_id, standing)
 
-    async def hold(self, instance_id: str, held: bool) -> None:
-        await self._of(instance_id).hold(instance_id, held)
-
     async def drop(self, instance_id: str, reason: str) -> None:
         await self._of(instance_id).drop(instance_id, reason)
 

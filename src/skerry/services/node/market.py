@@ -1,6 +1,6 @@
 """The node's market: looks once a second who uses what, and tells the runtime who yields the CPU to whom from now on.
 
-    runtime.cpu_us, gauge ──► core.machines.market ──► runtime.throttle ──► turns of those who yield (`turns`)
+    runtime.cpu_us, gauge ──► core.machines.market ──► runtime.throttle
                         └──► core.machines.memory ──► runtime.sleep, drop, restart
 
 What it decides holds until the next look, so when the agent is away the last word stays; a new process yields to nobody.
@@ -13,7 +13,6 @@ import structlog
 
 from skerry.core.machines.market import WORKING_MILLICORES, Grant, Market, MarketSettings, Trader, trade
 from skerry.core.machines.memory import MIB, MemorySettings, Relief, Tenant, is_short, relieve
-from skerry.core.machines.turns import TurnSettings
 from skerry.core.types.app import Version
 from skerry.core.types.ids import InstanceId
 from skerry.core.types.slices import NodeInstance, ObservedInstance
@@ -23,20 +22,18 @@ from skerry.ports.clock import Clock
 from skerry.ports.pressure import Gauge, Pressure
 from skerry.ports.runtime import NoSuchInstance, Runtime, RuntimeFault
 from skerry.ports.sandbox import SandboxError, SandboxStats
-from skerry.services.node.turns import REFUSALS, TurnKeeper
 
 log = structlog.get_logger()
 
+REFUSALS = (RuntimeFault, SandboxError, OSError)
 BACKGROUND_PRIORITY = 10  # apps of this priority or less are work that nobody waits for
 
 
 class KeeperSettings(Record):
-    """`throttle` False: shares and limits alone decide, as without a market. `turns`: whether those who yield are held
-    in turn; None: where the kernel does not compare all of them with the others as one."""
+    """`throttle` False: shares and limits alone decide, as without a market."""
 
     look_ms: int = 1_000
     throttle: bool = True
-    turns: bool | None = None
     market: MarketSettings = MarketSettings()
     memory: MemorySettings = MemorySettings()
 
@@ -82,22 +79,13 @@ class MarketKeeper:
         self._told: dict[str, Standing] = {}  # by instance and process, the last word that arrived
         self._rests: dict[str, _Rest] = {}
         self._seen: dict[str, _Seen] = {}
-        cpus = max(1, self._settings.market.capacity_millicores // 1000)
-        self._turns = TurnKeeper(runtime, gauge, clock, TurnSettings(cpus=cpus))
         self.grants: tuple[Grant, ...] = ()  # the last ones
 
     async def run(self) -> None:
         self._pressure = self._gauge.read()
-        look_at_ms = self._clock.monotonic_ms() + self._settings.look_ms
-        try:
-            while True:
-                await self._clock.sleep_ms(max(0, min(look_at_ms, self._turns.due_ms or look_at_ms) - self._clock.monotonic_ms()))
-                if self._clock.monotonic_ms() >= look_at_ms:
-                    await self.step()
-                    look_at_ms = self._clock.monotonic_ms() + self._settings.look_ms
-                await self._turns.end_if_due()
-        finally:
-            await self._turns.aclose()
+        while True:
+            await self._clock.sleep_ms(self._settings.look_ms)
+            await self.step()
 
     async def step(self) -> None:
         """Look once and act."""
@@ -126,7 +114,7 @@ class MarketKeeper:
             granted_millicores=grant.millicores if grant else limits.cpu_millicores_max,
             limit_millicores=limits.cpu_millicores_max,
             credit_us=grant.credit_us if grant else 0,
-            held=f"{grant.reason}{self._turns.about(instance_id)}" if grant else "",
+            held=grant.reason if grant else "",
             cpu_us=stats.cpu_us,
             throttled_us=stats.throttled_us,
             memory_bytes=stats.memory_bytes,
@@ -160,7 +148,6 @@ class MarketKeeper:
                 wanted[one.id],
                 used_us[one.id],
                 waited=self._share_waited(processes[one.id], queued, elapsed_us),
-                starved=one.id in self._turns.starved,
             )
             for one in seen
             if one.state in ("running", "asleep")
@@ -178,9 +165,6 @@ class MarketKeeper:
         self._told = {process: standing for process, standing in self._told.items() if process in running}
         for grant in self.grants:
             await self._tell(grant, processes[InstanceId(grant.id)])
-        if not self._runtime.capabilities.gathers if self._settings.turns is None else self._settings.turns:
-            pids = {str(one.id): one.pid for one in seen if one.pid is not None}
-            await self._turns.seat(self.grants, pids, rest_millicores=free)
 
     def _may_wait(self, name: InstanceId) -> bool:
         """Whether it makes a difference how long it waited: there are many threads to ask, of many instances that do nothing."""
@@ -196,7 +180,6 @@ class MarketKeeper:
         if self._told.get(process) == grant.standing:
             return
         try:
-            await self._turns.release(grant.id, known=process in self._told)
             await self._runtime.throttle(grant.id, grant.standing)
         except REFUSALS as error:
             log.debug("not_throttled", instance=grant.id, error=str(error))
@@ -281,7 +264,7 @@ def _is_program(version: Version) -> bool:
     return version.program is not None or version.isolation != "sandbox"
 
 
-def _trader(wanted: NodeInstance, cpu_us: int, *, waited: float | None, starved: bool) -> Trader:
+def _trader(wanted: NodeInstance, cpu_us: int, *, waited: float | None) -> Trader:
     limits = wanted.version.limits
     return Trader(
         id=wanted.id,
@@ -289,6 +272,5 @@ def _trader(wanted: NodeInstance, cpu_us: int, *, waited: float | None, starved:
         most_millicores=limits.cpu_millicores_max,
         cpu_us=cpu_us,
         waited=waited,
-        starved=starved,
         background=wanted.priority <= BACKGROUND_PRIORITY,
     )

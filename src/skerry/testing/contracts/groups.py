@@ -63,23 +63,6 @@ def the_quota_holds_a_process_back(tree: Tree) -> None:
         assert group.cpu_us() >= used_us > 0
 
 
-def who_is_held_stands_nearly_still_until_it_is_let_go_or_ended(tree: Tree) -> None:
-    with made(tree, "held", Limits(cpu_millicores=1000)) as group, running(group, spin):
-        until(lambda: group.usage().cpu_us > 10_000)
-        group.hold(True, 1000)
-        until(lambda: group.usage().throttled_us > 0)
-        before_us = group.usage().cpu_us
-        group.hold(False, 1000)  # held, it would need minutes
-        until(lambda: group.usage().cpu_us > before_us + 200_000)
-    with made(tree, "held") as group:
-        child = born(group, spin)
-        until(lambda: group.usage().cpu_us > 10_000)
-        group.hold(True, None)
-        until(lambda: group.usage().throttled_us > 0)
-        group.kill()
-        os.waitpid(child, 0)
-
-
 def who_yields_runs_when_nobody_else_does(tree: Tree) -> None:
     """Both on one CPU, whatever else it does."""
     with made(tree, "first") as first, made(tree, "second") as second, running(second, spin), running(first, spin):
@@ -197,7 +180,6 @@ CHECKS: tuple[Callable[[Tree], None], ...] = (
     memory_is_limited,
     processes_are_limited,
     the_quota_holds_a_process_back,
-    who_is_held_stands_nearly_still_until_it_is_let_go_or_ended,
     who_comes_later_has_long_slices_while_it_does,
     two_who_yield_share_what_is_left_and_come_back,
     weights_divide_a_cpu,

@@ -129,9 +129,6 @@ class SimSandbox:
     async def resize(self, limits: SandboxLimits) -> None:
         limited(self._living(), limits)
 
-    async def hold(self, held: bool, cpu_millicores_max: int) -> None:
-        self._living()
-
     async def squeeze(self) -> None:
         self._living()
 

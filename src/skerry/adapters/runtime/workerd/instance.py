@@ -81,7 +81,6 @@ class Instance:
         self._replacing: asyncio.Task[None] | None = None
         self._verdict = ""  # why the process that runs was ended by us
         self._strained = Strained()
-        self._held, self._was_held = False, False  # by the market: now, and at some time since the last look
 
     @property
     def version(self) -> Version:
@@ -187,8 +186,7 @@ class Instance:
         """Measure it, and see which of its limits it has come to."""
         stats, before = self.stats(), self._strained
         self.memory_bytes = stats.memory_bytes
-        held, self._was_held = self._was_held, self._held
-        seen = stats.against(self._most(), log_lost=log_lost, ran_out=ran_out, held=held)
+        seen = stats.against(self._most(), log_lost=log_lost, ran_out=ran_out)
         self._strained = strains.look(before, seen, now_ms(), self._around.settings.strains)
         for strain in self._strained.since(before):
             log.warning("limit_reached", instance=self.wanted.id, limit=strain.limit, text=strain.text)
@@ -229,14 +227,6 @@ class Instance:
         group = self.process.group if self.process else None
         if group is not None and self.life.state in ("running", "asleep"):
             group.limit(replace(self._limits(self._around.settings.cpu_shares), cpu_standing=standing))
-            self._held = False
-
-    def hold(self, held: bool) -> None:
-        """For now, as `throttle`."""
-        group = self.process.group if self.process else None
-        if group is not None and self.life.state in ("running", "asleep"):
-            group.hold(held, self.version.limits.cpu_millicores_max)
-            self._held, self._was_held = held, True
 
     def observed(self) -> ObservedInstance:
         return ObservedInstance(

@@ -119,7 +119,6 @@ class WorkerdRuntime(Plain):
             limits=limits,
             sleep=self.can_sleep,
             egress=True,
-            gathers=self.fleet.tree is not None and self.fleet.tree.gathers,
             missing=tuple(missing),
         )
 
@@ -208,12 +207,6 @@ class WorkerdRuntime(Plain):
         if instance is not None:
             with _as_faults(instance_id):
                 instance.throttle(standing)
-
-    async def hold(self, instance_id: str, held: bool) -> None:
-        instance = self._instances.get(InstanceId(instance_id))
-        if instance is not None:
-            with _as_faults(instance_id):
-                instance.hold(held)
 
     async def aclose(self, *, stop_instances: bool) -> None:
         if not self._begun:

@@ -165,13 +165,6 @@ class MicroVm(ABC):
         except CgroupError as error:
             raise SandboxError(f"new limits of {self.id}: {error}") from error
 
-    async def hold(self, held: bool, cpu_millicores_max: int) -> None:
-        """The guest need not know, and could not answer."""
-        try:
-            self.process.group.hold(held, cpu_millicores_max)
-        except CgroupError as error:
-            raise SandboxError(f"{self.id} cannot be held: {error}") from error
-
     @abstractmethod
     async def pause(self) -> None: ...
 

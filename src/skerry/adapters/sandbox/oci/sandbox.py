@@ -194,13 +194,6 @@ class OciSandbox:
         except CgroupError as error:
             raise SandboxError(f"{limits.memory_mib_max} MiB: more is in use than can be given back ({error})") from error
 
-    async def hold(self, held: bool, cpu_millicores_max: int) -> None:
-        self._need("resize")
-        try:
-            self._group().hold(held, cpu_millicores_max)
-        except CgroupError as error:
-            raise SandboxError(f"{self.id} cannot be held: {error}") from error
-
     async def squeeze(self) -> None:
         self._need("squeeze")
         group = self._group()

@@ -45,7 +45,6 @@ class ProgramInstance:
         self.stats = SandboxStats()
         self._still = 0  # how many keep it from answering
         self._strained = Strained()
-        self._held, self._was_held = False, False  # by the market: now, and at some time since the last look
         self.ready_at_ms = 0  # of this agent's monotonic clock: when it was last seen to become ready
         self._ground = ground
         self._save = save
@@ -207,20 +206,12 @@ class ProgramInstance:
         """Now, and for its next processes."""
         if self.sandbox is not None:
             await self.sandbox.resize(limits)
-            self._held = False
         self._keep(replace(self.kept, limits=limits))
 
     async def throttle(self, standing: Standing) -> None:
         """For now: its next process runs as any other again."""
         if self.sandbox is not None:
             await self.sandbox.resize(replace(limits_of(self.kept), cpu_standing=standing))
-            self._held = False
-
-    async def hold(self, held: bool) -> None:
-        """For now, as `throttle`."""
-        if self.sandbox is not None:
-            await self.sandbox.hold(held, limits_of(self.kept).cpu_millicores_max)
-            self._held, self._was_held = held, True
 
     async def end_for(self, reason: str) -> None:
         """As a crash with that reason."""
@@ -243,8 +234,7 @@ class ProgramInstance:
         """Measure it, and see which of its limits it has come to."""
         self.measure()
         before = self._strained
-        held, self._was_held = self._was_held, self._held
-        seen = self.stats.against(limits_of(self.kept), log_lost=log_lost, ran_out=ran_out, held=held)
+        seen = self.stats.against(limits_of(self.kept), log_lost=log_lost, ran_out=ran_out)
         self._strained = strains.look(before, seen, self._ground.clock.now_ms(), self._ground.settings.strains)
         for strain in self._strained.since(before):
             log.warning("limit_reached", instance=self.id, limit=strain.limit, text=strain.text)
@@ -401,7 +391,7 @@ class ProgramInstance:
         if sandbox is not None:
             await self._stop(sandbox, grace_ms)
         await undo(self._ground, self.kept, LAUNCHED)
-        self.sandbox, self._dirty, self._held = None, False, False
+        self.sandbox, self._dirty = None, False
         self.look()  # the next one counts anew
 
     async def _stop(self, sandbox: Sandbox, grace_ms: int) -> None:

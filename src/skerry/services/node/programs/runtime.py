@@ -198,12 +198,6 @@ class ProgramRuntime:
         with as_runtime_faults(instance_id):
             await instance.throttle(standing)
 
-    async def hold(self, instance_id: str, held: bool) -> None:
-        instance = self._instance(instance_id)
-        self._check(instance, "resize")
-        with as_runtime_faults(instance_id):
-            await instance.hold(held)
-
     async def drop(self, instance_id: str, reason: str) -> None:
         instance = self._instance(instance_id)
         if instance.kept.program().port is None:
