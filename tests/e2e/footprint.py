@@ -52,7 +52,11 @@ class Footprint:
         found += self._networks_of_programs()
         found += [f"somebody listens on {address}" for address, _ in _listeners() if address in self.listening]
         found += [f"unix socket {name}" for name in self._unix_sockets()]
-        found += [f"file {path}" for path in (self._run, self._data / "platform.json", self._data / "zram.json") if path.exists()]
+        found += [
+            f"file {path}"
+            for path in (self._run, *(self._data / name for name in ("platform.json", "zram.json", "fineturns.json")))
+            if path.exists()
+        ]
         found += [f"socket {path}" for path in self._data.rglob("*") if path.is_socket() or path.is_fifo()]
         return found
 

@@ -115,6 +115,9 @@ def up(
     images_max: ImagesMaxOption = 20_480,
     disk_limits: DiskLimitsOption = "200,100,4000,2000",
     zram: Annotated[bool, typer.Option("--zram/--no-zram", help="As root: make swap in memory, for sleeping apps.")] = True,
+    fine_turns: Annotated[
+        bool, typer.Option("--fine-turns/--no-fine-turns", help="As root: let the kernel end turns on the CPU exactly (HRTICK).")
+    ] = True,
     hook: HookOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -131,6 +134,7 @@ def up(
         suffix=suffix,
         example=example,
         zram=zram,
+        fine_turns=fine_turns,
         node_cpu_millicores=node_cpu,
         node_memory_mib=node_memory,
         overcommit_cpu=overcommit_cpu,

@@ -60,6 +60,7 @@ class Options(Record):
     suffix: str = "localhost"
     example: bool = True
     zram: bool = True  # make swap in compressed memory, where root and the kernel allow it and there is none
+    fine_turns: bool = True  # have turns on the CPU end exactly, where those who yield are no group of their own
     node_cpu_millicores: int | None = None
     node_memory_mib: int | None = None
     overcommit_cpu: float | None = None  # None: `CPU_OVERCOMMIT`, but 1 of what was given

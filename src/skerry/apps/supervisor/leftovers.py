@@ -12,7 +12,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from skerry.adapters import zram
+from skerry.adapters import fineturns, zram
 from skerry.adapters.cgroup.base import CgroupError
 from skerry.adapters.cgroup.probe import end_group, find_tree
 from skerry.adapters.cgroup.v1 import ALL
@@ -38,10 +38,12 @@ class Leftovers(Record):
     groups: tuple[str, ...] = ()
     sockets: tuple[str, ...] = ()
     swap: tuple[str, ...] = ()
+    switches: tuple[str, ...] = ()
     networks: tuple[str, ...] = ()
 
     def __bool__(self) -> bool:
-        return bool(self.processes or self.mounts or self.groups or self.sockets or self.swap or self.networks)
+        found = (self.processes, self.mounts, self.groups, self.sockets, self.swap, self.switches, self.networks)
+        return any(found)
 
     def __str__(self) -> str:
         kinds: tuple[tuple[str, tuple[int | str, ...]], ...] = (
@@ -50,6 +52,7 @@ class Leftovers(Record):
             ("control groups", self.groups),
             ("sockets", self.sockets),
             ("swap devices", self.swap),
+            ("switches of the kernel", self.switches),
             ("network devices and tables", self.networks),
         )
         return "; ".join(_shown(kind, items) for kind, items in kinds if items)
@@ -70,6 +73,8 @@ async def remove_leftovers(data: Path) -> Leftovers:
         await _remove_groups(tag)
     with contextlib.suppress(zram.ZramError):  # reported as a leftover
         zram.remove_swap(swap_record(data))
+    with contextlib.suppress(fineturns.FineTurnsError):  # reported as a leftover
+        fineturns.give_back(turns_record(data))
     for node in _nodes_with_networks(data):
         with contextlib.suppress(NetworkError, OSError):  # reported as a leftover
             networks.remove(node, run / node.name)
@@ -100,6 +105,7 @@ def find_leftovers(data: Path) -> Leftovers:
         groups=tuple(f"{group_tree(tag)}.{name}" for tag in tags for name in _groups(tag)),
         sockets=_sockets(run),
         swap=("zram",) if swap_record(data).exists() else (),
+        switches=("HRTICK",) if turns_record(data).exists() else (),
         networks=tuple(found for node in _nodes_with_networks(data) for found in networks.find(node, run / node.name)),
     )
 
@@ -128,6 +134,11 @@ def _nodes_with_networks(data: Path) -> tuple[Path, ...]:
 def swap_record(data: Path) -> Path:
     """What says that the platform made swap on zram, see `skerry.adapters.zram`."""
     return data / "zram.json"
+
+
+def turns_record(data: Path) -> Path:
+    """What says that the platform switched how turns end, see `skerry.adapters.fineturns`."""
+    return data / "fineturns.json"
 
 
 def group_tree(tag: str) -> str:

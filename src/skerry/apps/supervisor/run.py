@@ -9,7 +9,7 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from skerry.adapters import tools, zram
+from skerry.adapters import fineturns, tools, zram
 from skerry.adapters.cgroup.probe import find_tree
 from skerry.adapters.process.detached import write_private
 from skerry.apps.config import Engines
@@ -144,6 +144,8 @@ class Supervisor:
         )
         if layout.options.zram:
             self._make_swap()
+        if layout.options.fine_turns and tree is not None and not tree.gathers:
+            self._end_turns_exactly()
         planes.start(specs)
         await self._unless_ended(planes.wait_ready())
         if self._end.is_set():
@@ -172,6 +174,13 @@ class Supervisor:
             zram.ensure_swap(leftovers.swap_record(self._layout.data))
         except zram.ZramError as error:
             self._screen.note(f"Idle apps stay awake: {error}")
+
+    def _end_turns_exactly(self) -> None:
+        """Without it whoever wakes up beside many that yield may wait for a few ticks of the kernel."""
+        try:
+            fineturns.ensure(leftovers.turns_record(self._layout.data))
+        except fineturns.FineTurnsError as error:
+            self._screen.note(f"Busy neighbours are felt for longer: {error}")
 
     async def _fill(self) -> None:
         """Deploy the example if it is wanted, and wait until the apps there are serve again."""
