@@ -42,7 +42,8 @@ class Limits(Record):
     """What one group may use. None: no limit. `cpu_shares` weighs it against its neighbours (1024 is a plain process).
 
     `cpu_standing`: who is "last" runs where nobody else wants the CPU, and whoever wakes up takes its place at once (Linux 5.15;
-    before, it only has the least weight). Who comes "later" has a part of its weight, and its threads long slices (Linux 6.12).
+    before, it only has the least weight). Who comes "later" has a part of its weight. Both may have slices of another length
+    (Linux 6.12): a long one comes after whoever wakes up with a shorter one; a short one ends soon, where the kernel looks.
     """
 
     memory_bytes: int | None = None

@@ -10,6 +10,8 @@ import struct
 from collections.abc import Callable, Iterable
 
 LONG_NS = 100_000_000  # the most that the kernel takes; its own default is 0.7 to 2.8 ms
+SHORT_NS = 400_000  # as long as whoever wakes up may have to wait; much less, and changing from one to the other costs too much
+DEFAULT_NS = 0
 ROUNDS_MAX = 4  # of looking for threads that were started meanwhile
 
 _NUMBERS = {"x86_64": (314, 315), "aarch64": (274, 275)}  # sched_setattr, sched_getattr
@@ -19,8 +21,8 @@ _ORDINARY = (0, 3)  # SCHED_OTHER, SCHED_BATCH: the others have no slices
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def lengthen(threads: Callable[[], Iterable[int]], *, long: bool) -> None:
-    """`threads` lists ids, again and again until no new one is there. Not `long`: those that were made long get the default."""
+def set_slices(threads: Callable[[], Iterable[int]], slice_ns: int) -> None:
+    """`threads` lists ids, again and again until no new one is there. The default is for those whose slices were set here."""
     done = set[int]()
     for _ in range(ROUNDS_MAX):
         new = set(threads()) - done
@@ -28,7 +30,7 @@ def lengthen(threads: Callable[[], Iterable[int]], *, long: bool) -> None:
             return
         for thread in sorted(new):
             with contextlib.suppress(OSError):  # ended meanwhile, or not ours to change
-                _set(thread, long=long)
+                _set(thread, slice_ns)
         done |= new
 
 
@@ -39,11 +41,12 @@ def slice_ns(thread: int) -> int | None:
     return None
 
 
-def _set(thread: int, *, long: bool) -> None:
+def _set(thread: int, wanted_ns: int) -> None:
     attributes = _get(thread)
-    if attributes[1] not in _ORDINARY or (attributes[_RUNTIME] == LONG_NS) == long:
+    is_ours = attributes[_RUNTIME] in (LONG_NS, SHORT_NS)
+    if attributes[1] not in _ORDINARY or attributes[_RUNTIME] == wanted_ns or (wanted_ns == DEFAULT_NS and not is_ours):
         return
-    attributes[_RUNTIME] = LONG_NS if long else 0
+    attributes[_RUNTIME] = wanted_ns
     packed = struct.pack(_FORM, *attributes)
     _call(0, thread, packed, 0)
 

@@ -34,7 +34,7 @@ from skerry.adapters.cgroup.base import (
     write_if_there,
     write_weight,
 )
-from skerry.adapters.cgroup.slices import lengthen
+from skerry.adapters.cgroup.slices import DEFAULT_NS, LONG_NS, set_slices
 from skerry.adapters.cgroup.v2 import PERIOD_US
 
 CONTROLLERS = ("memory", "cpu", "cpuacct", "pids")
@@ -161,7 +161,8 @@ class V1Group:
             if not idle:
                 self._bring_back()
             write_weight(file, idle_file, idle=idle, value=str(weight_of(limits)), least=SHARES_LEAST)
-            lengthen(lambda: read_threads_below(self._paths["cpu"], "tasks"), long=limits.cpu_standing == "later")
+            slice_ns = LONG_NS if limits.cpu_standing == "later" else DEFAULT_NS
+            set_slices(lambda: read_threads_below(self._paths["cpu"], "tasks"), slice_ns)
             if idle and self._aside is not None and idle_file.exists():
                 self._set_aside(self._aside, limits)
 

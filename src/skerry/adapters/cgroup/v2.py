@@ -24,7 +24,7 @@ from skerry.adapters.cgroup.base import (
     write_if_there,
     write_weight,
 )
-from skerry.adapters.cgroup.slices import lengthen
+from skerry.adapters.cgroup.slices import DEFAULT_NS, SHORT_NS, set_slices
 
 CONTROLLERS = ("memory", "cpu", "pids", "io")
 PERIOD_US = 100_000  # the kernel's default period of CPU quotas
@@ -56,7 +56,8 @@ class V2Group:
         if (self.path / "cpu.weight").exists():
             weight, idle = _weight(weight_of(limits)), limits.cpu_standing == "last"
             write_weight(self.path / "cpu.weight", self.path / "cpu.idle", idle=idle, value=weight, least=WEIGHT_LEAST)
-            lengthen(lambda: read_threads_below(self.path, "cgroup.threads"), long=limits.cpu_standing == "later")
+            slice_ns = DEFAULT_NS if limits.cpu_standing == "first" else SHORT_NS
+            set_slices(lambda: read_threads_below(self.path, "cgroup.threads"), slice_ns)
         self._set("pids.max", "max" if limits.pids is None else str(limits.pids))
         if limits.disk is not None:
             self._set("io.max", _io_max(limits.disk))

@@ -16,7 +16,8 @@ from collections.abc import Callable, Generator
 from pathlib import Path
 
 from skerry.adapters.cgroup.base import DiskLimits, Group, Limits, Tree
-from skerry.adapters.cgroup.slices import LONG_NS, slice_ns
+from skerry.adapters.cgroup.slices import LONG_NS, SHORT_NS, slice_ns
+from skerry.core.types.usage import Standing
 
 DEADLINE_S = 20
 MIB = 1 << 20
@@ -94,7 +95,7 @@ def two_who_yield_share_what_is_left_and_come_back(tree: Tree) -> None:
     assert tree.names() == ()
 
 
-def who_comes_later_has_long_slices_while_it_does(tree: Tree) -> None:
+def who_does_not_come_first_has_slices_of_its_own_while_it_does(tree: Tree) -> None:
     """In all threads, where the kernel has slices."""
 
     def two_threads() -> None:
@@ -105,10 +106,11 @@ def who_comes_later_has_long_slices_while_it_does(tree: Tree) -> None:
         until(lambda: len(threads_of(child)) == 2)
         threads = threads_of(child)
         usual = {slice_ns(thread) for thread in threads}
-        group.limit(Limits(cpu_standing="later"))
-        assert {slice_ns(thread) for thread in threads} == {LONG_NS} or usual == {0}
-        group.limit(Limits(cpu_standing="last"))
-        assert {slice_ns(thread) for thread in threads} == usual
+        later, last = ({LONG_NS}, usual) if tree.gathers else ({SHORT_NS}, {SHORT_NS})
+        standings: tuple[tuple[Standing, object], ...] = (("later", later), ("last", last), ("first", usual))
+        for standing, slices in standings:
+            group.limit(Limits(cpu_standing=standing))
+            assert {slice_ns(thread) for thread in threads} == slices or usual == {0}
 
 
 def weights_divide_a_cpu(tree: Tree) -> None:
@@ -180,7 +182,7 @@ CHECKS: tuple[Callable[[Tree], None], ...] = (
     memory_is_limited,
     processes_are_limited,
     the_quota_holds_a_process_back,
-    who_comes_later_has_long_slices_while_it_does,
+    who_does_not_come_first_has_slices_of_its_own_while_it_does,
     two_who_yield_share_what_is_left_and_come_back,
     weights_divide_a_cpu,
     who_yields_runs_when_nobody_else_does,
