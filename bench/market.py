@@ -25,6 +25,7 @@ from typing import Literal
 
 from msgspec.structs import replace
 
+from _bare_node import keeper_ms
 from _measure import Report, median, percentile, spread
 from _platform import CPU_SHARES
 from skerry.adapters.cgroup.base import Group, Tree
@@ -46,6 +47,7 @@ from skerry.testing.workerd_node import TEST_SETTINGS, WorkerdNode, is_root
 
 GOAL = 1.5  # times the victim's p99 alone
 RATE = 50.0
+INSTANCES, KEEPER_PERCENT = 200, 1.0
 LIMITS = Limits(memory_mib_max=64, cpu_millicores_max=1000, reserve=Resources(cpu_millicores=100, memory_mib=12, disk_mib=1))
 WORK = """export default { fetch() {
   let x = 0; for (let i = 0; i < %d; i++) x = (x * 31 + i) | 0;
@@ -222,6 +224,13 @@ async def measure(bench: Bench, report: Report, hogs: Sequence[int], options: ar
         report.claim(f"beside {count} hostile, throttled: times alone", worst / base, at_most=GOAL)
 
 
+async def looks() -> float:
+    """In percent, with groups of plain processes."""
+    tree, problem = find_tree(f"skerry-bench-looks-{os.getpid()}")
+    assert tree is not None, problem
+    return await keeper_ms(tree, INSTANCES) / 10
+
+
 def row(neighbours: str, way: str, found: list[Seen], base: float) -> dict[str, object]:
     p99 = [seen.p99 for seen in found]
     return {
@@ -248,6 +257,7 @@ async def main(options: argparse.Namespace) -> int:
         bench = Bench(node, await node.open(), tree, max(hogs))
         await bench.start()
         await measure(bench, report, hogs, options)
+        report.claim(f"a look each second at {INSTANCES} instances, of a CPU", await looks(), at_most=KEEPER_PERCENT, unit="%")
     finally:
         await node.clean_up()
         tree.remove()

@@ -21,17 +21,23 @@ FINIT_MODULE = 313  # the system call's number on x86-64
 HOLDS, FAILS, DONE = "holds", "fails", "done"
 
 
-def main() -> None:
+def mount_all() -> None:
+    """What a program expects of a machine, where it is the first process."""
     libc = ctypes.CDLL(None, use_errno=True)
     for kind, place in MOUNTS:
         Path(place).mkdir(exist_ok=True)
         if libc.mount(kind.encode(), place.encode(), kind.encode(), 0, None) != 0:
             raise OSError(ctypes.get_errno(), f"mount {place}")
+
+
+def main() -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    mount_all()
     tree, problem = find_tree("skerry-guest")
     say(f"{os.uname().release} {type(tree).__name__} {problem}")
     assert isinstance(tree, V2Tree)
     assert tree.limits
-    for path in sorted(MODULES.iterdir()):
+    for path in sorted(MODULES.glob("*")):
         with path.open("rb") as module:
             if libc.syscall(FINIT_MODULE, module.fileno(), b"", 0) != 0:
                 raise OSError(ctypes.get_errno(), f"module {path}")
