@@ -101,7 +101,12 @@ def kernel_of(options: argparse.Namespace, scratch: Path) -> str:
     """A file that QEMU loads; empty: the guests' own kernel."""
     image: Path | None = options.kernel
     if options.package:
-        subprocess.run(["apt-get", "download", "-q", options.package], cwd=scratch, check=True, stdout=subprocess.DEVNULL)
+        subprocess.run(
+            ["apt-get", "download", "-q", "-o", "APT::Sandbox::User=root", options.package],
+            cwd=scratch,
+            check=True,
+            stdout=subprocess.DEVNULL,
+        )
         subprocess.run(["dpkg", "-x", str(next(scratch.glob("*.deb"))), str(scratch / "root")], check=True)
         image = next((scratch / "root/boot").glob("vmlinuz-*"))
     if image is None:
