@@ -38,7 +38,7 @@ class Guest(Record):
     """What runs in it, and on what. `inside`: the module; its output is read until it says `done`.
 
     `exact`: time in it is counted in instructions, so that whatever else this machine does makes no difference; of one CPU only.
-    `idles`: what its CPUs do when they have nothing to do, as the kernel's `idle=`.
+    `words`: for its kernel.
     """
 
     inside: str = INSIDE
@@ -48,7 +48,7 @@ class Guest(Record):
     cpus: int = 1
     memory_mib: int = MEMORY_MIB
     exact: bool = False
-    idles: str = ""
+    words: tuple[str, ...] = ()
     within_s: float = BOOT_AND_RUN_S
 
 
@@ -116,7 +116,7 @@ def _words(guest: Guest) -> tuple[str, ...]:
     clock = () if guest.exact else (f"tsc_early_khz={tsc_khz()}", "tsc=reliable")
     return (
         "quiet", "console=ttyS0", "reboot=t", "panic=-1", "cryptomgr.notests", "mitigations=off", *clock,
-        *((f"idle={guest.idles}",) if guest.idles else ()), f"rdinit={Path(sys.executable).resolve()}",
+        *guest.words, f"rdinit={Path(sys.executable).resolve()}",
         f"PYTHONHOME={sys.base_prefix}", f"PYTHONPATH={':'.join(_places())}",
         "--", "-B", "-S", "-m", guest.inside, *guest.arguments,
     )  # fmt: skip
