@@ -6,6 +6,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import zstandard
 
 from skerry.adapters.sandbox.firecracker import pages
 from skerry.adapters.sandbox.firecracker.pages import BadMonitor, Region
@@ -43,11 +44,30 @@ def test_an_initramfs_is_read_by_the_kernels_own_rules() -> None:
     ]  # fmt: skip
 
 
+def kernel_image(packed: bytes) -> bytes:
+    """As the boot protocol has it: one sector of set-up, and 64 bytes of code before what is packed."""
+    header = bytearray(1024 + 64)
+    header[0x1F1] = 1
+    header[0x202:0x206] = b"HdrS"
+    header[0x248:0x250] = (64).to_bytes(4, "little") + len(packed).to_bytes(4, "little")
+    return bytes(header) + packed + b"signature"
+
+
+def test_a_kernel_that_is_packed_with_zstandard_is_unpacked() -> None:
+    whole = b"\x7fELF" + bytes(5000)
+    packed = zstandard.ZstdCompressor().compress(whole) + len(whole).to_bytes(4, "little")  # the length is for the boot code
+    assert build.unpack(kernel_image(packed)) == whole
+
+
 def test_a_kernel_that_is_packed_otherwise_is_refused() -> None:
+    with pytest.raises(build.BuildError, match="boot protocol"):
+        build.unpack(bytes(1000))
     with pytest.raises(build.BuildError, match="LZ4"):
-        build.unpack(b"\x1f\x8b" + bytes(100))
+        build.unpack(kernel_image(b"\x1f\x8b" + bytes(100)))
     with pytest.raises(build.BuildError, match="ELF"):
-        build.unpack(b"\x02\x21\x4c\x18" + (5).to_bytes(4, "little") + b"\x40abcd" + bytes(4))
+        build.unpack(kernel_image(b"\x02\x21\x4c\x18" + (5).to_bytes(4, "little") + b"\x40abcd" + bytes(4)))
+    with pytest.raises(build.BuildError, match="does not unpack"):
+        build.unpack(kernel_image(b"\x28\xb5\x2f\xfd" + bytes(100)))
 
 
 def test_guests_come_in_sizes_with_room_to_grow() -> None:

@@ -37,6 +37,7 @@ MODULES = (
 SOURCES = Path(__file__).parent / "guest"
 
 _LZ4_LEGACY = b"\x02\x21\x4c\x18"
+_ZSTD = b"\x28\xb5\x2f\xfd"
 _LZ4_BLOCK_BYTES = 8 << 20  # what a block of the legacy format unpacks to, at most
 _VMLINUX_BYTES_MAX = 256 << 20
 _COMMAND_TIMEOUT_S = 300
@@ -123,32 +124,57 @@ def _newest_package() -> str:
 
 
 def unpack(image: bytes) -> bytes:
-    """vmlinux out of a bzImage that is packed with LZ4, as Debian's is. Raises `BuildError`."""
-    start = image.find(_LZ4_LEGACY)
-    if start < 0:
-        raise BuildError("the kernel is not packed with LZ4")
+    """vmlinux out of a bzImage that is packed with LZ4 or Zstandard, as Debian's are. Raises `BuildError`."""
+    packed = _packed(image)
+    if packed.startswith(_LZ4_LEGACY):
+        whole = _unpack_lz4(packed)
+    elif packed.startswith(_ZSTD):
+        whole = _unpack_zstd(packed)
+    else:
+        raise BuildError("the kernel is packed neither with LZ4 nor with Zstandard")
+    if not whole.startswith(b"\x7fELF"):
+        raise BuildError("the kernel does not unpack to an ELF file")
+    return whole
+
+
+def _packed(image: bytes) -> bytes:
+    """What the boot code unpacks, by the x86 boot protocol (2.08): sectors of the set-up, then an offset."""
+    if image[0x202:0x206] != b"HdrS" or len(image) < 0x250:
+        raise BuildError("it is no kernel that Linux's boot protocol knows")
+    start = (image[0x1F1] + 1) * 512 + int.from_bytes(image[0x248:0x24C], "little")
+    return image[start : start + int.from_bytes(image[0x24C:0x250], "little")]
+
+
+def _unpack_zstd(packed: bytes) -> bytes:
+    import zstandard
+
+    try:
+        with zstandard.ZstdDecompressor(max_window_size=1 << 27).stream_reader(packed) as reader:
+            return reader.read(_VMLINUX_BYTES_MAX)
+    except zstandard.ZstdError as error:
+        raise BuildError(f"the kernel does not unpack: {error}") from error
+
+
+def _unpack_lz4(packed: bytes) -> bytes:
     try:
         library = ctypes.CDLL("liblz4.so.1")
     except OSError as error:
         raise BuildError("liblz4 is missing: sudo apt-get install liblz4-1") from error
     parts: list[bytes] = []
-    at = start + len(_LZ4_LEGACY)
-    while at + 4 <= len(image) and sum(map(len, parts)) < _VMLINUX_BYTES_MAX:
-        size = int.from_bytes(image[at : at + 4], "little")
-        if size == 0 or at + 4 + size > len(image):
+    at = len(_LZ4_LEGACY)
+    while at + 4 <= len(packed) and sum(map(len, parts)) < _VMLINUX_BYTES_MAX:
+        size = int.from_bytes(packed[at : at + 4], "little")
+        if size == 0 or at + 4 + size > len(packed):
             break  # what follows the last block is its length in bytes, for the boot code
         target = ctypes.create_string_buffer(_LZ4_BLOCK_BYTES)
-        count = library.LZ4_decompress_safe(image[at + 4 : at + 4 + size], target, size, _LZ4_BLOCK_BYTES)
+        count = library.LZ4_decompress_safe(packed[at + 4 : at + 4 + size], target, size, _LZ4_BLOCK_BYTES)
         if count < 0:
             break
         parts.append(target.raw[:count])
         at += 4 + size
         if count < _LZ4_BLOCK_BYTES:
             break
-    whole = b"".join(parts)
-    if not whole.startswith(b"\x7fELF"):
-        raise BuildError("the kernel does not unpack to an ELF file")
-    return whole
+    return b"".join(parts)
 
 
 def _compile() -> bytes:
