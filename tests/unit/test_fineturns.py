@@ -24,6 +24,27 @@ def test_it_is_set_and_set_back(features: Path, tmp_path: Path) -> None:
     fineturns.give_back(record, features=features)
 
 
+@pytest.mark.parametrize(
+    ("listed", "found"),
+    [
+        ("PLACE_LAG HRTICK", (True, "HRTICK is on")),
+        ("PLACE_LAG NO_HRTICK", (True, "HRTICK can be switched on")),
+        ("GENTLE_FAIR_SLEEPERS NO_HRTICK", (True, "not needed with this kernel")),
+        ("PLACE_LAG", (False, "this kernel has no HRTICK")),
+    ],
+)
+def test_what_a_machine_has_is_told_and_left_as_it_is(features: Path, listed: str, found: tuple[bool, str]) -> None:
+    features.write_text(listed)
+    assert fineturns.find(features=features) == found
+    assert features.read_text() == listed
+
+
+def test_a_machine_without_the_file_is_told(tmp_path: Path) -> None:
+    good, found = fineturns.find(features=tmp_path / "features")
+    assert not good
+    assert "No such file" in found
+
+
 def test_what_others_set_is_theirs(features: Path, tmp_path: Path) -> None:
     features.write_text("PLACE_LAG HRTICK\n")
     assert not fineturns.ensure(tmp_path / "record", features=features)

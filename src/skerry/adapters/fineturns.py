@@ -26,6 +26,19 @@ class Owned(Record):
     boot: str
 
 
+def find(*, features: Path = FEATURES) -> tuple[bool, str]:
+    """Whether turns end exactly, or will once somebody says so, or need not; and what there is. Changes nothing."""
+    try:
+        listed = features.read_text().split()
+    except OSError as error:
+        return False, f"{features}: {error.strerror}"
+    if ON in listed:
+        return True, f"{ON} is on"
+    if OWES not in listed:
+        return True, "not needed with this kernel"
+    return (True, f"{ON} can be switched on") if OFF in listed else (False, f"this kernel has no {ON}")
+
+
 def ensure(record: Path, *, features: Path = FEATURES) -> bool:
     """Make sure that turns end exactly: True if this switched; False if they did, or if the kernel owes nobody any.
 

@@ -11,7 +11,8 @@ from typing import Literal
 
 import msgspec
 
-from skerry.adapters import machine, tools
+from skerry.adapters import fineturns, machine, tools
+from skerry.adapters.cgroup.probe import find_tree
 from skerry.adapters.network.linux.probe import probe
 from skerry.adapters.sandbox.microvm import build, kvm
 from skerry.adapters.sandbox.oci.runtimes import has_systrap
@@ -63,6 +64,7 @@ def examine() -> tuple[Finding, ...]:
         _sandbox,
         _rights,
         _groups,
+        _turns,
         _containers,
         _networks,
         _certificates,
@@ -148,6 +150,20 @@ def _groups() -> Iterator[Finding]:
         good=groups.kill,
         disables="ending a sandbox in one step (its processes are ended one by one)",
         remedy="run as root, on Linux 5.14 or newer with the unified hierarchy mounted",
+    )
+
+
+def _turns() -> Iterator[Finding]:
+    tree, _ = find_tree("skerry")
+    if tree is None:
+        return  # "limits" says why
+    good, found = (True, "those who yield are one group") if tree.gathers else fineturns.find()
+    yield _judge(
+        "turns on the CPU",
+        found,
+        good=good,
+        disables="quick answers beside many busy neighbours: whoever wakes up may wait for some ticks",
+        remedy="as root: mount -t debugfs none /sys/kernel/debug",
     )
 
 
