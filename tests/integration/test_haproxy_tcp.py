@@ -94,12 +94,13 @@ async def test_the_next_controller_takes_over_open_connections_and_ports(site: H
     await first.apply(table("lhr", tcp_route("db", PORT, one)))
     client = await LineClient.open(site.at(PORT))
     assert await client.ask() == "one"
-    pid = first.pid
+    await eventually(lambda: len(site.processes()) == 2)  # the one from before the port was asked for has ended
+    pid, processes = first.pid, site.processes()
     await first.aclose(stop=False)
     second = await site.open()
     await second.apply(table("lhr", tcp_route("db", PORT, one)))
     assert (second.pid, await client.ask(), await ask_once(site.at(PORT))) == (pid, "one", "one")
-    assert len(site.processes()) == 2, "it was reloaded, though nothing changed"
+    assert site.processes() == processes, "it was reloaded, though nothing changed"
     await client.close()
     await second.aclose(stop=True)
 

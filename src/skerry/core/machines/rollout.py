@@ -34,7 +34,8 @@ class RolloutSettings(Record):
 
     `bake_ms`: so long a wave with traffic waits for the gate to find the new version good, in worlds of more sites than go
     in one wave; then what is not shown to be worse goes on. With fewer sites it waits `bake_few_ms`, if its users ask for
-    `bake_requests_min` in that time: fewer would show nothing.
+    `bake_requests_min` in that time: fewer would show nothing. Where they ask for enough to compare latencies, but too few were
+    counted by then (a busy machine, a version so slow that its users wait), it waits on, `bake_ms` at most.
     """
 
     settle_ms: int = 200
@@ -201,6 +202,8 @@ def _patience_ms(release: Release, known: list[SiteFacts], numbers: GateNumbers,
     if sum(len(wave) for wave in release.waves) > ONE_WAVE_MAX + 1:
         return settings.bake_ms if any(_counted(fact) for fact in known) else 0
     expected = sum(fact.rps for fact in known) * settings.bake_few_ms / 1000
+    if numbers.requests < settings.gate.latency_requests_min <= expected:
+        return settings.bake_ms
     return settings.bake_few_ms if expected >= settings.bake_requests_min else 0
 
 
