@@ -220,7 +220,9 @@ def improved_homes(columns: Columns, app: int, homes: Ints, desk: Desk, state: S
     before = serve = desk.ask.serve_ms[metro, site]
     found = homes.copy()
     for data, call in zip(own, columns.calls_of(app, own), strict=True):
-        tried = np.flatnonzero(may_be_home(columns, int(data)))
+        may = may_be_home(columns, int(data))
+        may[found[data]] = True
+        tried = np.flatnonzero(may)
         others = serve - call * columns.site_rtt[site, found[data]]
         served = others[:, None] + call * columns.site_rtt[np.ix_(site, tried)]
         cost = rps @ latency_cost(served, desk.ask.latency_objective_ms, desk.ask.priority, desk.ask.weights)
