@@ -25,7 +25,7 @@ import msgspec
 import numpy as np
 
 from _exact import objective, optimum, sharing_world, small_world, violations
-from _measure import Report, percentile
+from _measure import Report, median, percentile
 from skerry.adapters.forked import forked, processors
 from skerry.adapters.worlds import make_problem
 from skerry.core.placement.place import place, still_right
@@ -195,7 +195,8 @@ def bench_again(report, problem, plan):
     sites = list(problem.sites)
     sites[site] = msgspec.structs.replace(sites[site], state="down")
     dark = replace(problem, sites=tuple(sites))
-    after, seconds, used = timed(lambda: place_again(dark, plan))
+    looks = [timed(lambda: place_again(dark, plan)) for _ in range(LOSSES)]
+    after, seconds, used = looks[0][0], median([look[1] for look in looks]), median([look[2] for look in looks])
     there = plan.instances.site == site
     moved = round(after.objective.move / problem.weights.move)
     report.table(
@@ -206,6 +207,7 @@ def bench_again(report, problem, plan):
                 "instances there": int(plan.instances.count[there].sum()),
                 "instances ended or started": moved,
                 "seconds": seconds,
+                "the first time": looks[0][1],
                 "of processors": used,
                 "unserved %": 100 * float(after.unserved.rps.sum()) / float(problem.demand.rps.sum()),
             }
@@ -219,6 +221,7 @@ def bench_again(report, problem, plan):
     )
 
 
+LOSSES = 5  # times that a city is lost: one is too short a time to go by
 BASELINES = ("static weights", "region counts", "nearest k", "everywhere")
 
 

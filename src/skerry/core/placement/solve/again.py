@@ -46,15 +46,15 @@ def place_again(problem: Problem, solution: Solution, apps: Sequence[int] = ()) 
     if not len(changed) and np.array_equal(before, books.counts) and not short:
         return in_callers_order(columns, books, market.shadow)
     if len(gone.app):
-        place(books, Costs(columns, books.homes, market.shadow), gone)
+        place(books, Costs(columns, books.homes, market.shadow, apps=gone.app), gone)
     anew = np.unique(joined([changed, broken(books), homeless]))
     decide_anew(books, market, important_first(columns, anew))
     if short:
         repaired(books, market)  # what ran can be packed no longer: every site is looked at
     else:
         reserve_for_losses(books, market)
-        _give_back(books, before)
-        within_nodes(books, market, before)
+        if _gave_back(books, before):
+            within_nodes(books, market, before)
     return in_callers_order(columns, books, market.shadow)
 
 
@@ -71,11 +71,12 @@ def proven_again(problem: Problem, before: Solution, after: Solution, spread: Sp
     return in_callers_order(columns, books_of(columns_of(problem, after), after), shadow, certified(columns, whole.proven()))
 
 
-def _give_back(books: Books, before: Counts) -> None:
-    """Where nodes cannot pack what came, idle instances that came end again, before anybody leaves who was there."""
+def _gave_back(books: Books, before: Counts) -> bool:
+    """Where nodes cannot pack what came, idle instances that came end again, before anybody leaves who was there. False: they
+    can pack everything."""
     sites = np.flatnonzero((unpacked(books.columns, books.counts, grown(books.counts, before)) > 0.0).any(axis=1))
     if not len(sites):
-        return
+        return False
     books.closed[sites] = True
     need = np.ceil(books.loads()[:, sites] / books.columns.rate[:, None] - 1e-9)
     kept = np.minimum(books.counts[:, sites], np.maximum(before[:, sites], need).astype(np.int64))
@@ -83,6 +84,7 @@ def _give_back(books: Books, before: Counts) -> None:
         counts = books.counts[app].astype(np.int64)
         counts[sites] = kept[app]
         books.set_counts(app, counts)
+    return True
 
 
 def columns_of(problem: Problem, solution: Solution) -> Columns:

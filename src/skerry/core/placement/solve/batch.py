@@ -115,7 +115,9 @@ def _homes_to_try(market: Market, app: int) -> list[Ints]:
         return [market.homes]
     best = market.homes.copy()
     best[own] = best_homes(columns, app, market.homes, market.shadow)
-    return [market.homes] if np.array_equal(best, market.homes) else [best, market.homes]
+    if np.array_equal(best, market.homes):
+        return [market.homes]
+    return [best, market.homes] if columns.home_sites[market.homes[own]].all() else [best]  # where it may not stay is no choice
 
 
 def prove(prover: Market, one: Decided) -> tuple[Dual, Tangents]:

@@ -5,7 +5,7 @@ import numpy as np
 from skerry.core.placement.solve.arrays import floats, ordered, sums
 from skerry.core.placement.solve.ask import Ints
 from skerry.core.placement.solve.batch import Decided, collect, without
-from skerry.core.placement.solve.columns import Columns, Instances, by_app_and_site
+from skerry.core.placement.solve.columns import KINDS, Columns, Instances, by_app_and_site
 from skerry.core.placement.solve.plan import Draft, Flows, Unserved
 from skerry.core.types.problem import Bools, Floats
 
@@ -40,8 +40,8 @@ class Books:
 
     def room(self, app: int) -> Ints:
         """How many instances of the app each site may run, its own included."""
-        own = self.counts[app].astype(np.int64)
-        return np.clip(own + self.more(self.columns.reserve[app]), 0, self.columns.room(app))
+        whole = self.counts[app] + self.more(self.columns.reserve[app])
+        return np.maximum(np.minimum(whole, self.columns.room(app)), 0)
 
     def more(self, reserve: Floats) -> Ints:
         """[S]: how many more instances the sums allow; negative where too many are there already."""
@@ -50,11 +50,12 @@ class Books:
 
     def holds(self, reserve: Floats, free: Floats) -> Ints:
         """[S]: how many instances go into `free` [S, KINDS]; negative where that is."""
-        takes = reserve > 0.0
-        if not takes.any():
-            return np.full(self.columns.sites, PLENTY, dtype=np.int64)
-        fits = np.floor((free[:, takes] / reserve[takes]).min(axis=1) + 1e-9)
-        return np.clip(fits, -PLENTY, PLENTY).astype(np.int64)
+        fits = np.full(self.columns.sites, float(PLENTY))
+        for kind in range(KINDS):
+            if reserve[kind] > 0.0:
+                np.minimum(fits, free[:, kind] / reserve[kind], out=fits)
+        fits += 1e-9
+        return np.maximum(np.minimum(np.floor(fits), PLENTY), -PLENTY).astype(np.int64)
 
     def copied(self) -> "Books":
         """As they are now, settled."""

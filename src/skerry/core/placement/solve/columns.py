@@ -150,16 +150,19 @@ class Columns:
         calls = self.problem.apps[app].calls
         return serve + self.data_ms(app, homes) if calls else serve
 
-    def data_table(self, homes: Ints, without: Ints | None = None) -> tuple[Ints, Floats]:
+    def data_table(self, homes: Ints, without: Ints | None = None, apps: Ints | None = None) -> tuple[Ints, Floats]:
         """What data calls add to a request: the row of each app (−1: it calls none), and [rows, S] in ms.
 
-        `without`: data whose calls count nothing.
+        `without`: data whose calls count nothing. `apps`: only of these.
         """
         app, data, calls = self.calls
         if without is not None:
             counted = np.ones(len(self.problem.data), dtype=np.bool_)
             counted[without] = False
             calls = np.where(counted[data], calls, 0.0)
+        if apps is not None:
+            some = np.flatnonzero(np.isin(app, apps))
+            app, data, calls = app[some], data[some], calls[some]
         callers, start = np.unique(app, return_index=True)
         row = np.full(self.apps, -1, dtype=np.int64)
         row[callers] = upto(len(callers))

@@ -17,15 +17,22 @@ class Costs:
     """J per request of any app from any metro at every site, shadow prices included.
 
     `started`: an instance is a move as well, or saves one where the app runs now; what is cut off may keep what it has.
-    `without`: data (by position) whose calls count nothing.
+    `without`: data (by position) whose calls count nothing. `apps`: no others are asked for.
     """
 
     def __init__(
-        self, columns: Columns, homes: Ints, shadow: Floats, *, started: bool = False, without: Ints | None = None
+        self,
+        columns: Columns,
+        homes: Ints,
+        shadow: Floats,
+        *,
+        started: bool = False,
+        without: Ints | None = None,
+        apps: Ints | None = None,
     ) -> None:
         weights = columns.problem.weights
         self._columns = columns
-        self._row, table = columns.data_table(homes, without)
+        self._row, table = columns.data_table(homes, without, apps)
         self._table = table.astype(np.float32)
         self._rtt = np.ascontiguousarray(columns.rtt.T, dtype=np.float32)
         self._latency = np.float32(weights.latency)

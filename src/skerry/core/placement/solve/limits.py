@@ -11,6 +11,7 @@ from skerry.core.types.problem import Bools, Floats
 
 SPREADS_MAX = 64  # rounds of adding instances for losses; one or two are usual
 LEVELS = 17  # instances per site that are looked at together
+FINE = 4  # part of what is missing: where levels differ by less, their costs hardly do
 COARSE = np.array(
     [0, 1, *(step << power for power in range(29) for step in (2, 3))], dtype=np.int64
 )  # 0, 1, 2, 3, 4, 6, 8, 12, …
@@ -111,6 +112,8 @@ def spread_out(standing: Standing, losses: int, missing: int, left: int) -> Ints
         if high - low < len(levels):
             break
         low, high = int(levels[max(0, at - 1)]), int(levels[min(len(levels) - 1, at + 1)])
+        if losses * (high - low) <= missing // FINE and not lacking[at]:
+            break
         levels = _levels(low, high)
     found = np.zeros_like(counts)
     found[order] = added[at]

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from skerry.core.placement.solve.arrays import sums, upto
+from skerry.core.placement.solve.arrays import floats, sums, upto
 from skerry.core.placement.solve.ask import Ints
 from skerry.core.placement.solve.columns import Columns, Instances
 from skerry.core.types.problem import PRIORITY_NEUTRAL, Floats
@@ -77,11 +77,13 @@ def terms_of(columns: Columns, draft: Draft) -> Terms:
 
 def serve_of(columns: Columns, flows: Flows, homes: Ints) -> Floats:
     """ms per request of each flow, data calls included."""
-    serve = columns.rtt[flows.site, flows.metro]
-    row, table = columns.data_table(homes)
-    calling = np.flatnonzero(row[flows.app] >= 0)
-    serve[calling] += table[row[flows.app[calling]], flows.site[calling]]
-    return serve
+    app, data, calls = columns.calls
+    start = np.searchsorted(app, upto(columns.apps + 1))
+    count = np.diff(start)[flows.app]
+    rows = np.repeat(upto(len(count)), count)  # a flow once for each of its app's calls
+    at = start[flows.app[rows]] + upto(len(rows)) - np.repeat(np.cumsum(count) - count, count)
+    away = calls[at] * columns.site_rtt[flows.site[rows], homes[data[at]]]
+    return floats(columns.rtt[flows.site, flows.metro] + sums(rows, away, len(count)))
 
 
 def moves(now: Instances, placed: Instances, sites: int) -> int:
