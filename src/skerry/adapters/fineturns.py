@@ -13,6 +13,7 @@ from skerry.kit.record import Record, decode, encode
 
 FEATURES = Path("/sys/kernel/debug/sched/features")
 ON, OFF = "HRTICK", "NO_HRTICK"  # as the kernel lists it, and as it is told
+CAN_BE = f"{ON} can be switched on"
 OWES = "PLACE_LAG"  # listed by kernels that keep a balance for each group
 
 
@@ -31,12 +32,12 @@ def find(*, features: Path = FEATURES) -> tuple[bool, str]:
     try:
         listed = features.read_text().split()
     except OSError as error:
-        return False, f"{features}: {error.strerror}"
+        return False, f"{features}: {error.strerror} (root finds it once debugfs is mounted there)"
     if ON in listed:
         return True, f"{ON} is on"
     if OWES not in listed:
         return True, "not needed with this kernel"
-    return (True, f"{ON} can be switched on") if OFF in listed else (False, f"this kernel has no {ON}")
+    return (True, CAN_BE) if OFF in listed else (False, f"this kernel has no {ON}")
 
 
 def ensure(record: Path, *, features: Path = FEATURES) -> bool:
@@ -45,17 +46,17 @@ def ensure(record: Path, *, features: Path = FEATURES) -> bool:
     Raises `FineTurnsError`. `give_back` undoes it.
     """
     give_back(record, features=features)
+    good, found = find(features=features)
+    if not good:
+        raise FineTurnsError(found)
+    if found != CAN_BE:
+        return False
     try:
-        listed = features.read_text().split()
-        if ON in listed or OWES not in listed:
-            return False
-        if OFF not in listed:
-            raise FineTurnsError(f"this kernel has no {ON}")
         replace_durably(record, encode(Owned(boot=boot_id())))
         features.write_text(ON)
     except OSError as error:
         record.unlink(missing_ok=True)
-        raise FineTurnsError(f"{features}: {error.strerror} (as root: mount -t debugfs none /sys/kernel/debug)") from error
+        raise FineTurnsError(f"{features}: {error.strerror}") from error
     return True
 
 

@@ -14,6 +14,7 @@ import struct
 from pathlib import Path
 
 from skerry.adapters.files import replace_durably
+from skerry.adapters.process.detached import boot_id
 from skerry.kit.record import Record, decode, encode
 
 PRIORITY = 100  # above every swap on disk
@@ -63,7 +64,7 @@ def make_swap(record: Path, *, size_bytes: int | None = None) -> None:
     if not _CONTROL.is_dir() or os.geteuid() != 0:
         raise ZramError("this kernel has no zram (modprobe zram)" if os.geteuid() == 0 else "swap needs root")
     mark = f"{LABEL}{secrets.token_hex(4)}"
-    replace_durably(record, encode(Owned(boot=_boot(), before=_devices(), mark=mark)))
+    replace_durably(record, encode(Owned(boot=boot_id(), before=_devices(), mark=mark)))
     size = size_bytes if size_bytes is not None else min(SIZE_BYTES_MAX, _memory_bytes() // 2)
     try:
         device = f"zram{int((_CONTROL / 'hot_add').read_text())}"  # reading it makes a device
@@ -90,7 +91,7 @@ def remove_swap(record: Path) -> None:
     except ValueError:
         record.unlink()
         return
-    if owned.boot == _boot():
+    if owned.boot == boot_id():
         for device in _devices():
             if device not in owned.before and _is_ours(device, owned.mark):
                 _remove_device(device)
@@ -156,10 +157,6 @@ def _devices() -> tuple[str, ...]:
 def _memory_bytes() -> int:
     found = re.search(r"MemTotal:\s+(\d+) kB", Path("/proc/meminfo").read_text())
     return int(found[1]) << 10 if found else 1 << 30
-
-
-def _boot() -> str:
-    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
 def _write(path: Path, value: str) -> None:

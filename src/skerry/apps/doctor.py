@@ -163,7 +163,7 @@ def _turns() -> Iterator[Finding]:
         found,
         good=good,
         disables="quick answers beside many busy neighbours: whoever wakes up may wait for some ticks",
-        remedy="as root: mount -t debugfs none /sys/kernel/debug",
+        remedy="as root, with a kernel that has HRTICK: mount -t debugfs none /sys/kernel/debug",
     )
 
 

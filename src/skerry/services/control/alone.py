@@ -4,24 +4,21 @@ import asyncio
 from collections.abc import Sequence
 from typing import final
 
-from skerry.core.types.ids import AccountId, AppName, EvaluationId
+from skerry.core.types.ids import EvaluationId
 from skerry.core.types.plan import Evaluation, Plan
 from skerry.kit.hashing import stable_id
 from skerry.kit.record import Record
 from skerry.ports.store import OPS_MAX
 from skerry.services.control.exchanges import Exchanges, moves_text
-from skerry.services.control.placer import Placer
+from skerry.services.control.placer import AppKey, Placer
 
 EVALUATIONS_MAX = OPS_MAX // 4  # of one pass: they are one transaction, courses beside them
 
-AppKey = tuple[AccountId, AppName]
-
 
 class Single(Record):
-    """An app that would move alone. `gain`: J that is saved, moves taken off."""
+    """An app that would move alone, to a plan that nobody has made yet."""
 
     plan: Plan
-    gain: float
     starts: int
     evaluation: Evaluation
 
@@ -41,7 +38,7 @@ class Alone:
             single = self._look(key, now_ms)
             found += [single] if single is not None else []
             await asyncio.sleep(0)
-        found.sort(key=lambda one: (-one.gain / max(1, one.starts), one.evaluation.account, one.evaluation.app))
+        found.sort(key=lambda one: (-one.plan.gain / max(1, one.starts), one.evaluation.account, one.evaluation.app))
         chosen, left = list[Single](), starts_max
         for one in found:
             if one.starts <= left and len(chosen) < EVALUATIONS_MAX:
@@ -68,4 +65,4 @@ class Alone:
             created_ms=now_ms,
             detail=f"saves {plan.gain:.0f} of what is minimised, for {starts} instance(s) that start: {moves_text(had, has)}",
         )
-        return Single(plan=plan, gain=plan.gain, starts=starts, evaluation=evaluation)
+        return Single(plan=plan, starts=starts, evaluation=evaluation)

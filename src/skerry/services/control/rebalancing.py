@@ -24,10 +24,10 @@ from skerry.kit import record
 from skerry.ports.clock import Clock
 from skerry.ports.store import OPS_MAX, Check, Conflict, Delete, Op, Put, Store, StoreError
 from skerry.services.control import keys
-from skerry.services.control.alone import Alone, AppKey
+from skerry.services.control.alone import Alone
 from skerry.services.control.exchanges import Exchanged, Exchanges
 from skerry.services.control.mirror import Mirror
-from skerry.services.control.placer import Placer
+from skerry.services.control.placer import AppKey, Placer
 
 log = structlog.get_logger()
 
@@ -111,7 +111,7 @@ class Rebalancer:
             looked_at=len(some),
             apps=len(moved) + len(alone),
             starts=sum(one.starts for one in found.exchanged) + sum(one.starts for one in alone),
-            gain=round(sum(one.gain for one in found.exchanged) + sum(one.gain for one in alone), 1),
+            gain=round(sum(one.gain for one in found.exchanged) + sum(one.plan.gain for one in alone), 1),
         )
         await self._write(check, done, evaluations, [course for course in courses if course.rest])
         self._after = some[-1] if some else None
